@@ -1,0 +1,3 @@
+//! homeostat
+pub mod model;
+pub mod policy;

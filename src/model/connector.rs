@@ -1,0 +1,612 @@
+//! The edge: how a value is read (sensors) and how an action is carried out (effectors).
+//! Here are the descriptions that policies contain and the traits that connectors implement; the connectors are in `crate::connectors`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Action, HumanDuration, Measurement};
+
+/// How often a polled sensor is read when its policy does not say.
+pub const DEFAULT_EVERY: HumanDuration = HumanDuration::seconds(5);
+
+/// How long one read or one call may take when its policy does not say.
+pub const DEFAULT_TIMEOUT: HumanDuration = HumanDuration::seconds(5);
+
+/// How a metric is read. Externally tagged: `{ http: { url: … } }`; `push` alone is a pushed metric.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SensorSpec {
+    /// Values are pushed over HTTP, by an action or by the embedding program.
+    Push(PushSensor),
+    /// This machine: CPU, memory, disks, network, pressure.
+    Host(HostSensor),
+    /// Processes of this machine.
+    Process(ProcessSensor),
+    /// A number inside the JSON (or text) that an HTTP GET answers.
+    Http(HttpSensor),
+    /// What a program prints: a number, or JSON with a pointer.
+    Exec(ExecSensor),
+    /// A Nagios plug-in: perfdata becomes the metric, the exit code `<name>_state` (0 ok, 1 warning, 2 critical, 3 unknown).
+    Nagios(NagiosSensor),
+    /// A series of a Prometheus or OpenMetrics exposition.
+    Prometheus(PrometheusSensor),
+    /// Lines of text in UDP datagrams: a number, or `name value`.
+    Udp(UdpSensor),
+    /// A StatsD metric.
+    Statsd(StatsdSensor),
+    /// A sensor that the embedding Rust program registered under this kind.
+    Custom(CustomConnector),
+}
+
+/// A pushed metric.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PushSensor {
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The age at which a value becomes stale; never, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+/// One quantity of this machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostSensor {
+    /// Which quantity.
+    pub what: HostQuantity,
+    /// Which disk (mount point), network interface or core; absent: the whole machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// One value per core, disk or interface, as a family `<metric>[<name>]`; the metric itself is the whole machine.
+    #[serde(default)]
+    pub each: bool,
+    /// How often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// The age at which a value becomes stale; three times `every`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+/// The quantities of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostQuantity {
+    /// CPU in use, percent of the whole machine, 0 to 100.
+    Cpu,
+    /// Number of logical CPUs.
+    Cores,
+    /// Load average of one minute.
+    Load1,
+    /// Load average of five minutes.
+    Load5,
+    /// Load average of fifteen minutes.
+    Load15,
+    /// Physical memory, bytes.
+    MemoryTotal,
+    /// Memory available to programs without swapping, bytes.
+    MemoryAvailable,
+    /// Memory in use, bytes: total minus available.
+    MemoryUsed,
+    /// Memory in use, ratio 0 to 1.
+    MemoryUsedRatio,
+    /// Swap, bytes.
+    SwapTotal,
+    /// Swap in use, bytes.
+    SwapUsed,
+    /// Size of a file system, bytes; without a name, the sum over all real disks.
+    DiskTotal,
+    /// Space available on a file system, bytes.
+    DiskAvailable,
+    /// Space in use, ratio 0 to 1; without a name, the fullest disk.
+    DiskUsedRatio,
+    /// Bytes read from disks per second.
+    DiskRead,
+    /// Bytes written to disks per second.
+    DiskWritten,
+    /// Bytes received per second on network interfaces.
+    NetReceived,
+    /// Bytes sent per second on network interfaces.
+    NetSent,
+    /// Pressure stall: share of time some task waited for CPU, 0 to 1 over 10 s (PSI).
+    PressureCpu,
+    /// Pressure stall: share of time some task waited for memory, 0 to 1 over 10 s (PSI).
+    PressureMemory,
+    /// Pressure stall: share of time some task waited for I/O, 0 to 1 over 10 s (PSI).
+    PressureIo,
+    /// Open file handles of the machine.
+    OpenFiles,
+    /// Number of processes.
+    Processes,
+    /// Seconds since boot.
+    Uptime,
+}
+
+/// Processes of this machine: one by name or pid, or the largest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessSensor {
+    /// Which quantity; with several processes, their sum.
+    pub what: ProcessQuantity,
+    /// Processes whose name is this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The process with this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Without `name` and `pid`: this many with the largest values, as a family `<metric>[<name>(<pid>)]`; the metric itself is the largest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<usize>,
+    /// How often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// The age at which a value becomes stale; three times `every`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+/// The quantities of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessQuantity {
+    /// CPU in use, percent of the whole machine, 0 to 100.
+    Cpu,
+    /// Resident memory, bytes.
+    Rss,
+    /// Threads.
+    Threads,
+    /// Open file descriptors.
+    Descriptors,
+    /// How many processes there are.
+    Count,
+}
+
+/// A number in an HTTP answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSensor {
+    /// Where. `http://…`; `https://…` with the `tls` feature.
+    pub url: String,
+    /// A JSON pointer (RFC 6901) to a number (or a number as text, or a boolean); absent: the whole body is a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+    /// Headers; `${NAME}` is taken from the environment and `${file:PATH}` from a file, so that secrets stay out of policies.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// How often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// How long one read may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The age at which a value becomes stale; three times `every`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+/// What a program prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecSensor {
+    /// The program and its arguments; no shell is involved.
+    pub command: Vec<String>,
+    /// A JSON pointer (RFC 6901) into what it prints; absent: the first line is a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+    /// How often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// How long one run may take; then it is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The age at which a value becomes stale; three times `every`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+/// A Nagios plug-in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NagiosSensor {
+    /// The plug-in and its arguments; no shell is involved.
+    pub command: Vec<String>,
+    /// The label of the perfdata value; absent: the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perfdata: Option<String>,
+    /// How often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// How long one run may take; then it is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+    /// The age at which a value becomes stale; three times `every`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+/// A series of an exposition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrometheusSensor {
+    /// Where the exposition is. Sensors with the same URL share one scrape.
+    pub url: String,
+    /// The series: a name, or a name with labels such as `http_requests_total{code="200"}`. All that match are summed.
+    pub series: String,
+    /// One value per value of this label, as a family `<metric>[<value>]`; the metric itself is the sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// How often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// How long one scrape may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The age at which a value becomes stale; three times `every`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+/// Text in datagrams.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UdpSensor {
+    /// Where to listen: `127.0.0.1:9125`. Sensors with the same address share one socket.
+    pub listen: String,
+    /// Take lines `<key> <number>` with this key; absent: lines that are a number, or end in one (`Data: 397.5`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The age at which a value becomes stale; never, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+/// A StatsD metric: counters become their running total, gauges their value, timers each value in seconds, sets their size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatsdSensor {
+    /// Where to listen: `127.0.0.1:8125`. Sensors with the same address share one socket.
+    pub listen: String,
+    /// The name of the metric in the datagrams.
+    pub key: String,
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The age at which a value becomes stale; never, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+/// A connector of the embedding program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CustomConnector {
+    /// The kind that it was registered under.
+    pub kind: String,
+    /// Whatever it wants to know.
+    #[serde(default)]
+    pub config: serde_json::Value,
+    /// For polled sensors: how often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// The age at which a value becomes stale; three times `every`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+impl SensorSpec {
+    /// The word that tags it in a policy.
+    pub fn protocol(&self) -> &str {
+        match self {
+            Self::Push(_) => "push",
+            Self::Host(_) => "host",
+            Self::Process(_) => "process",
+            Self::Http(_) => "http",
+            Self::Exec(_) => "exec",
+            Self::Nagios(_) => "nagios",
+            Self::Prometheus(_) => "prometheus",
+            Self::Udp(_) => "udp",
+            Self::Statsd(_) => "statsd",
+            Self::Custom(c) => &c.kind,
+        }
+    }
+
+    /// How often it is polled; `None` for sensors that listen.
+    pub fn every(&self) -> Option<HumanDuration> {
+        let every = match self {
+            Self::Push(_) | Self::Udp(_) | Self::Statsd(_) => return None,
+            Self::Custom(s) => return s.every,
+            Self::Host(s) => s.every,
+            Self::Process(s) => s.every,
+            Self::Http(s) => s.every,
+            Self::Exec(s) => s.every,
+            Self::Nagios(s) => s.every,
+            Self::Prometheus(s) => s.every,
+        };
+        Some(every.unwrap_or(DEFAULT_EVERY))
+    }
+
+    /// How long one read may take.
+    pub fn timeout(&self) -> HumanDuration {
+        match self {
+            Self::Http(s) => s.timeout,
+            Self::Exec(s) => s.timeout,
+            Self::Nagios(s) => s.timeout,
+            Self::Prometheus(s) => s.timeout,
+            _ => None,
+        }
+        .unwrap_or(DEFAULT_TIMEOUT)
+    }
+
+    /// The age at which its values become stale: as written, or three times `every`; `None` is never.
+    pub fn stale_after(&self) -> Option<HumanDuration> {
+        let written = match self {
+            Self::Push(s) => s.stale_after,
+            Self::Host(s) => s.stale_after,
+            Self::Process(s) => s.stale_after,
+            Self::Http(s) => s.stale_after,
+            Self::Exec(s) => s.stale_after,
+            Self::Nagios(s) => s.stale_after,
+            Self::Prometheus(s) => s.stale_after,
+            Self::Udp(s) => s.stale_after,
+            Self::Statsd(s) => s.stale_after,
+            Self::Custom(s) => s.stale_after,
+        };
+        written.or_else(|| self.every().map(|e| HumanDuration(e.0.saturating_mul(3))))
+    }
+
+    /// The unit of its values, for people.
+    pub fn unit(&self) -> Option<&str> {
+        match self {
+            Self::Push(s) => s.unit.as_deref(),
+            Self::Http(s) => s.unit.as_deref(),
+            Self::Exec(s) => s.unit.as_deref(),
+            Self::Prometheus(s) => s.unit.as_deref(),
+            Self::Udp(s) => s.unit.as_deref(),
+            Self::Statsd(s) => s.unit.as_deref(),
+            Self::Host(s) => s.what.unit(),
+            Self::Process(s) => match s.what {
+                ProcessQuantity::Cpu => Some("%"),
+                ProcessQuantity::Rss => Some("B"),
+                _ => None,
+            },
+            Self::Nagios(_) | Self::Custom(_) => None,
+        }
+    }
+
+    /// The names of its fixed outputs besides the headline: `state` stands for the metric `<name>_state`.
+    pub fn outputs(&self) -> &'static [&'static str] {
+        match self {
+            Self::Nagios(_) => &["state"],
+            _ => &[],
+        }
+    }
+}
+
+impl HostQuantity {
+    /// The unit of its values.
+    pub fn unit(self) -> Option<&'static str> {
+        match self {
+            Self::Cpu => Some("%"),
+            Self::MemoryTotal
+            | Self::MemoryAvailable
+            | Self::MemoryUsed
+            | Self::SwapTotal
+            | Self::SwapUsed
+            | Self::DiskTotal
+            | Self::DiskAvailable => Some("B"),
+            Self::DiskRead | Self::DiskWritten | Self::NetReceived | Self::NetSent => Some("B/s"),
+            Self::Uptime => Some("s"),
+            _ => None,
+        }
+    }
+}
+
+/// How an action is carried out. Externally tagged: `{ http: { … } }`; `log` alone writes a log line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EffectorSpec {
+    /// An HTTP request. `{name}` in `url`, `body` and header values stands for an argument of the action, `{service}` for the service.
+    Http(HttpEffector),
+    /// A program; `{name}` in an argument stands for an argument of the action.
+    Exec(ExecEffector),
+    /// A line in the log.
+    Log(LogEffector),
+    /// An effector that the embedding Rust program registered under this kind.
+    Custom(CustomConnector),
+}
+
+/// An HTTP request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpEffector {
+    /// The method; POST when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Where.
+    pub url: String,
+    /// What; absent: no body for GET and DELETE, the arguments as JSON otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// Headers, with `${NAME}` from the environment and `${file:PATH}` from a file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// How long it may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+    /// How to see, after a crash in the middle, whether the action took place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<EffectCheck>,
+}
+
+/// A program as effector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecEffector {
+    /// The program and its arguments; no shell is involved. Success is exit status 0.
+    pub command: Vec<String>,
+    /// How long it may take; then it is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+    /// How to see, after a crash in the middle, whether the action took place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<EffectCheck>,
+}
+
+/// A line in the log.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogEffector {
+    /// The text, with `{name}` for arguments; absent: the action as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// A question to the target's real state: a GET or a program that answers with a value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EffectCheck {
+    /// A GET to this address (templates as in the effector).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// A JSON pointer (RFC 6901) into the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+    /// Or this program, which exits with 0 when the action took place and 1 when it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// What the answer must equal (a template); absent: the action's `value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equals: Option<String>,
+}
+
+impl EffectorSpec {
+    /// The word that tags it in a policy.
+    pub fn protocol(&self) -> &str {
+        match self {
+            Self::Http(_) => "http",
+            Self::Exec(_) => "exec",
+            Self::Log(_) => "log",
+            Self::Custom(c) => &c.kind,
+        }
+    }
+
+    /// How long one call may take.
+    pub fn timeout(&self) -> HumanDuration {
+        match self {
+            Self::Http(e) => e.timeout,
+            Self::Exec(e) => e.timeout,
+            _ => None,
+        }
+        .unwrap_or(DEFAULT_TIMEOUT)
+    }
+}
+
+/// Why a sensor or effector failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectorError {
+    /// What the policy says cannot be built (a malformed URL, an unknown kind). No retry helps.
+    #[error("{0}")]
+    Config(String),
+    /// The other side did not answer in time. A retry may help.
+    #[error("no answer within {0}")]
+    Timeout(HumanDuration),
+    /// The other side cannot be reached or broke off. A retry may help.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The other side answered, and not what was asked for. A retry may help.
+    #[error("{0}")]
+    Answer(String),
+}
+
+/// A polled sensor: one call, one read. Dropping the future must abandon the read.
+///
+/// # Errors
+/// Whatever went wrong, as a sentence that names what, where and what would be right.
+#[async_trait]
+pub trait Sensor: Send {
+    /// Reads once. The caller enforces the timeout.
+    async fn read(&mut self) -> Result<Vec<Measurement>, ConnectorError>;
+}
+
+/// Where a listening sensor delivers.
+pub trait Sink: Send + Sync {
+    /// Hands over measurements. Never blocks; counts what it must refuse.
+    fn deliver(&self, measurements: Vec<Measurement>);
+    /// Says that the sensor cannot measure at present.
+    fn fail(&self, error: ConnectorError);
+}
+
+/// A sensor that waits for values to come. Dropping the future must close what it opened.
+#[async_trait]
+pub trait Listener: Send {
+    /// Runs until dropped, or until nothing can come any more.
+    async fn listen(&mut self, sink: Arc<dyn Sink>) -> Result<(), ConnectorError>;
+}
+
+/// A sensor, ready to run.
+pub enum BuiltSensor {
+    /// To be read every so often.
+    Polled(Box<dyn Sensor>),
+    /// To be run.
+    Listening(Box<dyn Listener>),
+    /// Values come by themselves (push).
+    Passive,
+}
+
+/// What an effector is asked to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Command {
+    /// The service whose executor it is.
+    pub service: String,
+    /// The action.
+    pub action: Action,
+    /// The number of the decision and of the step in it, for logs and idempotency keys: `A/17/0`.
+    pub key: String,
+}
+
+/// Whether an action took place, as far as can be seen from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TookPlace {
+    /// It did.
+    Yes,
+    /// It did not.
+    No,
+    /// It cannot be seen.
+    Unknown,
+}
+
+/// Carries out one kind of action.
+#[async_trait]
+pub trait Effector: Send + Sync {
+    /// Does it; answers with what the other side said, shortened. The caller enforces the timeout.
+    ///
+    /// # Errors
+    /// Whatever went wrong, as a sentence that names what, where and what would be right.
+    async fn perform(&self, command: &Command) -> Result<String, ConnectorError>;
+
+    /// After a crash in the middle: did it take place?
+    ///
+    /// # Errors
+    /// When the question itself fails.
+    async fn took_place(&self, _command: &Command) -> Result<TookPlace, ConnectorError> {
+        Ok(TookPlace::Unknown)
+    }
+}

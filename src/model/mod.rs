@@ -1,0 +1,24 @@
+//! The vocabulary: plain data, in the order a sample meets it. No behaviour of the loop lives here.
+
+pub mod action;
+pub mod alarm;
+pub mod connector;
+pub mod decision;
+pub mod metric;
+pub mod name;
+pub mod plan;
+pub mod ports;
+pub mod resource;
+pub mod time;
+pub mod units;
+
+pub use action::{Action, Outcome, OutcomeStatus};
+pub use alarm::{Alarm, AlarmKind, Severity, SloState, SloStatus};
+pub use decision::{Decision, DecisionId};
+pub use metric::{Aggregate, Measurement, MetricPath, MissingReason, Reading};
+pub use name::{MetricId, ServiceId};
+pub use plan::{Mode, Plan, Verdict};
+pub use ports::PortError;
+pub use resource::{Resource, Selector};
+pub use time::Timestamp;
+pub use units::HumanDuration;

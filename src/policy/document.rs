@@ -1,0 +1,264 @@
+//! Policy documents: the shapes that files contain, one `service:` or `resource:` per YAML document.
+//! Unknown fields are errors; nothing is flattened, so that every error keeps its position.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::connector::{EffectorSpec, SensorSpec};
+use crate::model::plan::OnFailure;
+use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, Mode, Selector, Severity};
+
+/// One managed service, in the order of its loop. The presence of a section is the presence of the component.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceDocument {
+    /// The name of the service.
+    pub service: String,
+    /// Its class in the resource model (`VM`, …).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Its type in the resource model (`Frontend`, …).
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Relations to other resources, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub relations: BTreeMap<String, OneOrMany>,
+    /// What it uses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<String, ReferenceDocument>,
+    /// M: what is measured, and what is computed from that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<MonitorDocument>,
+    /// A: the objectives, by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analyze: Option<BTreeMap<String, SloDocument>>,
+    /// P: which strategy answers which alarm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Vec<PlanDocument>>,
+    /// E: how actions are carried out, by the name of the action. Actions on bindings, SLOs, metrics and knowledge need no entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execute: Option<BTreeMap<String, EffectorSpec>>,
+}
+
+/// Something in the model that has no loop of its own.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceDocument {
+    /// Its name.
+    pub resource: String,
+    /// Its class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Its type.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Relations to other resources, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub relations: BTreeMap<String, OneOrMany>,
+}
+
+/// One name or a list of names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a name or a list of names")]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// All of them.
+    pub fn to_vec(&self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one.clone()],
+            Self::Many(many) => many.clone(),
+        }
+    }
+}
+
+/// What a reference leads to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceDocument {
+    /// The service that it is bound to at first; absent: unbound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The services that it may be bound to besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<String>,
+}
+
+/// M.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MonitorDocument {
+    /// What is measured, by metric name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sensors: BTreeMap<String, SensorSpec>,
+    /// What is computed, by metric name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, MetricDocument>,
+    /// How many past readings of each metric are kept for `history`; none when absent (R3-37).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<usize>,
+}
+
+/// A computed metric. A string is an expression, a number a constant, a mapping a [`ComputedMetric`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "an expression such as `own_cost + payment.cost`, a number, or a mapping with `expr` or `of`"
+)]
+pub enum MetricDocument {
+    /// Always this value.
+    Constant(f64),
+    /// An expression over own metrics (`own_cost`) and those of references (`payment.cost`).
+    Expression(String),
+    /// A window, a group, or an expression with a unit.
+    Computed(Box<ComputedMetric>),
+}
+
+/// A window over one metric, a group over several services, or an expression with a unit. Exactly one of `expr` and `of` is given.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ComputedMetric {
+    /// An expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expr: Option<String>,
+    /// The metric whose samples are aggregated: `latency`, `payment.cost`, or with `from` the metric of each member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
+    /// How; needed with `of`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregate: Option<Aggregate>,
+    /// The sliding window; without one, a group aggregates the newest value of each member, and `ewma`, `last` and `age` need none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<HumanDuration>,
+    /// Compute this often instead of at every sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// The members of a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Selector>,
+    /// One value per target of this relation (`cloudProvider`), per `class`, `type` or `id`, as a family `<metric>[<target>]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+}
+
+/// An objective.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SloDocument {
+    /// What must hold: `cost < 30`, `20 <= temperature && temperature <= 25`.
+    pub objective: String,
+    /// The warning (preventive) level: an objective stricter than `objective`; when it does not hold, a warning is raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warn: Option<String>,
+    /// How long it must be broken before that is a violation.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub hold_for: Option<HumanDuration>,
+    /// How long it must hold before that is a recovery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recover_for: Option<HumanDuration>,
+    /// How bad a violation is.
+    #[serde(default)]
+    pub severity: Severity,
+    /// What missing or stale data mean.
+    #[serde(default)]
+    pub missing: MissingPolicy,
+    /// Whether it is checked at first; enabling and disabling by hand or by action is remembered.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What missing or stale data mean to an SLO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingPolicy {
+    /// Keep the state; show it as missing.
+    #[default]
+    Hold,
+    /// As if the objective were broken.
+    Violate,
+    /// As if the objective held.
+    Ok,
+    /// Raise the alarm `missing`.
+    Alarm,
+}
+
+/// One row of the strategy table (R3-54). Rows are tried in order; the first that matches is taken, and those after it only with `also: true`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanDocument {
+    /// Which SLOs: a name, several, or `*`.
+    pub when: When,
+    /// Which alarms; violations, when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on: Vec<AlarmKind>,
+    /// Only SLOs of this severity or worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    /// The strategy: a rhai file beside the policy, with `fn plan(alarm)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// Or the actions themselves.
+    #[serde(default, rename = "do", skip_serializing_if = "Option::is_none")]
+    pub actions: Option<Vec<Action>>,
+    /// How far it may go.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How long after one plan the next may be made; while the SLO stays violated, it is planned again when this is over. 30 s when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cooldown: Option<HumanDuration>,
+    /// What becomes of the rest of the list when one action fails.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// Take this row even though an earlier one matched.
+    #[serde(default)]
+    pub also: bool,
+}
+
+/// Which SLOs a row of the strategy table is about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "the name of an SLO, a list of them, or `*`")]
+pub enum When {
+    /// One, or `*` for all.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl Default for When {
+    fn default() -> Self {
+        Self::One("*".into())
+    }
+}
+
+impl When {
+    /// Whether it includes the SLO called `slo`.
+    pub fn includes(&self, slo: &str) -> bool {
+        match self {
+            Self::One(name) => name == "*" || name == slo,
+            Self::Many(names) => names.iter().any(|name| name == "*" || name == slo),
+        }
+    }
+
+    /// The names it mentions, without `*`.
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Self::One(name) if name == "*" => Vec::new(),
+            Self::One(name) => vec![name],
+            Self::Many(names) => names.iter().map(String::as_str).filter(|n| *n != "*").collect(),
+        }
+    }
+}

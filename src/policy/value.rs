@@ -1,0 +1,196 @@
+//! Compiled policies: checked, immutable values that the four stages run on.
+//! They name metrics by path; the monitor turns paths into slots when it is built.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::document::{MissingPolicy, ServiceDocument};
+use super::expression::Expression;
+use super::script::Script;
+use crate::model::connector::{EffectorSpec, SensorSpec};
+use crate::model::plan::OnFailure;
+use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Resource, Selector, Severity};
+
+/// One managed service, ready to run. Cheap to clone: unchanged parts are shared.
+#[derive(Debug, Clone)]
+pub struct ServicePolicy {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The document it was compiled from; with `scripts`, all that is needed to compile it again.
+    pub document: Arc<ServiceDocument>,
+    /// Its place in the model.
+    pub resource: Arc<Resource>,
+    /// What it uses, by name.
+    pub references: BTreeMap<Arc<str>, ReferencePolicy>,
+    /// M, when attached.
+    pub monitor: Option<Arc<MonitorPolicy>>,
+    /// A, when attached.
+    pub analyze: Option<Arc<AnalyzePolicy>>,
+    /// P, when attached.
+    pub plan: Option<Arc<PlanPolicy>>,
+    /// E, when attached.
+    pub execute: Option<Arc<ExecutePolicy>>,
+    /// The scripts that `plan` names, by the name used there.
+    pub scripts: BTreeMap<Arc<str>, Arc<Script>>,
+}
+
+/// What a reference leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferencePolicy {
+    /// The service that it is bound to at first.
+    pub service: Option<Arc<str>>,
+    /// Every service that it may be bound to: the declared one first, then the candidates, without repetition.
+    pub candidates: Vec<Arc<str>>,
+}
+
+/// M.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MonitorPolicy {
+    /// The metrics, so that what a metric is computed from stands before it.
+    pub metrics: Vec<MetricPolicy>,
+    /// How many past readings of each metric are kept.
+    pub history: usize,
+}
+
+/// One metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricPolicy {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How it comes about.
+    pub kind: MetricKind,
+    /// Its unit, for people.
+    pub unit: Option<Arc<str>>,
+    /// The age at which a value becomes stale.
+    pub stale_after: Option<Duration>,
+}
+
+/// How a metric comes about.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MetricKind {
+    /// Measured.
+    Sensor(SensorSpec),
+    /// A further fixed output of the sensor of this name (`disk_state` of `disk`).
+    Output {
+        /// The sensor.
+        sensor: Arc<str>,
+    },
+    /// Computed from other metrics at every change of one of them.
+    Expression(Expression),
+    /// Aggregated over the samples of one metric.
+    Window(WindowPolicy),
+    /// Aggregated over the same metric of several services.
+    Group(GroupPolicy),
+}
+
+/// A sliding window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WindowPolicy {
+    /// Whose samples.
+    pub of: MetricPath,
+    /// How.
+    pub aggregate: Aggregate,
+    /// How far back; `None` for `ewma`, `last` and `age` without a window.
+    pub over: Option<Duration>,
+    /// Compute this often instead of at every sample.
+    pub every: Option<Duration>,
+}
+
+/// A group of services.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupPolicy {
+    /// Which metric of each member.
+    pub of: Arc<str>,
+    /// The members.
+    pub from: Selector,
+    /// How.
+    pub aggregate: Aggregate,
+    /// How far back; `None`: the newest value of each member.
+    pub over: Option<Duration>,
+    /// Compute this often instead of at every sample.
+    pub every: Option<Duration>,
+    /// One value per target of this relation.
+    pub by: Option<Arc<str>>,
+}
+
+/// A.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AnalyzePolicy {
+    /// The objectives, sorted by name.
+    pub slos: Vec<Arc<SloPolicy>>,
+}
+
+/// One objective.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SloPolicy {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What must hold; a boolean expression.
+    pub objective: Expression,
+    /// The negation of the objective as text, the condition of a violation: `cost >= 30`.
+    pub violation: Arc<str>,
+    /// The stricter objective of the warning level.
+    pub warn: Option<Expression>,
+    /// The negation of `warn` as text.
+    pub warning: Option<Arc<str>>,
+    /// How long it must be broken before that is a violation.
+    pub hold_for: Duration,
+    /// How long it must hold before that is a recovery.
+    pub recover_for: Duration,
+    /// How bad a violation is.
+    pub severity: Severity,
+    /// What missing or stale data mean.
+    pub missing: MissingPolicy,
+    /// Whether it is checked at first.
+    pub enabled: bool,
+}
+
+/// P.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PlanPolicy {
+    /// The strategy table, in order.
+    pub rows: Vec<Arc<PlanRow>>,
+}
+
+/// One row of the strategy table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanRow {
+    /// Which SLOs.
+    pub when: super::document::When,
+    /// Which alarms; never empty.
+    pub on: Vec<AlarmKind>,
+    /// Only SLOs of this severity or worse.
+    pub severity: Option<Severity>,
+    /// What it does.
+    pub strategy: Strategy,
+    /// How far it may go.
+    pub mode: Mode,
+    /// How long after one plan the next may be made.
+    pub cooldown: Duration,
+    /// What becomes of the rest of the list when one action fails.
+    pub on_failure: OnFailure,
+    /// Take this row even though an earlier one matched.
+    pub also: bool,
+}
+
+/// What a row does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Strategy {
+    /// Runs this script.
+    Script(Arc<Script>),
+    /// Yields these actions.
+    Actions {
+        /// The actions.
+        actions: Vec<Action>,
+        /// Their content hash (BLAKE3, hex, 16 digits).
+        hash: Arc<str>,
+    },
+}
+
+/// E.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ExecutePolicy {
+    /// How each declared action is carried out.
+    pub effectors: BTreeMap<Arc<str>, Arc<EffectorSpec>>,
+}
