@@ -1,3 +1,4 @@
 //! homeostat
 pub mod model;
 pub mod policy;
+pub mod service;
