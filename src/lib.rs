@@ -1,3 +1,4 @@
 //! homeostat
+pub mod knowledge;
 pub mod model;
 pub mod policy;
