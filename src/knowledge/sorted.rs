@@ -107,7 +107,8 @@ impl Sorted {
     }
 
     /// How many values there are.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.len
     }
 }
