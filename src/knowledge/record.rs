@@ -279,7 +279,9 @@ mod tests {
         assert_eq!(recorder.finish().unwrap(), u64::from(messages));
     }
 
-    fn read(path: &Path) -> Result<(Vec<(String, f64)>, Option<u64>), RecordError> {
+    type Messages = Vec<(String, f64)>;
+
+    fn read(path: &Path) -> Result<(Messages, Option<u64>), RecordError> {
         let mut reader = Reader::<(String, f64)>::open(path)?;
         let messages = reader.by_ref().map(|entry| entry.map(|e| e.m)).collect::<Result<_, _>>()?;
         Ok((messages, reader.truncated()))
