@@ -106,7 +106,7 @@ impl Recorder {
         Ok(Self { path: path.to_path_buf(), lines: Some(lines), thread: Some(thread) })
     }
 
-    /// Records a message; blocks while [`QUEUE`] others wait for the disk.
+    /// Records a message; blocks while 8,192 others wait for the disk.
     ///
     /// # Errors
     /// [`RecordError::Message`]; [`RecordError::Stopped`] once writing has failed.
@@ -353,6 +353,27 @@ mod tests {
         check(text.replace("record\":1", "record\":2"), "line 1: the record has version 2");
         check("service: shop\n".into(), "line 1: no header");
         check(String::new(), "line 1: no header");
+    }
+
+    #[test]
+    fn a_slow_disk_slows_the_recording_and_loses_nothing() {
+        struct Slow;
+        impl Write for Slow {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                std::thread::yield_now();
+                Ok(bytes.len().min(3))
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (lines, queue) = sync_channel(1);
+        let thread = std::thread::spawn(move || write_lines(Slow, &queue));
+        let recorder = Recorder { path: "record".into(), lines: Some(lines), thread: Some(thread) };
+        for i in 0..2_000 {
+            recorder.record(0, Timestamp(i), &i).unwrap();
+        }
+        assert_eq!(recorder.finish().unwrap(), 2_000);
     }
 
     #[test]

@@ -10,8 +10,26 @@ const CHUNK: usize = 512;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sorted {
     /// No chunk is empty; every value of a chunk is at most every value of the next.
-    chunks: Vec<Vec<f64>>,
+    chunks: Vec<Chunk>,
     len: usize,
+}
+
+/// At most [`CHUNK`] values in order.
+#[derive(Debug, Clone)]
+struct Chunk {
+    /// The largest value, beside its neighbours' so that the search for a chunk stays within a few cache lines.
+    top: f64,
+    values: Vec<f64>,
+}
+
+impl Chunk {
+    fn new(values: Vec<f64>) -> Self {
+        Self { top: values.last().copied().unwrap_or(f64::MIN), values }
+    }
+
+    fn len(&self) -> usize {
+        self.values.len()
+    }
 }
 
 impl Sorted {
@@ -19,16 +37,20 @@ impl Sorted {
     pub fn insert(&mut self, value: f64) {
         self.len += 1;
         if self.chunks.is_empty() {
-            self.chunks.push(vec![value]);
+            self.chunks.push(Chunk::new(vec![value]));
             return;
         }
         let at = self.chunk_of(value).min(self.chunks.len() - 1);
         let chunk = &mut self.chunks[at];
-        let place = chunk.partition_point(|have| have.total_cmp(&value).is_lt());
-        chunk.insert(place, value);
+        let place = chunk.values.partition_point(|have| have.total_cmp(&value).is_lt());
+        if place == chunk.len() {
+            chunk.top = value;
+        }
+        chunk.values.insert(place, value);
         if chunk.len() > CHUNK {
-            let upper = chunk.split_off(CHUNK / 2);
-            self.chunks.insert(at + 1, upper);
+            let upper = chunk.values.split_off(CHUNK / 2);
+            *chunk = Chunk::new(std::mem::take(&mut chunk.values));
+            self.chunks.insert(at + 1, Chunk::new(upper));
         }
     }
 
@@ -36,22 +58,26 @@ impl Sorted {
     pub fn remove(&mut self, value: f64) {
         let at = self.chunk_of(value);
         let Some(chunk) = self.chunks.get_mut(at) else { return };
-        let Ok(place) = chunk.binary_search_by(|have| have.total_cmp(&value)) else { return };
-        chunk.remove(place);
+        let Ok(place) = chunk.values.binary_search_by(|have| have.total_cmp(&value)) else { return };
+        chunk.values.remove(place);
         self.len -= 1;
-        if chunk.is_empty() {
-            self.chunks.remove(at);
-        } else if chunk.len() < CHUNK / 4 {
-            self.merge(at);
+        match chunk.values.last() {
+            None => drop(self.chunks.remove(at)),
+            Some(top) => {
+                chunk.top = *top;
+                if chunk.len() < CHUNK / 4 {
+                    self.merge(at);
+                }
+            }
         }
     }
 
     /// The first chunk whose largest value is not below `value`.
     fn chunk_of(&self, value: f64) -> usize {
-        self.chunks.partition_point(|chunk| chunk.last().is_some_and(|top| top.total_cmp(&value).is_lt()))
+        self.chunks.partition_point(|chunk| chunk.top.total_cmp(&value).is_lt())
     }
 
-    /// Joins the chunk at `at` with the next when both together are small, so that chunks do not thin out as values drift.
+    /// Joins the chunk at `at` with a neighbour when both together are small, so that chunks do not thin out as values drift.
     fn merge(&mut self, at: usize) {
         for left in [at, at.wrapping_sub(1)] {
             let (Some(a), Some(b)) = (self.chunks.get(left), self.chunks.get(left.wrapping_add(1))) else {
@@ -59,7 +85,9 @@ impl Sorted {
             };
             if a.len() + b.len() <= CHUNK / 2 {
                 let right = self.chunks.remove(left + 1);
-                self.chunks[left].extend(right);
+                let left = &mut self.chunks[left];
+                left.values.extend(right.values);
+                left.top = right.top;
                 return;
             }
         }
@@ -75,7 +103,7 @@ impl Sorted {
             for chunk in &self.chunks {
                 match rest.checked_sub(chunk.len()) {
                     Some(less) => rest = less,
-                    None => return chunk.get(rest).copied(),
+                    None => return chunk.values.get(rest).copied(),
                 }
             }
         } else {
@@ -83,7 +111,7 @@ impl Sorted {
             for chunk in self.chunks.iter().rev() {
                 match rest.checked_sub(chunk.len()) {
                     Some(less) => rest = less,
-                    None => return chunk.get(chunk.len() - 1 - rest).copied(),
+                    None => return chunk.values.get(chunk.len() - 1 - rest).copied(),
                 }
             }
         }
@@ -139,7 +167,7 @@ mod tests {
             }
             naive.sort_by(f64::total_cmp);
             prop_assert_eq!(sorted.len(), naive.len());
-            prop_assert!(sorted.chunks.iter().all(|c| !c.is_empty() && c.len() <= CHUNK));
+            prop_assert!(sorted.chunks.iter().all(|c| c.len() > 0 && c.len() <= CHUNK && c.values.last() == Some(&c.top)));
             for (i, value) in naive.iter().enumerate() {
                 prop_assert_eq!(sorted.nth(i), Some(*value));
             }
@@ -158,7 +186,7 @@ mod tests {
                 sorted.remove(f64::from(gone));
             }
         }
-        let held: usize = sorted.chunks.iter().map(Vec::len).sum();
+        let held: usize = sorted.chunks.iter().map(Chunk::len).sum();
         assert_eq!(held, sorted.len());
         assert!(sorted.chunks.len() <= 2 + 4 * held.div_ceil(CHUNK / 2), "{} chunks", sorted.chunks.len());
     }

@@ -1113,6 +1113,16 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_cannot_be_understood_is_named_and_harms_no_other() {
+        let store = Store::in_memory().unwrap();
+        let spoil = "INSERT INTO knowledge VALUES ('a', 'k', '{')";
+        store.read(move |c, path| c.execute_batch(spoil).map_err(failure(path))).wait().unwrap();
+        let error = store.all_knowledge().wait().unwrap_err();
+        assert!(matches!(error, StoreError::Record { what: "knowledge", .. }), "{error:?}");
+        assert!(store.bindings().wait().is_ok());
+    }
+
+    #[test]
     fn a_directory_that_cannot_be_made_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");

@@ -2,7 +2,7 @@
 //!
 //! - `avg`, `sum`, `min`, `max`, `stddev`, `rate` and windowed `ewma` use two stacks (Tangwongsan, Hirzel, Schneider, "Low-latency sliding-window
 //!   aggregation in worst-case constant time", 2017, section on two-stacks): each sample is joined three times in its life, amortised constant time.
-//! - Percentiles are exact: the samples are also kept in order (`sorted.rs`).
+//! - Percentiles are exact: the samples are also kept in order (`sorted.rs`), where a sample costs about the logarithm of their number.
 //! - `count`, `delta`, `last` and `age` need only the samples' ends.
 //!
 //! Nothing is ever subtracted, so no rounding error outlives the sample that caused it.
