@@ -1,4 +1,5 @@
 //! homeostat
+pub mod knowledge;
 pub mod model;
 pub mod policy;
 pub mod service;
