@@ -1,5 +1,9 @@
 //! homeostat
+pub mod analyze;
+pub mod execute;
 pub mod knowledge;
 pub mod model;
+pub mod monitor;
+pub mod plan;
 pub mod policy;
 pub mod service;

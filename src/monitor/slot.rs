@@ -477,7 +477,7 @@ impl Slot {
         let step = every.or(over.map(|o| o / EXPIRY_STEPS)).unwrap_or_default();
         let waiting = every.is_some() && computed.is_some_and(|c| self.held.at > c);
         let soonest = computed.map(|c| c.after(step));
-        match (expiry.map(|e| e.after(Duration::from_micros(1))), waiting) {
+        match (expiry, waiting) {
             (_, true) => soonest,
             (Some(expiry), false) => Some(soonest.map_or(expiry, |s| s.max(expiry))),
             (None, false) => None,

@@ -3,6 +3,7 @@
 pub mod document;
 pub mod expression;
 pub mod script;
+mod syntax;
 pub mod value;
 
 pub use value::{

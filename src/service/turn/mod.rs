@@ -176,6 +176,11 @@ impl ServiceLoop {
         self.settle(turn);
     }
 
+    /// Its number.
+    pub fn id(&self) -> ServiceId {
+        self.id
+    }
+
     /// When [`ServiceLoop::tick`] has something to do.
     pub fn wake(&self) -> Option<Timestamp> {
         self.wake
