@@ -12,7 +12,6 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use crate::knowledge::history::History;
 use crate::model::connector::SensorSpec;
 use crate::model::ports::MetricInfo;
 use crate::model::{Measurement, MetricId, MetricPath, MissingReason, Reading, Timestamp};

@@ -324,10 +324,12 @@ impl ServiceLoop {
     fn give(&mut self, ask: &Ask, turn: &mut Turn<'_>) {
         match &ask.asker {
             Asker::Call(token) => {
-                let response = match (&self.monitor, self.read_call(&ask.metric, turn.now)) {
-                    (None, _) => Response::Error(PortError::NoMonitorAttached(self.name.to_string())),
-                    (_, None) => Response::Error(PortError::NoSuchMetric(ask.metric.to_string())),
-                    (_, Some(reading)) => Response::Reading(reading),
+                let response = match self.read_call(&ask.metric, turn.now) {
+                    Some(reading) => Response::Reading(reading),
+                    None if self.monitor.is_none() => {
+                        Response::Error(PortError::NoMonitorAttached(self.name.to_string()))
+                    }
+                    None => Response::Error(PortError::NoSuchMetric(ask.metric.to_string())),
                 };
                 turn.effects.push(Effect::Reply(*token, response));
             }
