@@ -1,8 +1,14 @@
 //! From files to compiled, immutable values.
 
+pub mod check;
+pub mod compile;
+pub mod diagnostics;
 pub mod document;
 pub mod expression;
+pub mod load;
 pub mod script;
+pub mod set;
+pub mod tree;
 pub mod value;
 
 pub use value::{

@@ -20,3 +20,24 @@ impl PartialEq for Script {
         self.name == other.name && self.hash == other.hash
     }
 }
+
+#[derive(Debug)]
+pub struct ScriptError {
+    pub message: String,
+    pub line: usize,
+    pub column: usize,
+    pub hint: Option<String>,
+}
+impl Script {
+    pub fn compile(name: &str, source: &str) -> Result<Self, ScriptError> {
+        if !source.contains("fn plan(") {
+            return Err(ScriptError { message: "no plan".into(), line: 1, column: 1, hint: None });
+        }
+        Ok(Self {
+            name: name.into(),
+            source: source.into(),
+            hash: blake3::hash(source.as_bytes()).to_hex()[..16].into(),
+            ast: rhai::AST::empty(),
+        })
+    }
+}
