@@ -17,8 +17,9 @@ pub const DEFAULT_EVERY: HumanDuration = HumanDuration::seconds(5);
 pub const DEFAULT_TIMEOUT: HumanDuration = HumanDuration::seconds(5);
 
 /// How a metric is read. Externally tagged: `{ http: { url: … } }`; `push` alone is a pushed metric.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(transform = allow_push)]
 pub enum SensorSpec {
     /// Values are pushed over HTTP, by an action or by the embedding program.
     Push(PushSensor),
@@ -420,8 +421,9 @@ impl HostQuantity {
 }
 
 /// How an action is carried out. Externally tagged: `{ http: { … } }`; `log` alone writes a log line.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(transform = allow_log)]
 pub enum EffectorSpec {
     /// An HTTP request. `{name}` in `url`, `body` and header values stands for an argument of the action, `{service}` for the service.
     Http(HttpEffector),
@@ -517,6 +519,86 @@ impl EffectorSpec {
         }
         .unwrap_or(DEFAULT_TIMEOUT)
     }
+}
+
+/// The deserialiser of an externally tagged enum in which one word alone, or the word without a value, stands for a default.
+/// Written by hand, because derived ones refuse the word alone, and because their errors cannot say what is expected.
+macro_rules! tagged {
+    ($type:ident, $expecting:literal, $bare:literal => $bare_variant:ident($bare_type:ident),
+     $($tag:literal => $variant:ident),+ $(,)?) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                use serde::de::Error;
+                const TAGS: &[&str] = &[$bare, $($tag),+];
+                struct Visitor;
+                impl<'de> serde::de::Visitor<'de> for Visitor {
+                    type Value = $type;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str($expecting)
+                    }
+                    fn visit_str<E: Error>(self, word: &str) -> Result<$type, E> {
+                        match word {
+                            $bare => Ok($type::$bare_variant($bare_type::default())),
+                            _ if TAGS.contains(&word) => Err(E::custom(format!(
+                                "`{word}` needs to be told more; expected a mapping such as `{{ {word}: {{ … }} }}`"
+                            ))),
+                            _ => Err(E::unknown_variant(word, TAGS)),
+                        }
+                    }
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<$type, A::Error> {
+                        let Some(tag) = map.next_key::<Tag>()? else {
+                            return Err(A::Error::custom(concat!("the mapping is empty; expected ", $expecting)));
+                        };
+                        let spec = match tag.0 {
+                            $bare => $type::$bare_variant(map.next_value::<Option<$bare_type>>()?.unwrap_or_default()),
+                            $($tag => $type::$variant(map.next_value()?),)+
+                            _ => return Err(A::Error::unknown_variant(tag.0, TAGS)),
+                        };
+                        match map.next_key::<String>()? {
+                            None => Ok(spec),
+                            Some(second) => Err(A::Error::custom(format!(
+                                "there are two kinds, `{}` and `{second}`; expected one", tag.0
+                            ))),
+                        }
+                    }
+                }
+                /// One of the words, read as a key so that an unknown one is an error at the key.
+                struct Tag(&'static str);
+                impl<'de> Deserialize<'de> for Tag {
+                    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                        let word = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                        TAGS.iter()
+                            .find(|tag| **tag == word)
+                            .map(|tag| Self(tag))
+                            .ok_or_else(|| D::Error::unknown_variant(&word, TAGS))
+                    }
+                }
+                deserializer.deserialize_any(Visitor)
+            }
+        }
+    };
+}
+
+tagged!(SensorSpec, "a sensor such as `push` or `{ http: { url: … } }`", "push" => Push(PushSensor),
+    "host" => Host, "process" => Process, "http" => Http, "exec" => Exec, "nagios" => Nagios,
+    "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "custom" => Custom);
+
+tagged!(EffectorSpec, "an effector such as `log` or `{ http: { url: … } }`", "log" => Log(LogEffector),
+    "http" => Http, "exec" => Exec, "custom" => Custom);
+
+/// Adds the word alone to the schema.
+fn allow_word(schema: &mut schemars::Schema, word: &str) {
+    if let Some(serde_json::Value::Array(kinds)) = schema.get_mut("oneOf") {
+        kinds.insert(0, serde_json::json!({ "type": "string", "const": word }));
+    }
+}
+
+fn allow_push(schema: &mut schemars::Schema) {
+    allow_word(schema, "push");
+}
+
+fn allow_log(schema: &mut schemars::Schema) {
+    allow_word(schema, "log");
 }
 
 /// Why a sensor or effector failed.

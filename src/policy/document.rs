@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::plan::OnFailure;
@@ -60,8 +62,8 @@ pub struct ResourceDocument {
 }
 
 /// One name or a list of names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a name or a list of names")]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum OneOrMany {
     /// One.
     One(String),
@@ -107,11 +109,8 @@ pub struct MonitorDocument {
 }
 
 /// A computed metric. A string is an expression, a number a constant, a mapping a [`ComputedMetric`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "an expression such as `own_cost + payment.cost`, a number, or a mapping with `expr` or `of`"
-)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum MetricDocument {
     /// Always this value.
     Constant(f64),
@@ -229,8 +228,8 @@ pub struct PlanDocument {
 }
 
 /// Which SLOs a row of the strategy table is about.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "the name of an SLO, a list of them, or `*`")]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum When {
     /// One, or `*` for all.
     One(String),
@@ -260,5 +259,74 @@ impl When {
             Self::One(name) => vec![name],
             Self::Many(names) => names.iter().map(String::as_str).filter(|n| *n != "*").collect(),
         }
+    }
+}
+
+// The three shapes below are read by hand: a derived `untagged` answers every mistake inside with "did not match any variant"
+// and loses its position.
+
+impl<'de> Deserialize<'de> for MetricDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = MetricDocument;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(
+                    "an expression such as `own_cost + payment.cost`, a number, or a mapping with `expr` or `of`",
+                )
+            }
+            fn visit_i64<E: Error>(self, value: i64) -> Result<MetricDocument, E> {
+                Ok(MetricDocument::Constant(value as f64))
+            }
+            fn visit_u64<E: Error>(self, value: u64) -> Result<MetricDocument, E> {
+                Ok(MetricDocument::Constant(value as f64))
+            }
+            fn visit_f64<E: Error>(self, value: f64) -> Result<MetricDocument, E> {
+                if value.is_finite() {
+                    Ok(MetricDocument::Constant(value))
+                } else {
+                    Err(E::custom("a constant metric must be finite"))
+                }
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<MetricDocument, E> {
+                Ok(MetricDocument::Expression(text.to_string()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MetricDocument, A::Error> {
+                ComputedMetric::deserialize(MapAccessDeserializer::new(map))
+                    .map(|metric| MetricDocument::Computed(Box::new(metric)))
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+/// Reads one name or a list of names.
+struct Names(&'static str);
+
+impl<'de> Visitor<'de> for Names {
+    type Value = OneOrMany;
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+    fn visit_str<E: Error>(self, name: &str) -> Result<OneOrMany, E> {
+        Ok(OneOrMany::One(name.to_string()))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<OneOrMany, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(names)).map(OneOrMany::Many)
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Names("a name or a list of names"))
+    }
+}
+
+impl<'de> Deserialize<'de> for When {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match deserializer.deserialize_any(Names("the name of an SLO, a list of them, or `*`"))? {
+            OneOrMany::One(name) => Self::One(name),
+            OneOrMany::Many(names) => Self::Many(names),
+        })
     }
 }

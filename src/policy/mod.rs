@@ -1,10 +1,19 @@
 //! From files to compiled, immutable values.
 
+pub mod check;
+pub mod compile;
+pub mod diagnostics;
+pub mod diff;
 pub mod document;
 pub mod expression;
+pub mod load;
+pub mod schema;
 pub mod script;
+pub mod set;
 mod syntax;
+pub mod tree;
 pub mod value;
+pub mod watch;
 
 pub use value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,

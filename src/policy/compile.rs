@@ -1,0 +1,872 @@
+//! From one document to one compiled policy. Everything that can be seen in one document is checked here, and all of it is told;
+//! what needs the other documents is in `check`. Files, API and replay all come through [`compile`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::diagnostics::{Problem, suggestion, suggestion_or_list};
+use super::document::{
+    ComputedMetric, MetricDocument, MonitorDocument, PlanDocument, ResourceDocument, ServiceDocument,
+    SloDocument,
+};
+use super::expression::{Expression, ExpressionError};
+use super::script::Script;
+use super::tree::{Place, Step};
+use super::value::{
+    AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,
+    ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
+};
+use crate::model::name::{identifier_problem, service_name_problem};
+use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Resource};
+
+/// How long after one plan the next may be made when its row does not say.
+pub const DEFAULT_COOLDOWN: HumanDuration = HumanDuration::seconds(30);
+
+/// The actions that need no effector.
+pub const BUILT_IN_ACTIONS: &[&str] =
+    &["bind", "unbind", "replace", "enable_slo", "disable_slo", "publish", "notify", "remember"];
+
+/// Compiles a document. `scripts` finds the strategy that a row names.
+///
+/// # Errors
+/// Every mistake that can be seen in the document alone, with its place in the document; no retry mends one.
+pub fn compile(
+    document: ServiceDocument,
+    scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
+) -> Result<ServicePolicy, Vec<Problem>> {
+    let mut compiler = Compiler { document: &document, problems: Vec::new() };
+    compiler.names();
+    let references = compiler.references();
+    let monitor = compiler.monitor();
+    let analyze = compiler.analyze();
+    let (plan, used) = compiler.plan(scripts);
+    let execute = compiler.execute();
+    let mut problems = compiler.problems;
+    if !problems.is_empty() {
+        for problem in &mut problems {
+            problem.service = Some(document.service.as_str().into());
+        }
+        return Err(problems);
+    }
+    Ok(ServicePolicy {
+        name: document.service.as_str().into(),
+        resource: Arc::new(resource(&document.service, &document.class, &document.kind, &document.relations)),
+        references,
+        monitor: monitor.map(Arc::new),
+        analyze: analyze.map(Arc::new),
+        plan: plan.map(Arc::new),
+        execute: execute.map(Arc::new),
+        scripts: used,
+        document: Arc::new(document),
+    })
+}
+
+/// Compiles a `resource:` document.
+///
+/// # Errors
+/// Names that are not allowed.
+pub fn compile_resource(document: &ResourceDocument) -> Result<Resource, Vec<Problem>> {
+    let mut problems = Vec::new();
+    check_name(&mut problems, Place::value(["resource".into()]), &document.resource, service_name_problem);
+    check_relations(&mut problems, &document.relations);
+    if problems.is_empty() {
+        Ok(resource(&document.resource, &document.class, &document.kind, &document.relations))
+    } else {
+        Err(problems)
+    }
+}
+
+fn resource(
+    id: &str,
+    class: &Option<String>,
+    kind: &Option<String>,
+    relations: &BTreeMap<String, super::document::OneOrMany>,
+) -> Resource {
+    Resource {
+        id: id.to_string(),
+        class: class.clone(),
+        kind: kind.clone(),
+        relations: relations.iter().map(|(name, targets)| (name.clone(), targets.to_vec())).collect(),
+    }
+}
+
+fn check_name(problems: &mut Vec<Problem>, place: Place, name: &str, rule: fn(&str) -> Option<String>) {
+    if let Some(why) = rule(name) {
+        problems.push(Problem::error("invalid-name", place, why).about(name));
+    }
+}
+
+fn check_relations(problems: &mut Vec<Problem>, relations: &BTreeMap<String, super::document::OneOrMany>) {
+    for (name, targets) in relations {
+        let place = Place::value(["relations".into(), name.as_str().into()]);
+        check_name(problems, place.clone().at_key(), name, service_name_problem);
+        for target in targets.to_vec() {
+            check_name(problems, place.clone(), &target, service_name_problem);
+        }
+    }
+}
+
+struct Compiler<'a> {
+    document: &'a ServiceDocument,
+    problems: Vec<Problem>,
+}
+
+impl Compiler<'_> {
+    fn error(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    fn name(&mut self, place: Place, name: &str, rule: fn(&str) -> Option<String>) {
+        check_name(&mut self.problems, place, name, rule);
+    }
+
+    fn names(&mut self) {
+        self.name(Place::value(["service".into()]), &self.document.service, service_name_problem);
+        check_relations(&mut self.problems, &self.document.relations);
+    }
+
+    fn references(&mut self) -> BTreeMap<Arc<str>, ReferencePolicy> {
+        let mut references = BTreeMap::new();
+        for (name, reference) in &self.document.references {
+            let place = Place::value(["references".into(), name.as_str().into()]);
+            self.name(place.clone().at_key(), name, identifier_problem);
+            let mut candidates: Vec<Arc<str>> = Vec::new();
+            for (i, service) in reference.service.iter().chain(&reference.candidates).enumerate() {
+                let place = match (&reference.service, i) {
+                    (Some(_), 0) => place.then("service"),
+                    (declared, i) => place.then("candidates").then(i - usize::from(declared.is_some())),
+                };
+                self.name(place, service, service_name_problem);
+                if !candidates.iter().any(|c| **c == **service) {
+                    candidates.push(service.as_str().into());
+                }
+            }
+            if candidates.is_empty() {
+                self.error(
+                    Problem::error("empty-reference", place, format!("the reference `{name}` leads nowhere"))
+                        .hint("say `service: NAME`, or `candidates: [NAME, …]` for one that is unbound at first".to_string()),
+                );
+            }
+            let service = reference.service.as_deref().map(Arc::from);
+            references.insert(name.as_str().into(), ReferencePolicy { service, candidates });
+        }
+        references
+    }
+
+    // ---- M ---------------------------------------------------------------------------------------------------------
+
+    /// The names of all metrics, in order: sensors, their outputs, computed ones.
+    fn metric_names(&self) -> BTreeSet<String> {
+        let Some(monitor) = &self.document.monitor else { return BTreeSet::new() };
+        let mut names: BTreeSet<String> =
+            monitor.sensors.keys().chain(monitor.metrics.keys()).cloned().collect();
+        for (name, spec) in &monitor.sensors {
+            names.extend(spec.outputs().iter().map(|output| format!("{name}_{output}")));
+        }
+        names
+    }
+
+    fn monitor(&mut self) -> Option<MonitorPolicy> {
+        let monitor = self.document.monitor.as_ref()?;
+        let names = self.metric_names();
+        let mut metrics = self.sensors(monitor);
+        let mut computed = BTreeMap::new();
+        for (name, metric) in &monitor.metrics {
+            let place = Place::value(["monitor".into(), "metrics".into(), name.as_str().into()]);
+            self.name(place.clone().at_key(), name, identifier_problem);
+            if monitor.sensors.contains_key(name) {
+                self.error(
+                    Problem::error(
+                        "duplicate-metric",
+                        place.clone().at_key(),
+                        format!("`{name}` is a sensor and a computed metric; a name stands for one metric"),
+                    )
+                    .hint(format!("call the sensor `own_{name}`, or the metric something else")),
+                );
+            } else if let Some(sensor) = output_owner(monitor, name) {
+                self.error(Problem::error(
+                    "duplicate-metric",
+                    place.clone().at_key(),
+                    format!("`{name}` is already an output of the sensor `{sensor}`"),
+                ));
+            }
+            if let Some(policy) = self.metric(name, metric, &place, &names) {
+                computed.insert(name.as_str(), policy);
+            }
+        }
+        metrics.extend(self.in_order(computed));
+        Some(MonitorPolicy { metrics, history: monitor.history.unwrap_or(0) })
+    }
+
+    fn sensors(&mut self, monitor: &MonitorDocument) -> Vec<MetricPolicy> {
+        let mut metrics = Vec::new();
+        for (name, spec) in &monitor.sensors {
+            let place = Place::value(["monitor".into(), "sensors".into(), name.as_str().into()]);
+            self.name(place.clone().at_key(), name, identifier_problem);
+            let stale_after = spec.stale_after().map(|age| age.0);
+            if spec.every().is_some_and(|every| every.0.is_zero()) {
+                self.error(Problem::error(
+                    "invalid-value",
+                    place.clone(),
+                    "`every` is 0; a sensor cannot be read all the time",
+                ));
+            }
+            metrics.push(MetricPolicy {
+                name: name.as_str().into(),
+                kind: MetricKind::Sensor(spec.clone()),
+                unit: spec.unit().map(Arc::from),
+                stale_after,
+            });
+            for output in spec.outputs() {
+                let full = format!("{name}_{output}");
+                if monitor.sensors.contains_key(&full) {
+                    self.error(Problem::error(
+                        "duplicate-metric",
+                        place.clone().at_key(),
+                        format!("the sensor `{name}` also yields `{full}`, which is another sensor"),
+                    ));
+                }
+                metrics.push(MetricPolicy {
+                    name: full.as_str().into(),
+                    kind: MetricKind::Output { sensor: name.as_str().into() },
+                    unit: None,
+                    stale_after,
+                });
+            }
+        }
+        metrics
+    }
+
+    fn metric(
+        &mut self,
+        name: &str,
+        metric: &MetricDocument,
+        place: &Place,
+        names: &BTreeSet<String>,
+    ) -> Option<MetricPolicy> {
+        let kind = match metric {
+            MetricDocument::Constant(value) => self
+                .expression(&constant(*value), place, names, Expression::parse)
+                .map(MetricKind::Expression),
+            MetricDocument::Expression(text) => {
+                self.expression(text, place, names, Expression::parse).map(MetricKind::Expression)
+            }
+            MetricDocument::Computed(computed) => self.computed(computed, place, names),
+        }?;
+        let unit = match metric {
+            MetricDocument::Computed(computed) => computed.unit.as_deref().map(Arc::from),
+            _ => None,
+        };
+        Some(MetricPolicy { name: name.into(), kind, unit, stale_after: None })
+    }
+
+    fn computed(
+        &mut self,
+        computed: &ComputedMetric,
+        place: &Place,
+        names: &BTreeSet<String>,
+    ) -> Option<MetricKind> {
+        match (&computed.expr, &computed.of) {
+            (Some(text), None) => {
+                for (field, given) in [
+                    ("aggregate", computed.aggregate.is_some()),
+                    ("over", computed.over.is_some()),
+                    ("every", computed.every.is_some()),
+                    ("from", computed.from.is_some()),
+                    ("by", computed.by.is_some()),
+                ] {
+                    if given {
+                        self.error(
+                            Problem::error(
+                                "conflicting-fields",
+                                place.then(field).at_key(),
+                                format!("`{field}` goes with `of`, not with `expr`"),
+                            )
+                            .hint("make the expression a metric of its own, and aggregate that".to_string()),
+                        );
+                    }
+                }
+                self.expression(text, &place.then("expr"), names, Expression::parse)
+                    .map(MetricKind::Expression)
+            }
+            (None, Some(of)) => self.aggregated(computed, of, place, names),
+            (Some(_), Some(_)) => {
+                self.error(
+                    Problem::error(
+                        "conflicting-fields",
+                        place.then("of").at_key(),
+                        "`expr` and `of` exclude each other",
+                    )
+                    .hint("make the expression a metric of its own, and name it in `of`".to_string()),
+                );
+                None
+            }
+            (None, None) => {
+                self.error(
+                    Problem::error("missing-field", place.clone(), "a computed metric needs `expr` or `of`")
+                        .hint(
+                            "`{ expr: a + b, unit: EUR }` or `{ of: latency, aggregate: p99, over: 60s }`"
+                                .to_string(),
+                        ),
+                );
+                None
+            }
+        }
+    }
+
+    fn aggregated(
+        &mut self,
+        computed: &ComputedMetric,
+        of: &str,
+        place: &Place,
+        names: &BTreeSet<String>,
+    ) -> Option<MetricKind> {
+        let Some(aggregate) = computed.aggregate else {
+            self.error(
+                Problem::error("missing-field", place.clone(), "`of` needs an `aggregate`")
+                    .hint("such as `aggregate: avg`, `max`, `rate` or `p99`".to_string()),
+            );
+            return None;
+        };
+        for (field, zero) in [("over", computed.over), ("every", computed.every)] {
+            if zero.is_some_and(|d| d.0.is_zero()) {
+                self.error(Problem::error("invalid-value", place.then(field), format!("`{field}` is 0")));
+            }
+        }
+        let over = computed.over.map(|d| d.0);
+        let every = computed.every.map(|d| d.0);
+        let needs_window = match &computed.from {
+            None => !matches!(aggregate, Aggregate::Ewma { .. } | Aggregate::Last | Aggregate::Age),
+            Some(_) => matches!(aggregate, Aggregate::Rate | Aggregate::Delta),
+        };
+        if needs_window && over.is_none() {
+            self.error(
+                Problem::error(
+                    "missing-window",
+                    place.then("aggregate"),
+                    format!("`{aggregate}` needs a window"),
+                )
+                .hint("say how far back: `over: 60s`".to_string()),
+            );
+        }
+        if let Some(from) = &computed.from {
+            if let Some(why) = identifier_problem(of) {
+                self.error(Problem::error(
+                    "invalid-name",
+                    place.then("of"),
+                    format!("with `from`, `of` names a metric of each member: {why}"),
+                ));
+                return None;
+            }
+            let by = computed.by.as_deref().map(Arc::from);
+            return Some(MetricKind::Group(GroupPolicy {
+                of: of.into(),
+                from: from.clone(),
+                aggregate,
+                over,
+                every,
+                by,
+            }));
+        }
+        if computed.by.is_some() {
+            self.error(
+                Problem::error(
+                    "conflicting-fields",
+                    place.then("by").at_key(),
+                    "`by` groups the members of `from`, which is missing",
+                )
+                .hint("such as `from: { class: VM }`".to_string()),
+            );
+        }
+        let path = MetricPath::parse(of);
+        let good = match &path {
+            MetricPath::Own(name) => identifier_problem(name),
+            MetricPath::Via { reference, metric } => {
+                identifier_problem(reference).or(identifier_problem(metric))
+            }
+        };
+        if let Some(why) = good {
+            self.error(
+                Problem::error("invalid-name", place.then("of"), format!("`of` names one metric: {why}"))
+                    .hint("make an expression a metric of its own, and name it in `of`".to_string()),
+            );
+            return None;
+        }
+        self.input(&path, place.then("of").inside(0..of.len()), names);
+        Some(MetricKind::Window(WindowPolicy { of: path, aggregate, over, every }))
+    }
+
+    /// Compiles a text and checks that what it reads exists.
+    fn expression(
+        &mut self,
+        text: &str,
+        place: &Place,
+        names: &BTreeSet<String>,
+        parse: fn(&str) -> Result<Expression, ExpressionError>,
+    ) -> Option<Expression> {
+        match parse(text) {
+            Ok(expression) => {
+                for path in &expression.inputs {
+                    self.input(path, place.clone().inside(find(text, &path.to_string())), names);
+                }
+                Some(expression)
+            }
+            Err(error) => {
+                self.error(
+                    Problem::error("expression", place.clone().inside(error.span), error.message)
+                        .hint(error.hint),
+                );
+                None
+            }
+        }
+    }
+
+    fn input(&mut self, path: &MetricPath, place: Place, names: &BTreeSet<String>) {
+        match path {
+            MetricPath::Own(name) if !names.contains(&**name) => {
+                let mut known = names.iter().map(String::as_str);
+                let hint = if self.document.references.contains_key(&**name) {
+                    Some(format!("`{name}` is a reference; name a metric there, such as `{name}.cost`"))
+                } else if self.document.monitor.is_none() {
+                    Some("the service has no `monitor` section".to_string())
+                } else {
+                    suggestion(name, known.by_ref())
+                        .or_else(|| suggestion_or_list(name, "metrics", names.iter().map(String::as_str)))
+                };
+                self.error(
+                    Problem::error("unknown-metric", place, format!("there is no metric `{name}`"))
+                        .hint(hint)
+                        .about(name),
+                );
+            }
+            MetricPath::Via { reference, .. } if !self.document.references.contains_key(&**reference) => {
+                let hint = suggestion_or_list(
+                    reference,
+                    "references",
+                    self.document.references.keys().map(String::as_str),
+                );
+                self.error(
+                    Problem::error(
+                        "unknown-reference",
+                        place,
+                        format!("there is no reference `{reference}`"),
+                    )
+                    .hint(hint)
+                    .about(reference),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// The computed metrics, so that what each is computed from stands before it (depth first, in the order of names).
+    fn in_order(&mut self, metrics: BTreeMap<&str, MetricPolicy>) -> Vec<MetricPolicy> {
+        let order = match order(&metrics) {
+            Ok(order) => order,
+            Err(cycles) => {
+                for cycle in cycles {
+                    let place = Place::value(["monitor".into(), "metrics".into(), cycle[0].as_str().into()]);
+                    let text = cycle.join(" -> ");
+                    self.error(Problem::error(
+                        "metric-cycle",
+                        place,
+                        format!("`{}` depends on itself: {text}", cycle[0]),
+                    ));
+                }
+                return Vec::new();
+            }
+        };
+        let mut metrics = metrics;
+        order.iter().filter_map(|name| metrics.remove(name.as_str())).collect()
+    }
+
+    // ---- A ---------------------------------------------------------------------------------------------------------
+
+    fn analyze(&mut self) -> Option<AnalyzePolicy> {
+        let slos = self.document.analyze.as_ref()?;
+        let names = self.metric_names();
+        let slos = slos.iter().filter_map(|(name, slo)| self.slo(name, slo, &names).map(Arc::new)).collect();
+        Some(AnalyzePolicy { slos })
+    }
+
+    fn slo(&mut self, name: &str, slo: &SloDocument, names: &BTreeSet<String>) -> Option<SloPolicy> {
+        let place = Place::value(["analyze".into(), name.into()]);
+        self.name(place.clone().at_key(), name, identifier_problem);
+        let objective =
+            self.expression(&slo.objective, &place.then("objective"), names, Expression::parse_condition);
+        let warn = slo
+            .warn
+            .as_ref()
+            .map(|text| self.expression(text, &place.then("warn"), names, Expression::parse_condition));
+        let (objective, warn) = (objective?, warn.map_or(Some(None), |w| w.map(Some))?);
+        Some(SloPolicy {
+            name: name.into(),
+            violation: objective.negated_text().into(),
+            warning: warn.as_ref().map(|w| w.negated_text().into()),
+            objective,
+            warn,
+            hold_for: slo.hold_for.map_or(Duration::ZERO, |d| d.0),
+            recover_for: slo.recover_for.map_or(Duration::ZERO, |d| d.0),
+            severity: slo.severity,
+            missing: slo.missing,
+            enabled: slo.enabled,
+        })
+    }
+
+    // ---- P ---------------------------------------------------------------------------------------------------------
+
+    #[expect(clippy::type_complexity, reason = "the two halves of one pass, taken apart at once")]
+    fn plan(
+        &mut self,
+        scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
+    ) -> (Option<PlanPolicy>, BTreeMap<Arc<str>, Arc<Script>>) {
+        let mut used = BTreeMap::new();
+        let Some(rows) = &self.document.plan else { return (None, used) };
+        let mut compiled = Vec::new();
+        for (i, row) in rows.iter().enumerate() {
+            let place = Place::value([Step::from("plan"), Step::from(i)]);
+            self.when(row, &place);
+            let strategy = match (&row.run, &row.actions) {
+                (Some(name), None) => match scripts(name) {
+                    Some(script) => {
+                        used.insert(Arc::from(name.as_str()), script.clone());
+                        Some(Strategy::Script(script))
+                    }
+                    None => {
+                        self.error(
+                            Problem::error(
+                                "unknown-script",
+                                place.then("run"),
+                                format!("there is no script `{name}`"),
+                            )
+                            .about(name),
+                        );
+                        None
+                    }
+                },
+                (None, Some(actions)) => {
+                    self.actions(actions, &place.then("do"));
+                    Some(Strategy::Actions { hash: hash_of(actions), actions: actions.clone() })
+                }
+                (Some(_), Some(_)) => {
+                    self.error(Problem::error(
+                        "conflicting-fields",
+                        place.then("do").at_key(),
+                        "`run` and `do` exclude each other",
+                    ));
+                    None
+                }
+                (None, None) => {
+                    self.error(
+                        Problem::error("missing-field", place.clone(), "a row needs `run` or `do`")
+                            .hint("`run: strategy.rhai` or `do: [{ notify: { text: … } }]`".to_string()),
+                    );
+                    None
+                }
+            };
+            if let Some(strategy) = strategy {
+                compiled.push(Arc::new(plan_row(row, strategy)));
+            }
+        }
+        (Some(PlanPolicy { rows: compiled }), used)
+    }
+
+    fn when(&mut self, row: &PlanDocument, place: &Place) {
+        let empty = BTreeMap::new();
+        let slos = self.document.analyze.as_ref().unwrap_or(&empty);
+        for (i, name) in row.when.names().into_iter().enumerate() {
+            if slos.contains_key(name) {
+                continue;
+            }
+            let place = match &row.when {
+                super::document::When::One(_) => place.then("when"),
+                super::document::When::Many(_) => place.then("when").then(i),
+            };
+            let hint = suggestion_or_list(name, "SLOs", slos.keys().map(String::as_str));
+            self.problems.push(
+                Problem::error("unknown-slo", place, format!("there is no SLO `{name}`"))
+                    .hint(hint)
+                    .about(name),
+            );
+        }
+        if matches!(&row.when, super::document::When::Many(names) if names.is_empty()) {
+            self.error(
+                Problem::error("invalid-value", place.then("when"), "the row is for no SLO")
+                    .hint("`*` stands for all".to_string()),
+            );
+        }
+    }
+
+    fn actions(&mut self, actions: &[Action], place: &Place) {
+        if actions.is_empty() {
+            self.error(Problem::error("invalid-value", place.clone(), "the list of actions is empty"));
+        }
+        for (i, action) in actions.iter().enumerate() {
+            // Inside an externally tagged action, its fields stand under the tag.
+            let tag = if matches!(action, Action::Custom { .. }) { "custom" } else { action.name() };
+            self.action(action, &place.then(i).then(tag));
+        }
+    }
+
+    fn action(&mut self, action: &Action, place: &Place) {
+        let own = match action.service() {
+            None => true,
+            Some(service) if service == self.document.service => true,
+            Some(service) => {
+                if !self.reachable().any(|name| name == service) {
+                    let known = self.reachable().chain([self.document.service.as_str()]);
+                    let hint = suggestion(service, known).unwrap_or_else(|| {
+                        "actions go to this service or along its references (R3-60)".to_string()
+                    });
+                    self.error(
+                        Problem::error(
+                            "no-route",
+                            place.then("service"),
+                            format!("no reference leads to `{service}`"),
+                        )
+                        .hint(hint)
+                        .about(service),
+                    );
+                }
+                false
+            }
+        };
+        if own {
+            self.own_action(action, place);
+        }
+    }
+
+    fn reachable(&self) -> impl Iterator<Item = &str> + Clone {
+        self.document
+            .references
+            .values()
+            .flat_map(|reference| reference.service.iter().chain(&reference.candidates))
+            .map(String::as_str)
+    }
+
+    fn own_action(&mut self, action: &Action, place: &Place) {
+        let document = self.document;
+        let problem = check_action(
+            action,
+            place,
+            &|name| document.execute.as_ref().is_some_and(|effectors| effectors.contains_key(name)),
+            &|reference| {
+                document
+                    .references
+                    .get(reference)
+                    .map(|r| r.service.iter().chain(&r.candidates).cloned().collect())
+            },
+            &document.references.keys().map(String::as_str).collect::<Vec<_>>(),
+            &document.analyze.iter().flatten().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        );
+        self.problems.extend(problem);
+    }
+
+    // ---- E ---------------------------------------------------------------------------------------------------------
+
+    fn execute(&mut self) -> Option<ExecutePolicy> {
+        let effectors = self.document.execute.as_ref()?;
+        let mut compiled = BTreeMap::new();
+        for (name, spec) in effectors {
+            let place = Place::value(["execute".into(), name.as_str().into()]);
+            self.name(place.clone().at_key(), name, identifier_problem);
+            if BUILT_IN_ACTIONS.contains(&name.as_str()) && name != "notify" {
+                self.error(Problem::error(
+                    "built-in-action",
+                    place.at_key(),
+                    format!("`{name}` is carried out by homeostat itself and takes no effector"),
+                ));
+            }
+            compiled.insert(name.as_str().into(), Arc::new(spec.clone()));
+        }
+        Some(ExecutePolicy { effectors: compiled })
+    }
+}
+
+/// Checks an action against the service that is to carry it out: is it declared, do its references, candidates and SLOs exist?
+pub(crate) fn check_action(
+    action: &Action,
+    place: &Place,
+    declared: &dyn Fn(&str) -> bool,
+    candidates: &dyn Fn(&str) -> Option<Vec<String>>,
+    references: &[&str],
+    slos: &[&str],
+) -> Option<Problem> {
+    let list = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    match action {
+        Action::Bind { reference, .. } | Action::Unbind { reference, .. } => {
+            let Some(known) = candidates(reference) else {
+                return Some(
+                    Problem::error(
+                        "unknown-reference",
+                        place.then("reference"),
+                        format!("there is no reference `{reference}`"),
+                    )
+                    .hint(suggestion_or_list(reference, "references", references.iter().copied()))
+                    .about(reference),
+                );
+            };
+            if let Action::Bind { to, .. } = action
+                && !known.contains(to)
+            {
+                return Some(
+                    Problem::error(
+                        "not-a-candidate",
+                        place.then("to"),
+                        format!("`{to}` is no candidate of the reference `{reference}`"),
+                    )
+                    .hint(format!("its candidates are {}", list(&known))),
+                );
+            }
+            None
+        }
+        Action::Replace { from, to, .. } => {
+            let of_from: Vec<Vec<String>> =
+                references.iter().filter_map(|r| candidates(r)).filter(|c| c.contains(from)).collect();
+            if of_from.is_empty() {
+                return Some(Problem::error(
+                    "not-a-candidate",
+                    place.then("from"),
+                    format!("no reference can be bound to `{from}`"),
+                ));
+            }
+            if of_from.iter().any(|c| c.contains(to)) {
+                return None;
+            }
+            Some(
+                Problem::error(
+                    "not-a-candidate",
+                    place.then("to"),
+                    format!("no reference that can be bound to `{from}` can be bound to `{to}`"),
+                )
+                .hint(format!("their candidates are {}", list(&of_from.concat()))),
+            )
+        }
+        Action::EnableSlo { slo, .. } | Action::DisableSlo { slo, .. } if !slos.contains(&slo.as_str()) => {
+            Some(
+                Problem::error("unknown-slo", place.then("slo"), format!("there is no SLO `{slo}`"))
+                    .hint(suggestion_or_list(slo, "SLOs", slos.iter().copied()))
+                    .about(slo),
+            )
+        }
+        _ if BUILT_IN_ACTIONS.contains(&action.name()) || declared(action.name()) => None,
+        Action::Restart { .. } if declared("stop") && declared("start") => None,
+        _ => Some(
+            Problem::error(
+                "undeclared-action",
+                place.clone().at_key(),
+                format!("no effector is declared for the action `{}`", action.name()),
+            )
+            .hint(format!("add `{}: {{ http: {{ … }} }}`, `exec` or `log` to `execute`", action.name())),
+        ),
+    }
+}
+
+fn plan_row(row: &PlanDocument, strategy: Strategy) -> PlanRow {
+    PlanRow {
+        when: row.when.clone(),
+        on: if row.on.is_empty() { vec![AlarmKind::Violation] } else { row.on.clone() },
+        severity: row.severity,
+        strategy,
+        mode: row.mode,
+        cooldown: row.cooldown.unwrap_or(DEFAULT_COOLDOWN).0,
+        on_failure: row.on_failure,
+        also: row.also,
+    }
+}
+
+fn output_owner<'a>(monitor: &'a MonitorDocument, name: &str) -> Option<&'a str> {
+    monitor
+        .sensors
+        .iter()
+        .find(|(sensor, spec)| spec.outputs().iter().any(|output| format!("{sensor}_{output}") == name))
+        .map(|(sensor, _)| sensor.as_str())
+}
+
+/// A constant as the language writes it.
+fn constant(value: f64) -> String {
+    format!("{value}")
+}
+
+/// The content hash of a list of actions (BLAKE3, hex, 16 digits).
+fn hash_of(actions: &[Action]) -> Arc<str> {
+    let json = serde_json::to_vec(actions).unwrap_or_default();
+    blake3::hash(&json).to_hex()[..16].into()
+}
+
+/// Where `name` stands in `text` as a word of its own; the whole text when it is written otherwise (with spaces around the dot).
+pub(crate) fn find(text: &str, name: &str) -> std::ops::Range<usize> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut from = 0;
+    while let Some(at) = text[from..].find(name).map(|i| from + i) {
+        let end = at + name.len();
+        let before = text[..at].chars().next_back().is_some_and(|c| word(c) || c == '.');
+        let after = text[end..].chars().next().is_some_and(|c| word(c) || (c == '.' && !name.contains('.')));
+        if !before && !after {
+            return at..end;
+        }
+        from = end;
+    }
+    0..text.len()
+}
+
+/// What a metric of the same service is computed from.
+fn own_inputs(metric: &MetricPolicy) -> Vec<&str> {
+    match &metric.kind {
+        MetricKind::Expression(expression) => expression.inputs.iter().filter_map(own).collect(),
+        MetricKind::Window(window) => own(&window.of).into_iter().collect(),
+        MetricKind::Sensor(_) | MetricKind::Output { .. } | MetricKind::Group(_) => Vec::new(),
+    }
+}
+
+fn own(path: &MetricPath) -> Option<&str> {
+    match path {
+        MetricPath::Own(name) => Some(name),
+        MetricPath::Via { .. } => None,
+    }
+}
+
+/// Inputs first; or every cycle found, as names that begin and end with the same one.
+fn order(metrics: &BTreeMap<&str, MetricPolicy>) -> Result<Vec<String>, Vec<Vec<String>>> {
+    let (mut order, mut cycles) = (Vec::new(), Vec::new());
+    // 1: on the path from the start; 2: done.
+    let mut state: BTreeMap<&str, u8> = BTreeMap::new();
+    for start in metrics.keys() {
+        if state.contains_key(start) {
+            continue;
+        }
+        // The path, each with its inputs still to visit. A stack of our own: the depth is the policy's, not ours.
+        let mut path: Vec<(&str, Vec<&str>)> = Vec::new();
+        let enter =
+            |name: &'_ str| metrics.get_key_value(name).map(|(name, metric)| (*name, own_inputs(metric)));
+        if let Some(frame) = enter(start) {
+            state.insert(frame.0, 1);
+            path.push(frame);
+        }
+        while let Some((name, rest)) = path.last_mut() {
+            let Some(next) = rest.pop() else {
+                state.insert(name, 2);
+                order.push(name.to_string());
+                path.pop();
+                continue;
+            };
+            match state.get(next) {
+                Some(1) => {
+                    let from = path.iter().position(|(name, _)| *name == next).unwrap_or(0);
+                    let cycle =
+                        path[from..].iter().map(|(name, _)| name.to_string()).chain([next.to_string()]);
+                    cycles.push(cycle.collect());
+                }
+                Some(_) => {}
+                None => {
+                    if let Some(frame) = enter(next) {
+                        state.insert(frame.0, 1);
+                        path.push(frame);
+                    }
+                }
+            }
+        }
+    }
+    if cycles.is_empty() { Ok(order) } else { Err(cycles) }
+}
