@@ -280,29 +280,26 @@ impl Compiler<'_> {
         parts.iter().map(|part| self.boolean(part, by)).collect()
     }
 
-    fn binary(
-        &mut self,
-        operator: Operator,
-        left: &Syntax,
-        right: &Syntax,
-    ) -> Result<(Node, Type), Refusal> {
+    fn binary(&mut self, operator: Operator, left: &Syntax, right: &Syntax) -> Result<(Node, Type), Refusal> {
         let by = format!("`{}`", operator.text());
         if operator.compares()
             && let Kind::Binary(first, sides) = &left.kind
             && first.compares()
         {
             let text = |s: &Syntax| print(s, self.source, 10);
-            return Err(Refusal::new("comparisons cannot be chained", left.extent().start..right.extent().end).hint(
-                format!(
-                    "write `{} {} {} && {} {} {}`",
-                    text(&sides.0),
-                    first.text(),
-                    text(&sides.1),
-                    text(&sides.1),
-                    operator.text(),
-                    text(right)
-                ),
-            ));
+            return Err(Refusal::new(
+                "comparisons cannot be chained",
+                left.extent().start..right.extent().end,
+            )
+            .hint(format!(
+                "write `{} {} {} && {} {} {}`",
+                text(&sides.0),
+                first.text(),
+                text(&sides.1),
+                text(&sides.1),
+                operator.text(),
+                text(right)
+            )));
         }
         if matches!(operator, Operator::Eq | Operator::Ne) {
             let (a, kind) = self.node(left)?;
@@ -601,7 +598,9 @@ mod tests {
 
     #[test]
     fn names_that_are_words_of_the_scripting_language_are_still_names() {
-        for name in ["default", "new", "match", "static", "public", "shared", "sync", "var", "with", "is", "_", "v"] {
+        for name in
+            ["default", "new", "match", "static", "public", "shared", "sync", "var", "with", "is", "_", "v"]
+        {
             assert_eq!(value(&format!("{name} + 1"), &[Some(2.0)]), Ok(3.0), "{name}");
             assert_eq!(value(&format!("new.{name} + 1"), &[Some(2.0)]), Ok(3.0), "{name}");
         }
@@ -711,7 +710,8 @@ mod tests {
     #[test]
     fn depth_and_length_are_bounded_also_on_a_small_stack() {
         let run = || {
-            for piece in ["a+", "(", "-", "!", "max(", "if a<1 {", "a<1&&", "2**", "{", "a.", "1 in ", "a..="] {
+            for piece in ["a+", "(", "-", "!", "max(", "if a<1 {", "a<1&&", "2**", "{", "a.", "1 in ", "a..="]
+            {
                 let source = piece.repeat(syntax::MAX_EXPRESSION / piece.len() - 1);
                 assert!(Expression::parse(&source).is_err(), "{piece}");
                 assert!(Expression::parse(&format!("{source}1")).is_err() || piece == "a<1&&", "{piece}");
@@ -752,7 +752,9 @@ mod tests {
                 Self::Min(parts) => {
                     format!("min({})", parts.iter().map(Self::text).collect::<Vec<_>>().join(", "))
                 }
-                Self::Choice(c) => format!("(if {} {{ {} }} else {{ {} }})", c.0.text(), c.1.text(), c.2.text()),
+                Self::Choice(c) => {
+                    format!("(if {} {{ {} }} else {{ {} }})", c.0.text(), c.1.text(), c.2.text())
+                }
             }
         }
 
@@ -777,7 +779,11 @@ mod tests {
                     values.into_iter().fold(f64::INFINITY, f64::min)
                 }
                 Self::Choice(c) => {
-                    if c.0.value(inputs)? { c.1.value(inputs)? } else { c.2.value(inputs)? }
+                    if c.0.value(inputs)? {
+                        c.1.value(inputs)?
+                    } else {
+                        c.2.value(inputs)?
+                    }
                 }
             };
             value.is_finite().then_some(value)
