@@ -181,7 +181,8 @@ impl Analyzer {
         if o.life == Life::Disabled {
             return None;
         }
-        let mut holds = |e: &Expression, inputs: &[Option<u32>]| holds(e, inputs, readings, now, &mut self.inputs);
+        let mut holds =
+            |e: &Expression, inputs: &[Option<u32>]| holds(e, inputs, readings, now, &mut self.inputs);
         Some(match holds(&o.policy.objective, &o.inputs) {
             None => Finding::Missing,
             Some(false) => Finding::Level(Level::Violated),
@@ -261,7 +262,8 @@ impl Analyzer {
 
     fn values(&self, slo: usize, readings: &mut dyn Readings, now: Timestamp) -> BTreeMap<String, Reading> {
         let o = &self.objectives[slo];
-        let paths = o.policy.objective.inputs.iter().chain(o.policy.warn.iter().flat_map(|w| w.inputs.iter()));
+        let paths =
+            o.policy.objective.inputs.iter().chain(o.policy.warn.iter().flat_map(|w| w.inputs.iter()));
         paths
             .zip(o.inputs.iter().chain(&o.warn_inputs))
             .map(|(path, metric)| {
@@ -405,7 +407,9 @@ impl Objective {
             Life::Disabled => (SloState::Disabled, None),
             _ if unresolved => (SloState::Unresolved, self.missing),
             Life::Unknown if self.missing.is_none() => (SloState::Unknown, None),
-            _ if self.missing.is_some() && matches!(self.policy.missing, MissingPolicy::Hold | MissingPolicy::Alarm) => {
+            _ if self.missing.is_some()
+                && matches!(self.policy.missing, MissingPolicy::Hold | MissingPolicy::Alarm) =>
+            {
                 (SloState::Missing, self.missing)
             }
             Life::Unknown => (SloState::Unknown, None),

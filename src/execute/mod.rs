@@ -54,7 +54,12 @@ pub struct Ledger {
 
 impl Run {
     /// A list that has not begun.
-    pub fn new(decision: DecisionId, actions: Vec<Action>, on_failure: OnFailure, caller: Option<u64>) -> Self {
+    pub fn new(
+        decision: DecisionId,
+        actions: Vec<Action>,
+        on_failure: OnFailure,
+        caller: Option<u64>,
+    ) -> Self {
         Self {
             decision,
             caller,
@@ -111,7 +116,11 @@ impl Run {
                 self.skip_rest(&format!("{what} did not succeed"), own, now);
                 for (n, o) in self.outcomes.iter_mut().enumerate() {
                     if o.status == OutcomeStatus::Done && !self.undo.iter().any(|(place, _)| *place == n) {
-                        o.detail = format!("{}{}cannot be taken back", o.detail, if o.detail.is_empty() { "" } else { "; " });
+                        o.detail = format!(
+                            "{}{}cannot be taken back",
+                            o.detail,
+                            if o.detail.is_empty() { "" } else { "; " }
+                        );
                     }
                 }
             }

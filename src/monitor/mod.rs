@@ -272,7 +272,8 @@ impl Monitor {
             match (&m.output, m.label) {
                 (_, Some(label)) => family.push((label, m.value)),
                 (output, None) => {
-                    let name = output.as_ref().map_or_else(|| metric.to_string(), |o| format!("{metric}_{o}"));
+                    let name =
+                        output.as_ref().map_or_else(|| metric.to_string(), |o| format!("{metric}_{o}"));
                     match self.by_name.get(name.as_str()).copied() {
                         None => refused.push(Refused::NoMetric),
                         Some(slot) => {
@@ -329,7 +330,10 @@ impl Monitor {
             }
         };
         if !self.slots[slot as usize].source.takes_pushed() {
-            return Err(format!("metric `{name}` is {}, so it cannot be published", self.slots[slot as usize].kind()));
+            return Err(format!(
+                "metric `{name}` is {}, so it cannot be published",
+                self.slots[slot as usize].kind()
+            ));
         }
         self.take(slot, value, None, now, changed).map_err(|e| format!("metric `{name}`: {e}"))
     }
@@ -457,7 +461,8 @@ impl Monitor {
     pub fn weigh(&mut self) {
         for number in (0..self.slots.len()).rev() {
             let slot = &self.slots[number];
-            let needed = slot.needed_itself() || slot.dependents.iter().any(|d| self.slots[*d as usize].needed);
+            let needed =
+                slot.needed_itself() || slot.dependents.iter().any(|d| self.slots[*d as usize].needed);
             self.slots[number].needed = needed;
         }
     }
@@ -539,7 +544,12 @@ impl Monitor {
     }
 
     /// What must be fetched before the slot is at most `max_age` old. Without `max_age`, what is fed regularly counts as young enough.
-    pub fn refresh(&self, slot: SlotId, max_age: Option<std::time::Duration>, now: Timestamp) -> Vec<Refresh> {
+    pub fn refresh(
+        &self,
+        slot: SlotId,
+        max_age: Option<std::time::Duration>,
+        now: Timestamp,
+    ) -> Vec<Refresh> {
         let mut leaves = Vec::new();
         let mut stack = vec![slot];
         let mut seen = vec![false; self.slots.len()];

@@ -65,11 +65,26 @@ pub(super) struct Slot {
 /// Where values come from.
 #[derive(Debug)]
 pub(super) enum Source {
-    Sensor { spec: Arc<SensorSpec>, insistent: bool },
+    Sensor {
+        spec: Arc<SensorSpec>,
+        insistent: bool,
+    },
     Output,
-    Remote { reference: Arc<str>, metric: Arc<str> },
-    Expression { expression: Expression, inputs: Vec<Option<SlotId>> },
-    Window { policy: WindowPolicy, of: Option<SlotId>, window: Box<Window>, computed: Option<Timestamp>, fed: Timestamp },
+    Remote {
+        reference: Arc<str>,
+        metric: Arc<str>,
+    },
+    Expression {
+        expression: Expression,
+        inputs: Vec<Option<SlotId>>,
+    },
+    Window {
+        policy: WindowPolicy,
+        of: Option<SlotId>,
+        window: Box<Window>,
+        computed: Option<Timestamp>,
+        fed: Timestamp,
+    },
     Group(Box<Group>),
     Published,
 }
@@ -139,8 +154,12 @@ impl Group {
     }
 
     pub(super) fn set_members(&mut self, members: BTreeMap<Arc<str>, Vec<Arc<str>>>) {
-        let gone: Vec<Arc<str>> =
-            self.members.iter().filter(|(m, labels)| members.get(*m) != Some(labels)).map(|(m, _)| m.clone()).collect();
+        let gone: Vec<Arc<str>> = self
+            .members
+            .iter()
+            .filter(|(m, labels)| members.get(*m) != Some(labels))
+            .map(|(m, _)| m.clone())
+            .collect();
         for member in gone {
             if let Some(number) = self.numbers.remove(&member) {
                 self.total.drop_member(number);
@@ -172,7 +191,10 @@ impl Group {
                 self.total.put(number, value, at);
                 for label in labels {
                     let policy = &self.policy;
-                    self.labelled.entry(label.clone()).or_insert_with(|| Tally::new(policy)).put(number, value, at);
+                    self.labelled
+                        .entry(label.clone())
+                        .or_insert_with(|| Tally::new(policy))
+                        .put(number, value, at);
                 }
             }
             None => {
@@ -314,10 +336,9 @@ impl Slot {
             (Source::Sensor { .. }, Source::Sensor { .. })
             | (Source::Output, Source::Output)
             | (Source::Published, Source::Published) => true,
-            (
-                Source::Remote { reference: a, metric: b },
-                Source::Remote { reference: c, metric: d },
-            ) => *a == c && *b == d,
+            (Source::Remote { reference: a, metric: b }, Source::Remote { reference: c, metric: d }) => {
+                *a == c && *b == d
+            }
             (
                 Source::Window { policy, window, computed, fed, .. },
                 Source::Window { policy: old, window: kept, computed: when, fed: newest, .. },
@@ -358,7 +379,12 @@ impl Slot {
     }
 
     /// Takes one sample of a measured or published metric.
-    pub(super) fn accept(&mut self, value: f64, at: Option<Timestamp>, now: Timestamp) -> Result<(), Refused> {
+    pub(super) fn accept(
+        &mut self,
+        value: f64,
+        at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
         if !value.is_finite() {
             return Err(Refused::NotFinite);
         }
@@ -535,10 +561,18 @@ impl Slot {
                 policy.of,
                 policy.over.map(|o| format!(" over {}", crate::model::HumanDuration(o))).unwrap_or_default()
             ),
-            Source::Group(g) => format!("{} of {} from {} member(s)", g.policy.aggregate, g.policy.of, g.members.len()),
+            Source::Group(g) => {
+                format!("{} of {} from {} member(s)", g.policy.aggregate, g.policy.of, g.members.len())
+            }
             _ => self.kind(),
         };
-        MetricInfo { name, kind: self.kind(), definition, unit: self.unit.as_deref().map(str::to_string), reading }
+        MetricInfo {
+            name,
+            kind: self.kind(),
+            definition,
+            unit: self.unit.as_deref().map(str::to_string),
+            reading,
+        }
     }
 }
 
@@ -574,12 +608,9 @@ fn evaluate(
         Err(EvalError::MissingInput(number)) => {
             let path = expression.inputs.get(number).map(ToString::to_string).unwrap_or_default();
             let why = match inputs.get(number).copied().flatten() {
-                Some(slot) => before[slot as usize]
-                    .held
-                    .missing
-                    .as_deref()
-                    .cloned()
-                    .unwrap_or(MissingReason::NoSample),
+                Some(slot) => {
+                    before[slot as usize].held.missing.as_deref().cloned().unwrap_or(MissingReason::NoSample)
+                }
                 None => MissingReason::NoSuchMetric(path.clone()),
             };
             // Name the root cause once, however long the chain of expressions is.

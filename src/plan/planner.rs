@@ -48,6 +48,8 @@ struct Wait {
 struct Task {
     wait: Option<Wait>,
     running: Option<DecisionId>,
+    /// Nothing more to plan: an alarm of recovery is answered once.
+    done: bool,
     upshot: Option<Upshot>,
     acted: Option<DecisionId>,
 }
@@ -145,7 +147,11 @@ impl Planner {
         if rows.is_empty() {
             return Taken::NoStrategy;
         }
-        let mut old = before.map(|c| c.tasks).unwrap_or_default();
+        // What was done about a violation says nothing about its recovery, and the other way round.
+        let same = before
+            .as_ref()
+            .is_some_and(|c| (c.alarm.kind == AlarmKind::Recovered) == (alarm.kind == AlarmKind::Recovered));
+        let mut old = before.filter(|_| same).map(|c| c.tasks).unwrap_or_default();
         let tasks = rows.into_iter().map(|row| (row, old.remove(&row).unwrap_or_default())).collect();
         self.cases.insert(alarm.slo.clone(), Case { alarm, tasks });
         Taken::Case
@@ -162,7 +168,8 @@ impl Planner {
             case.tasks.iter().find_map(|(row, task)| {
                 let rested = self.rest.get(&TaskId { slo: slo.clone(), row: *row }).is_none_or(|t| *t <= now);
                 let waits = task.wait.as_ref().is_some_and(|w| !w.missing.is_empty() && now < w.deadline);
-                (task.running.is_none() && !waits && (rested || task.wait.is_some())).then(|| (slo.clone(), *row))
+                (task.running.is_none() && !task.done && !waits && (rested || task.wait.is_some()))
+                    .then(|| (slo.clone(), *row))
             })
         })?;
         let policy = self.policy.rows[row].clone();
@@ -172,9 +179,10 @@ impl Planner {
 
     /// When [`Planner::next`] will have something that it has not now.
     pub fn due(&self) -> Option<Timestamp> {
-        let tasks = self.cases.iter().flat_map(|(slo, case)| case.tasks.iter().map(move |(row, t)| (slo, *row, t)));
+        let tasks =
+            self.cases.iter().flat_map(|(slo, case)| case.tasks.iter().map(move |(row, t)| (slo, *row, t)));
         tasks
-            .filter(|(_, _, task)| task.running.is_none())
+            .filter(|(_, _, task)| task.running.is_none() && !task.done)
             .filter_map(|(slo, row, task)| match &task.wait {
                 Some(wait) => Some(wait.deadline),
                 None => self.rest.get(&TaskId { slo: slo.clone(), row }).copied(),
@@ -193,7 +201,10 @@ impl Planner {
 
     /// The readings that did not come, if the strategy has run out of patience for them.
     pub fn overdue(&mut self, id: &TaskId) -> Vec<(String, String)> {
-        self.task(id).and_then(|t| t.wait.as_ref()).map(|w| w.missing.iter().cloned().collect()).unwrap_or_default()
+        self.task(id)
+            .and_then(|t| t.wait.as_ref())
+            .map(|w| w.missing.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// The strategy needs these readings; `false` when it has come back too often.
@@ -223,8 +234,10 @@ impl Planner {
     pub fn planned(&mut self, id: &TaskId, upshot: Upshot, now: Timestamp) -> (bool, Option<DecisionId>) {
         let cooldown = self.policy.rows[id.row].cooldown;
         self.rest.insert(id.clone(), now.after(cooldown));
+        let once = self.cases.get(&id.slo).is_some_and(|c| c.alarm.kind == AlarmKind::Recovered);
         let Some(task) = self.task(id) else { return (true, None) };
         task.wait = None;
+        task.done = once;
         let new = task.upshot.as_ref() != Some(&upshot);
         task.upshot = Some(upshot);
         (new, task.acted.take())

@@ -316,11 +316,22 @@ impl Shard {
     }
 
     /// Nobody is there to take the letter: whoever waits for an answer is told so.
-    fn return_letter(&mut self, name: &Arc<str>, letter: Letter, quarantined: bool, effects: &mut Vec<Effect>) {
+    fn return_letter(
+        &mut self,
+        name: &Arc<str>,
+        letter: Letter,
+        quarantined: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let missing = || Held::missing(MissingReason::NoSuchService(name.to_string()));
         match letter {
             Letter::Subscribe { from, metric } => {
-                self.orphans.entry(name.clone()).or_default().entry(metric.clone()).or_default().insert(from.clone());
+                self.orphans
+                    .entry(name.clone())
+                    .or_default()
+                    .entry(metric.clone())
+                    .or_default()
+                    .insert(from.clone());
                 let letter = Letter::Tell { from: name.clone(), metric, held: missing() };
                 self.mail.push((from, letter));
             }
@@ -350,7 +361,9 @@ impl Shard {
             }
             Letter::Call { token, request } if !matches!(request, Request::Unsubscribe { .. }) => {
                 let error = match self.by_name.get(name).and_then(|p| self.places[*p].as_ref()) {
-                    Some(Place::Quarantined(name, _)) if quarantined => PortError::Quarantined(name.to_string()),
+                    Some(Place::Quarantined(name, _)) if quarantined => {
+                        PortError::Quarantined(name.to_string())
+                    }
                     _ => PortError::NoSuchService(name.to_string()),
                 };
                 effects.push(Effect::Reply(token, Response::Error(error)));

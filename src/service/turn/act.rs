@@ -74,8 +74,15 @@ impl ServiceLoop {
             }
             Ok(effectors) => {
                 let key = format!("{from}/{decision}/{step}");
-                let perform =
-                    Perform { service: self.name.clone(), key, origin: from, decision, step, action, effectors };
+                let perform = Perform {
+                    service: self.name.clone(),
+                    key,
+                    origin: from,
+                    decision,
+                    step,
+                    action,
+                    effectors,
+                };
                 self.performing.insert(perform.key.clone(), perform.clone());
                 turn.effects.push(Effect::Perform(Box::new(perform)));
             }
@@ -150,15 +157,23 @@ impl ServiceLoop {
     /// The candidate `to` of a reference: bindings go to declared candidates only, so that no binding can close a cycle of metrics.
     fn candidate(&self, reference: &str, to: &str) -> Result<Arc<str>, (OutcomeStatus, String)> {
         let name = self.reference(reference)?;
-        let candidates = self.policy.references.get(&name).map(|r| r.candidates.as_slice()).unwrap_or_default();
+        let candidates =
+            self.policy.references.get(&name).map(|r| r.candidates.as_slice()).unwrap_or_default();
         candidates.iter().find(|c| &***c == to).cloned().ok_or_else(|| {
             let list: Vec<&str> = candidates.iter().map(|c| &**c).collect();
-            refused(format!("`{to}` is no candidate of reference `{reference}` (candidates: {})", list.join(", ")))
+            refused(format!(
+                "`{to}` is no candidate of reference `{reference}` (candidates: {})",
+                list.join(", ")
+            ))
         })
     }
 
     /// Every reference bound to `from`; an error if one of them may not be bound to `to`, or there is none.
-    fn replaceable(&self, from: &str, to: &str) -> Result<Vec<(Arc<str>, Arc<str>)>, (OutcomeStatus, String)> {
+    fn replaceable(
+        &self,
+        from: &str,
+        to: &str,
+    ) -> Result<Vec<(Arc<str>, Arc<str>)>, (OutcomeStatus, String)> {
         let bound: Vec<Arc<str>> = self
             .bindings
             .iter()
@@ -193,8 +208,11 @@ impl ServiceLoop {
                 let detail = format!("rebound {}", names.join(", "));
                 let changes: Vec<_> = changes.into_iter().map(|(r, t)| (r, Some(t))).collect();
                 self.rebind(&changes, turn);
-                let inverse =
-                    Action::Replace { service: Some(self.name.to_string()), from: to.clone(), to: from.clone() };
+                let inverse = Action::Replace {
+                    service: Some(self.name.to_string()),
+                    from: to.clone(),
+                    to: from.clone(),
+                };
                 Ok((detail, Some(inverse)))
             }
             Action::EnableSlo { slo, .. } => self.switch_slo(slo, true, turn),
@@ -263,7 +281,8 @@ impl ServiceLoop {
         }
         self.reweigh(turn);
         let (service, slo) = (Some(self.name.to_string()), slo.to_string());
-        let inverse = if on { Action::DisableSlo { service, slo } } else { Action::EnableSlo { service, slo } };
+        let inverse =
+            if on { Action::DisableSlo { service, slo } } else { Action::EnableSlo { service, slo } };
         Ok((String::new(), Some(inverse)))
     }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::{NoMonitor, ServiceLoop, Turn};
 use crate::analyze::Readings;
 use crate::model::ports::{Notification, PortError, SubscriptionMode};
-use crate::model::{Alarm, DecisionId, HumanDuration, Mode, OutcomeStatus, Reading, SloStatus, Timestamp, Verdict};
+use crate::model::{
+    Alarm, DecisionId, HumanDuration, Mode, OutcomeStatus, Reading, SloStatus, Timestamp, Verdict,
+};
 use crate::monitor::{Held, Refresh};
 use crate::service::control::{Component, ComponentStatus, Origin, ReferenceStatus, ServiceStatus, Wire};
 use crate::service::message::{Effect, Letter, Request, Response};
@@ -173,10 +175,16 @@ impl ServiceLoop {
             return Err(PortError::NoExecutorAttached(self.name.to_string()));
         }
         let Some(decision) = self.open.get_mut(&id) else {
-            return Err(PortError::Invalid(format!("decision {id} of `{}` is not open (any more)", self.name)));
+            return Err(PortError::Invalid(format!(
+                "decision {id} of `{}` is not open (any more)",
+                self.name
+            )));
         };
         if decision.verdict != Verdict::Proposed || !decision.outcomes.is_empty() {
-            return Err(PortError::Conflict(format!("decision {id} of `{}` is not a waiting proposal", self.name)));
+            return Err(PortError::Conflict(format!(
+                "decision {id} of `{}` is not a waiting proposal",
+                self.name
+            )));
         }
         let Some(plan) = &mut decision.plan else {
             return Err(PortError::Conflict(format!("decision {id} of `{}` has no plan", self.name)));
@@ -240,7 +248,11 @@ impl ServiceLoop {
             .map(|(name, bound)| {
                 let status = ReferenceStatus {
                     bound: bound.as_deref().map(str::to_string),
-                    candidates: candidates(name).unwrap_or_default().iter().map(ToString::to_string).collect(),
+                    candidates: candidates(name)
+                        .unwrap_or_default()
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
                 };
                 (name.to_string(), status)
             })
@@ -249,8 +261,12 @@ impl ServiceLoop {
 
     /// The wires of the components (R3-08); the backbone from monitor to monitor follows the bindings (R3-40).
     fn wires(&self) -> Vec<Wire> {
-        let (m, a, p, e) =
-            (self.monitor.is_some(), self.analyzer.is_some(), self.planner.is_some(), self.policy.execute.is_some());
+        let (m, a, p, e) = (
+            self.monitor.is_some(),
+            self.analyzer.is_some(),
+            self.planner.is_some(),
+            self.policy.execute.is_some(),
+        );
         let own = |c: &str| format!("{}/{c}", self.name);
         let wire = |from: String, to: String, port: &str| Wire { from, to, port: port.into() };
         let mut wires = Vec::new();
@@ -285,7 +301,10 @@ impl ServiceLoop {
             None => Vec::new(),
             Some(monitor) => {
                 let base = metric.split_once('[').map_or(metric, |(base, _)| base);
-                monitor.named(base).map(|s| monitor.refresh(s, max_age.map(|d| d.0), turn.now)).unwrap_or_default()
+                monitor
+                    .named(base)
+                    .map(|s| monitor.refresh(s, max_age.map(|d| d.0), turn.now))
+                    .unwrap_or_default()
             }
         };
         let mut ask = Ask {
@@ -335,8 +354,12 @@ impl ServiceLoop {
             }
             Asker::Service(from, token) => {
                 let held = self.holds(&ask.metric, turn.now);
-                let letter =
-                    Letter::Answer { from: self.name.clone(), token: *token, metric: ask.metric.clone(), held };
+                let letter = Letter::Answer {
+                    from: self.name.clone(),
+                    token: *token,
+                    metric: ask.metric.clone(),
+                    held,
+                };
                 turn.mail.push((from.clone(), letter));
             }
         }
@@ -489,8 +512,8 @@ impl ServiceLoop {
         }
         let before = watchers.len();
         watchers.retain(|w| {
-            let done = w.over(turn.now)
-                || (matches!(w.mode, SubscriptionMode::Interval { .. }) && w.next.is_none());
+            let done =
+                w.over(turn.now) || (matches!(w.mode, SubscriptionMode::Interval { .. }) && w.next.is_none());
             if done {
                 turn.effects.push(Effect::EndOfSubscription(w.token));
             }

@@ -124,8 +124,7 @@ impl ServiceLoop {
         if !same {
             self.incarnations[0] += 1;
         }
-        let read_the_same =
-            before.analyze.as_deref().map(Analyzer::all_paths).unwrap_or_default() == paths;
+        let read_the_same = before.analyze.as_deref().map(Analyzer::all_paths).unwrap_or_default() == paths;
         if same && read_the_same && rebound.is_empty() {
             return false;
         }
@@ -166,8 +165,7 @@ impl ServiceLoop {
         if !same {
             self.incarnations[1] += 1;
             let old = self.analyzer.take();
-            let gone: Vec<String> =
-                old.iter().flat_map(|a| a.names()).map(ToString::to_string).collect();
+            let gone: Vec<String> = old.iter().flat_map(|a| a.names()).map(ToString::to_string).collect();
             self.analyzer = self.policy.analyze.as_deref().map(|p| Analyzer::build(p, old, &self.enabled));
             for slo in gone {
                 let stays = self.analyzer.as_ref().is_some_and(|a| a.find(&slo).is_some());
@@ -247,8 +245,7 @@ impl ServiceLoop {
             .collect();
         for (metric, who) in pairs {
             let held = self.holds(&metric, turn.now);
-            let letter =
-                crate::service::message::Letter::Tell { from: self.name.clone(), metric, held };
+            let letter = crate::service::message::Letter::Tell { from: self.name.clone(), metric, held };
             turn.mail.push((who, letter));
         }
         self.end_watchers_of_missing(turn);

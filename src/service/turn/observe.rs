@@ -38,7 +38,8 @@ impl ServiceLoop {
 
     pub(super) fn subscribed(&mut self, from: Arc<str>, metric: Arc<str>, turn: &mut Turn<'_>) {
         let held = self.holds(&metric, turn.now);
-        turn.mail.push((from.clone(), Letter::Tell { from: self.name.clone(), metric: metric.clone(), held }));
+        turn.mail
+            .push((from.clone(), Letter::Tell { from: self.name.clone(), metric: metric.clone(), held }));
         self.listeners.entry(metric).or_default().insert(from);
         self.reweigh(turn);
     }
