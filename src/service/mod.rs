@@ -1,6 +1,9 @@
 //! The loop of one managed service: turn (pure), shard (many of them, pure), shell (the only asynchronous part), handles.
 
 pub mod control;
+pub mod groups;
 pub mod message;
+pub mod names;
 pub mod shard;
+pub mod simulation;
 pub mod turn;

@@ -70,6 +70,22 @@ pub struct Tally {
     pub outcomes: BTreeMap<&'static str, u64>,
 }
 
+impl Tally {
+    /// Adds what another shard counted.
+    pub fn add(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.refused += other.refused;
+        self.alarms += other.alarms;
+        self.strategies += other.strategies;
+        self.failed += other.failed;
+        self.asks += other.asks;
+        self.told += other.told;
+        for (status, count) in &other.outcomes {
+            *self.outcomes.entry(status).or_default() += count;
+        }
+    }
+}
+
 /// The loop of one managed service.
 pub struct ServiceLoop {
     pub(super) name: Arc<str>,
