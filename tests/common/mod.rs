@@ -62,6 +62,13 @@ impl Sim {
         self.apply(&policies(&[("policy.yaml", yaml)]));
     }
 
+    /// Detaches the monitor of a service of `yaml`, whatever the other components would still like to read.
+    pub fn strip_monitor(&mut self, service: &str, yaml: &str) {
+        let mut policy = policies(&[("policy.yaml", yaml)]).services[service].clone();
+        policy.monitor = None;
+        self.attach(policy, Default::default());
+    }
+
     /// Lets so many seconds pass.
     pub fn wait(&mut self, seconds: u64) {
         self.advance(Duration::from_secs(seconds));
@@ -174,3 +181,18 @@ pub fn action(json: serde_json::Value) -> Action {
     serde_json::from_value(json).expect("an action")
 }
 
+
+/// The surroundings of a shard that a test feeds itself.
+#[derive(Default)]
+pub struct Still(homeostat::service::names::Names);
+
+impl homeostat::service::shard::Surroundings for Still {
+    fn metric_id(&mut self, name: &str) -> homeostat::model::MetricId {
+        self.0.metric(name)
+    }
+    fn limits(&mut self) -> homeostat::plan::strategy::RunLimits {
+        let deadline = homeostat::plan::strategy::Deadline::CutAt(None);
+        homeostat::plan::strategy::RunLimits { operations: 100_000, deadline }
+    }
+    fn cut(&mut self, _: u64) {}
+}
