@@ -104,7 +104,7 @@ fn the_wires_are_those_between_components_that_are_there() {
             "A/plan>A/monitor:metrics"
         ]
     );
-    s.strip_monitor("A", &three(["MAPE", "M", ""]));
+    s.strip("A", &three(["MAPE", "M", ""]), |policy| policy.monitor = None);
     assert_eq!(s.components("A"), "APE");
     assert_eq!(wires(&mut s), ["A/analyze>A/plan:alarms", "A/plan>A/execute:actions"]);
 }

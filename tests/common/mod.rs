@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use homeostat::model::ports::PortError;
 use homeostat::model::{Action, AlarmKind, Decision, OutcomeStatus, Timestamp, Verdict};
+use homeostat::policy::ServicePolicy;
 use homeostat::policy::load::Sources;
 use homeostat::policy::set::PolicySet;
 use homeostat::service::message::{Request, Response};
@@ -62,10 +63,10 @@ impl Sim {
         self.apply(&policies(&[("policy.yaml", yaml)]));
     }
 
-    /// Detaches the monitor of a service of `yaml`, whatever the other components would still like to read.
-    pub fn strip_monitor(&mut self, service: &str, yaml: &str) {
+    /// Applies a service of `yaml` without some of it, whatever the other components would still like to use.
+    pub fn strip(&mut self, service: &str, yaml: &str, take: impl FnOnce(&mut ServicePolicy)) {
         let mut policy = policies(&[("policy.yaml", yaml)]).services[service].clone();
-        policy.monitor = None;
+        take(&mut policy);
         self.attach(policy, Default::default());
     }
 
