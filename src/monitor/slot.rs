@@ -49,6 +49,9 @@ pub enum Refused {
     NoMetric,
 }
 
+/// The members of a family: label and value.
+type Family = Vec<(Arc<str>, f64)>;
+
 /// One metric.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -65,7 +68,7 @@ pub(super) struct Slot {
     /// The spread in which it last got a value.
     pub(super) generation: u64,
     pub(super) history: Option<Box<History>>,
-    family: Option<Box<Vec<(Arc<str>, f64)>>>,
+    family: Option<Box<Family>>,
     stale_after: Option<Duration>,
     unit: Option<Arc<str>>,
 }
@@ -444,7 +447,7 @@ impl Slot {
                 Source::Window { policy, window, computed, fed, .. },
                 Source::Window { policy: old, window: kept, computed: when, fed: newest, .. },
             ) if policy.of == old.of => {
-                *window = Box::new(kept.reshape(policy.aggregate, policy.over));
+                **window = kept.reshape(policy.aggregate, policy.over);
                 (*computed, *fed) = (when, newest);
                 policy.aggregate == old.aggregate && policy.over == old.over
             }
