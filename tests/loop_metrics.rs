@@ -133,6 +133,18 @@ fn reading_a_composed_metric_asks_each_direct_dependency_once() {
     assert_eq!(s.tally().told, before.told);
 }
 
+/// Requirement: R3-32
+#[test]
+fn a_subscriber_to_a_composed_metric_is_not_told_of_the_asking() {
+    let mut s = simulate(AB);
+    s.push("B", "cost", 18.0);
+    s.push("C", "cost", 10.0);
+    assert_eq!(s.value("A", "cost"), Some(28.0));
+    let token = s.subscribe("A", "cost", SubscriptionMode::Change { start: None, duration: None }).unwrap();
+    s.push("B", "cost", 19.0);
+    assert_eq!(s.told(token), [(0.0, Some(29.0))]);
+}
+
 /// Requirement: R3-36, R3-12
 #[test]
 fn a_sensor_that_nobody_needs_is_read_when_asked() {

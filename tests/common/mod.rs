@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::ops::{Deref, DerefMut};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use homeostat::model::ports::PortError;
@@ -170,10 +171,13 @@ pub fn shop(shards: usize) -> Sim {
 
 /// `policies/shop` as it is shipped.
 pub fn shop_policies() -> PolicySet {
-    policies(&[
-        ("shop/shop.yaml", include_str!("../../policies/shop/shop.yaml")),
-        ("shop/cheapest.rhai", include_str!("../../policies/shop/cheapest.rhai")),
-    ])
+    static SHOP: LazyLock<PolicySet> = LazyLock::new(|| {
+        policies(&[
+            ("shop/shop.yaml", include_str!("../../policies/shop/shop.yaml")),
+            ("shop/cheapest.rhai", include_str!("../../policies/shop/cheapest.rhai")),
+        ])
+    });
+    SHOP.clone()
 }
 
 /// An action from JSON.

@@ -486,11 +486,13 @@ impl ServiceLoop {
                 "an interval of {interval} is too short; at least 1ms is needed"
             )));
         }
-        let mut watcher = Watcher::new(token, name, mode, turn.now);
-        // A subscriber on change is told of changes, so it must know from which value.
-        watcher.told = self.read_call(&watcher.metric, turn.now).and_then(|r| r.value()).map(Some);
-        self.watchers.push(watcher);
+        self.watchers.push(Watcher::new(token, name.clone(), mode, turn.now));
         self.reweigh(turn);
+        // A subscriber on change is told of changes, so it must know from which value: what is held once it is known what is needed.
+        let told = self.read_call(&name, turn.now).and_then(|r| r.value()).map(Some);
+        if let Some(watcher) = self.watchers.last_mut() {
+            watcher.told = told;
+        }
         self.tick_watchers(turn);
         Response::Done
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::{ServiceLoop, Turn};
 use crate::execute::Run;
 use crate::model::plan::OnFailure;
-use crate::model::{Action, Alarm, AlarmKind, Decision, DecisionId, Mode, Plan, Reading, Verdict};
+use crate::model::{
+    Action, Alarm, AlarmKind, Decision, DecisionId, Mode, OutcomeStatus, Plan, Reading, Verdict,
+};
 use crate::plan::strategy::{End, Known, ReferenceView};
 use crate::plan::{Taken, TaskId, Upshot};
 use crate::policy::script::Script;
@@ -342,7 +344,7 @@ impl ServiceLoop {
         let waiting: Vec<DecisionId> = self
             .open
             .values()
-            .filter(|d| d.helped.is_none() && !d.outcomes.is_empty())
+            .filter(|d| d.helped.is_none() && d.outcomes.iter().any(|o| o.status == OutcomeStatus::Done))
             .filter(|d| d.alarm.as_ref().is_some_and(|a| a.slo == slo))
             .map(|d| d.id)
             .collect();
