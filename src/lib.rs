@@ -1,3 +1,5 @@
 //! homeostat
+pub mod cli;
+pub mod connectors;
 pub mod model;
 pub mod policy;
