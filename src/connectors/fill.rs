@@ -82,9 +82,22 @@ pub(super) fn plain(template: &Template, arguments: &Arguments) -> Result<String
     fill(template, arguments, |filled, value| filled.push_str(&raw(value)))
 }
 
-/// For URLs and form bodies: values percent-encoded (RFC 3986, everything but unreserved characters).
+/// For form bodies: values percent-encoded (RFC 3986, everything but unreserved characters).
 pub(super) fn encoded(template: &Template, arguments: &Arguments) -> Result<String, ConnectorError> {
     fill(template, arguments, |filled, value| percent_encode(filled, &raw(value)))
+}
+
+/// For URLs: values percent-encoded. `.` and `..` cannot be encoded and would lead to another path, so they are refused.
+pub(super) fn url(template: &Template, arguments: &Arguments) -> Result<String, ConnectorError> {
+    for name in template.arguments() {
+        let value = raw(arguments.get(name)?);
+        if value == "." || value == ".." {
+            return Err(ConnectorError::Config(format!(
+                "`{{{name}}}` is `{value}`, which would lead to another path of the URL"
+            )));
+        }
+    }
+    encoded(template, arguments)
 }
 
 /// For JSON bodies: inside a JSON string the value's text, escaped; elsewhere the value as JSON, strings with their quotes.
@@ -204,8 +217,14 @@ mod tests {
     #[test]
     fn in_urls_values_are_percent_encoded() {
         let filled =
-            encoded(&template("http://h/{service}/{property}?v={value}&k={key}"), &arguments(json!("a/ü &")));
+            url(&template("http://h/{service}/{property}?v={value}&k={key}"), &arguments(json!("a/ü &")));
         assert_eq!(filled.as_deref(), Ok("http://h/C%202/threads?v=a%2F%C3%BC%20%26&k=A%2F17%2F0"));
+    }
+
+    #[test]
+    fn a_value_cannot_lead_to_another_path() {
+        let error = url(&template("http://h/config/{value}"), &arguments(json!(".."))).expect_err("refused");
+        assert!(error.to_string().contains("another path"), "{error}");
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn kind(spec: &HttpEffector) -> Kind {
 
 /// Fills in a URL and checks what came out.
 fn filled_url(template: &Template, arguments: &Arguments) -> Result<url::Url, ConnectorError> {
-    syntax::url(&fill::encoded(template, arguments)?).map_err(ConnectorError::Config)
+    syntax::url(&fill::url(template, arguments)?).map_err(ConnectorError::Config)
 }
 
 async fn with_headers(

@@ -30,7 +30,8 @@ impl Sensor for NagiosReader {
         let data = perfdata(&printed);
         let chosen = match &self.label {
             Some(label) => data.iter().find(|d| d.label == *label),
-            None => data.iter().find(|d| d.value.is_some()),
+            // The first, even when it is unknown: a metric must not change its meaning from one run to the next.
+            None => data.first(),
         };
         let mut found: Vec<Measurement> =
             chosen.and_then(|d| d.value).map(Measurement::value).into_iter().collect();

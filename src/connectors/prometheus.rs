@@ -423,12 +423,8 @@ impl Sum {
     }
 
     fn measurement(&self, label: Option<Arc<str>>) -> Option<Measurement> {
-        (self.count > 0 && self.total.is_finite()).then(|| Measurement {
-            output: None,
-            label,
-            value: self.total,
-            at: self.at,
-        })
+        let good = self.count > 0 && self.total.is_finite();
+        good.then_some(Measurement { output: None, label, value: self.total, at: self.at })
     }
 }
 

@@ -445,6 +445,7 @@ async fn a_bad_exposition_is_named_with_its_line() {
     assert!(text.contains("line 2: a space is missing"), "{text}");
 }
 
+/// Requirement: R3-36
 #[tokio::test]
 async fn udp_sensors_of_one_address_share_its_socket() {
     let connectors = Connectors::new();
@@ -543,4 +544,39 @@ async fn the_log_effector_answers_with_its_line() {
     assert_eq!(plain.perform(&set(json!(10))).await.as_deref(), Ok("set(threads, 10)"));
     let told = effector(&connectors, json!({"log": {"text": "{service}: {property} to {value}"}}));
     assert_eq!(told.perform(&set(json!("x\ny"))).await.as_deref(), Ok("C2: threads to x y"));
+}
+
+/// The examples of the manual, as policies would contain them.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Example {
+    #[serde(default)]
+    sensors: std::collections::BTreeMap<String, SensorSpec>,
+    #[serde(default)]
+    execute: std::collections::BTreeMap<String, EffectorSpec>,
+}
+
+#[test]
+fn every_example_of_the_manual_can_be_built() {
+    let manual = include_str!("../../docs/connectors.md");
+    let connectors = Connectors::new();
+    connectors.register_sensor("queue", |_| Ok(BuiltSensor::Passive));
+    connectors.register_effector("valve", |_| Err(ConnectorError::Config("reached".into())));
+    let mut kinds = std::collections::BTreeSet::new();
+    for block in manual.split("```yaml\n").skip(1) {
+        let text = block.split("```").next().expect("a block ends");
+        let example: Example = serde_saphyr::from_str(text).unwrap_or_else(|e| panic!("{text}\n{e}"));
+        for (name, spec) in &example.sensors {
+            connectors.sensor("A", name, spec).unwrap_or_else(|e| panic!("{e}"));
+            kinds.insert(format!("sensor {}", spec.protocol()));
+        }
+        for (name, spec) in &example.execute {
+            match connectors.effector("A", spec) {
+                Ok(_) => {}
+                Err(e) => assert!(e.to_string().ends_with("reached"), "{name}: {e}"),
+            }
+            kinds.insert(format!("effector {}", spec.protocol()));
+        }
+    }
+    assert_eq!(kinds.len(), 14, "one example of each kind: {kinds:?}");
 }
