@@ -18,7 +18,8 @@ pub const DEFAULT_TIMEOUT: HumanDuration = HumanDuration::seconds(5);
 
 /// How a metric is read. Externally tagged: `{ http: { url: … } }`; `push` alone is a pushed metric.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", remote = "Self")]
+#[schemars(transform = super::shorthand::or_push)]
 pub enum SensorSpec {
     /// Values are pushed over HTTP, by an action or by the embedding program.
     Push(PushSensor),
@@ -421,7 +422,8 @@ impl HostQuantity {
 
 /// How an action is carried out. Externally tagged: `{ http: { … } }`; `log` alone writes a log line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", remote = "Self")]
+#[schemars(transform = super::shorthand::or_log)]
 pub enum EffectorSpec {
     /// An HTTP request. `{name}` in `url`, `body` and header values stands for an argument of the action, `{service}` for the service.
     Http(HttpEffector),

@@ -10,6 +10,7 @@ pub mod plan;
 pub mod ports;
 pub mod resource;
 pub mod series;
+mod shorthand;
 pub mod syntax;
 pub mod template;
 pub mod time;
