@@ -1,5 +1,7 @@
 //! homeostat
 pub mod analyze;
+pub mod cli;
+pub mod connectors;
 pub mod execute;
 pub mod knowledge;
 pub mod model;
