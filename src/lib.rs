@@ -1,3 +1,4 @@
 //! homeostat
 pub mod model;
+pub mod plan;
 pub mod policy;

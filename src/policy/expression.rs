@@ -1,74 +1,534 @@
-//! Expressions over readings: rhai's syntax tree, compiled to a small tree over numbered inputs.
+//! Expressions over readings: rhai's syntax, compiled to a small tree over numbered inputs.
+//!
+//! Numbers are `f64` throughout: `7 / 2` is 3.5. Comparisons and logic yield 1 and 0. `&&` and `||` look at their right side
+//! only when the left does not decide. An expression whose value is not finite, in whole or in part, has no value.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::syntax::{self, Kind, Operator, Refusal, Syntax};
 use crate::model::MetricPath;
 
-/// A compiled expression. Comparisons and logic yield 1 and 0.
-#[derive(Debug, Clone, PartialEq)]
+/// A compiled expression.
+#[derive(Debug, Clone)]
 pub struct Expression {
     /// As written.
     pub source: Arc<str>,
     /// The readings it needs, in the order of their numbers; no path appears twice.
     pub inputs: Vec<MetricPath>,
     pub(crate) root: Node,
+    /// The condition of a violation; empty when the expression is no condition.
+    negated: Arc<str>,
+}
+
+/// What is wrong with the text of an expression.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ExpressionError {
+    /// What was found.
+    pub message: String,
+    /// What would be right.
+    pub hint: Option<String>,
+    /// Where, in bytes of the text; never beyond its end.
+    pub span: Range<usize>,
+}
+
+/// Why an expression has no value now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    /// The input of this number is missing. With the next reading it may be there.
+    #[error("input {0} is missing")]
+    MissingInput(usize),
+    /// A step has no finite value: a division by zero, the root of a negative number, an overflow.
+    #[error("the expression has no finite value")]
+    NotFinite,
 }
 
 /// One node of the tree.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Node {
-    /// A number.
+    /// A number, or a boolean as 1 or 0.
     Constant(f64),
+    /// The input of this number.
+    Input(u16),
+    /// Minus.
+    Neg(Box<Node>),
+    /// 1 for 0, and 0 otherwise.
+    Not(Box<Node>),
+    /// Arithmetic or a comparison.
+    Binary(Operator, Box<(Node, Node)>),
+    /// 0 at the first that is 0.
+    And(Box<[Node]>),
+    /// 1 at the first that is 1.
+    Or(Box<[Node]>),
+    /// Condition, then, else.
+    If(Box<[Node; 3]>),
+    /// A function of numbers.
+    Call(Builtin, Box<[Node]>),
+    /// The first, or the second when the first has no value.
+    Default(Box<(Node, Node)>),
 }
 
-#[derive(Debug)]
-pub struct ExpressionError {
-    pub message: String,
-    pub hint: Option<String>,
-    pub span: std::ops::Range<usize>,
+/// The functions that expressions know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Builtin {
+    Min,
+    Max,
+    Abs,
+    Sqrt,
+    Floor,
+    Ceil,
+    Round,
+    Clamp,
+    Ln,
+    Exp,
+    Pow,
+    /// `x in low..=high`
+    Within,
+    /// `x in low..high`
+    WithinBelow,
 }
+
+/// Every function with the fewest and most arguments that it takes.
+const BUILTINS: [(&str, Builtin, usize, usize); 11] = [
+    ("min", Builtin::Min, 1, usize::MAX),
+    ("max", Builtin::Max, 1, usize::MAX),
+    ("abs", Builtin::Abs, 1, 1),
+    ("sqrt", Builtin::Sqrt, 1, 1),
+    ("floor", Builtin::Floor, 1, 1),
+    ("ceil", Builtin::Ceil, 1, 1),
+    ("round", Builtin::Round, 1, 1),
+    ("clamp", Builtin::Clamp, 3, 3),
+    ("ln", Builtin::Ln, 1, 1),
+    ("exp", Builtin::Exp, 1, 1),
+    ("pow", Builtin::Pow, 2, 2),
+];
+
+const FUNCTIONS: &str = "the functions are min, max, abs, sqrt, floor, ceil, round, clamp, ln, exp, pow and default(metric, fallback)";
+
+/// What a part of an expression yields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Number,
+    Boolean,
+}
+
+impl Type {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Number => "a number",
+            Self::Boolean => "a condition",
+        }
+    }
+}
+
 impl Expression {
-    pub fn parse(text: &str) -> Result<Self, ExpressionError> {
-        let mut inputs = Vec::new();
-        let bytes: Vec<(usize, char)> = text.char_indices().collect();
-        let mut i = 0;
-        while i < bytes.len() {
-            let c = bytes[i].1;
-            if c.is_ascii_digit() {
-                while i < bytes.len() && (bytes[i].1.is_ascii_alphanumeric() || bytes[i].1 == '.') {
-                    i += 1;
-                }
-                continue;
-            }
-            if c.is_ascii_alphabetic() || c == '_' {
-                let start = bytes[i].0;
-                while i < bytes.len()
-                    && (bytes[i].1.is_ascii_alphanumeric() || bytes[i].1 == '_' || bytes[i].1 == '.')
-                {
-                    i += 1;
-                }
-                let end = bytes.get(i).map_or(text.len(), |b| b.0);
-                let path = MetricPath::parse(&text[start..end]);
-                if !inputs.contains(&path) {
-                    inputs.push(path);
-                }
-                continue;
-            }
-            i += 1;
-        }
-        Ok(Self { source: text.into(), inputs, root: Node::Constant(0.0) })
+    /// Reads an expression: arithmetic (`+ - * / % **`), comparison, logic (`&& || !`), `if c { a } else { b }`,
+    /// `x in low..=high`, and the functions min, max, abs, sqrt, floor, ceil, round, clamp, ln, exp, pow and
+    /// `default(x, fallback)`, over own metrics (`cost`), metrics of references (`payment.cost`) and numbers that may carry
+    /// units (`2s`, `80%`, `512MiB`; a `%` directly after a digit is a unit unless an operand follows it).
+    ///
+    /// # Errors
+    /// What is wrong, where in `source`, and what would be right.
+    pub fn parse(source: &str) -> Result<Self, ExpressionError> {
+        Self::compile(source).map(|(expression, _)| expression).map_err(|refusal| within(source, refusal))
     }
-    pub fn parse_condition(text: &str) -> Result<Self, ExpressionError> {
-        if !text.contains(['<', '>', '=']) {
-            return Err(ExpressionError {
-                message: "not a condition".into(),
-                hint: None,
-                span: 0..text.len(),
-            });
-        }
-        Self::parse(text)
+
+    /// Reads a condition, such as the objective of an SLO: an expression that yields true or false and reads a metric.
+    ///
+    /// # Errors
+    /// As [`Expression::parse`], and when it is no condition or reads no metric.
+    pub fn parse_condition(source: &str) -> Result<Self, ExpressionError> {
+        let whole = 0..source.len();
+        let result = Self::compile(source).and_then(|(expression, kind)| {
+            if kind != Type::Boolean {
+                return Err(Refusal::new("this yields a number, and a condition is needed", whole)
+                    .hint(format!("compare it with something, such as `{} < 30`", source.trim())));
+            }
+            if expression.inputs.is_empty() {
+                return Err(Refusal::new("this condition reads no metric, so it never changes", whole)
+                    .hint("name a metric in it, such as `cost < 30`"));
+            }
+            Ok(expression)
+        });
+        result.map_err(|refusal| within(source, refusal))
     }
+
+    fn compile(source: &str) -> Result<(Self, Type), Refusal> {
+        let syntax = syntax::expression(source)?;
+        let mut compiler = Compiler { source, inputs: Vec::new() };
+        let (root, kind) = compiler.node(&syntax)?;
+        let negated =
+            if kind == Type::Boolean { print(&negate(&syntax), source, 0).into() } else { Arc::from("") };
+        Ok((Self { source: source.into(), inputs: compiler.inputs, root, negated }, kind))
+    }
+
+    /// The value over `inputs`, which are in the order of [`Expression::inputs`]; a condition yields 1 or 0.
+    /// Allocates nothing.
+    ///
+    /// # Errors
+    /// The first input that is needed and missing, or that a step has no finite value.
+    pub fn eval(&self, inputs: &[Option<f64>]) -> Result<f64, EvalError> {
+        self.root.eval(inputs)
+    }
+
+    /// Whether it yields true or false.
+    pub fn is_condition(&self) -> bool {
+        !self.negated.is_empty()
+    }
+
+    /// The condition that holds exactly when this one does not, in the words of the source: `cost >= 30` for `cost < 30`.
+    /// Comparisons flip, `&&` and `||` change places (De Morgan), anything else becomes `!(…)`. Empty when this is no condition.
     pub fn negated_text(&self) -> String {
-        format!("!({})", self.source)
+        self.negated.to_string()
     }
+}
+
+/// Two expressions are equal when their texts are.
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl std::fmt::Display for Expression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.source)
+    }
+}
+
+/// The refusal with its span held within `source`.
+fn within(source: &str, refusal: Refusal) -> ExpressionError {
+    let end = refusal.span.end.min(source.len());
+    ExpressionError { message: refusal.message, hint: refusal.hint, span: refusal.span.start.min(end)..end }
+}
+
+/// Gives inputs their numbers and checks types.
+struct Compiler<'a> {
+    source: &'a str,
+    inputs: Vec<MetricPath>,
+}
+
+impl Compiler<'_> {
+    fn node(&mut self, syntax: &Syntax) -> Result<(Node, Type), Refusal> {
+        Ok(match &syntax.kind {
+            Kind::Number(value) => (Node::Constant(*value), Type::Number),
+            Kind::Bool(value) => (Node::Constant(truth(*value)), Type::Boolean),
+            Kind::Own(name) => (self.input(MetricPath::Own(name.as_str().into())), Type::Number),
+            Kind::Via(reference, metric) => {
+                let path =
+                    MetricPath::Via { reference: reference.as_str().into(), metric: metric.as_str().into() };
+                (self.input(path), Type::Number)
+            }
+            Kind::Neg(x) => match self.number(x, "`-`")? {
+                Node::Constant(value) => (Node::Constant(-value), Type::Number),
+                node => (Node::Neg(Box::new(node)), Type::Number),
+            },
+            Kind::Not(x) => (Node::Not(Box::new(self.boolean(x, "`!`")?)), Type::Boolean),
+            Kind::Binary(operator, sides) => self.binary(*operator, &sides.0, &sides.1, &syntax.span)?,
+            Kind::And(parts) => (Node::And(self.booleans(parts, "`&&`")?), Type::Boolean),
+            Kind::Or(parts) => (Node::Or(self.booleans(parts, "`||`")?), Type::Boolean),
+            Kind::If(parts) => self.choice(parts)?,
+            Kind::In { parts, inclusive } => {
+                let builtin = if *inclusive { Builtin::Within } else { Builtin::WithinBelow };
+                (Node::Call(builtin, self.numbers(parts.as_slice(), "`in`")?), Type::Boolean)
+            }
+            Kind::Call(name, arguments) => self.call(name, arguments, &syntax.span)?,
+        })
+    }
+
+    fn input(&mut self, path: MetricPath) -> Node {
+        let number = self.inputs.iter().position(|p| *p == path).unwrap_or_else(|| {
+            self.inputs.push(path);
+            self.inputs.len() - 1
+        });
+        // The longest expression has far fewer names than a u16 counts.
+        Node::Input(u16::try_from(number).unwrap_or(u16::MAX))
+    }
+
+    fn typed(&mut self, syntax: &Syntax, wanted: Type, by: &str) -> Result<Node, Refusal> {
+        let (node, found) = self.node(syntax)?;
+        if found == wanted {
+            return Ok(node);
+        }
+        let text = &self.source[syntax.span.clone()];
+        let refusal = Refusal::new(
+            format!("{by} needs {}, and `{text}` yields {}", wanted.name(), found.name()),
+            syntax.span.clone(),
+        );
+        Err(match wanted {
+            Type::Boolean => refusal.hint("compare it with something, such as `cost < 30`"),
+            Type::Number => {
+                refusal.hint("turn a condition into a number with `if condition { 1 } else { 0 }`")
+            }
+        })
+    }
+
+    fn number(&mut self, syntax: &Syntax, by: &str) -> Result<Node, Refusal> {
+        self.typed(syntax, Type::Number, by)
+    }
+
+    fn boolean(&mut self, syntax: &Syntax, by: &str) -> Result<Node, Refusal> {
+        self.typed(syntax, Type::Boolean, by)
+    }
+
+    fn numbers(&mut self, parts: &[Syntax], by: &str) -> Result<Box<[Node]>, Refusal> {
+        parts.iter().map(|part| self.number(part, by)).collect()
+    }
+
+    fn booleans(&mut self, parts: &[Syntax], by: &str) -> Result<Box<[Node]>, Refusal> {
+        parts.iter().map(|part| self.boolean(part, by)).collect()
+    }
+
+    fn binary(
+        &mut self,
+        operator: Operator,
+        left: &Syntax,
+        right: &Syntax,
+        span: &Range<usize>,
+    ) -> Result<(Node, Type), Refusal> {
+        let by = format!("`{}`", operator.text());
+        if operator.compares()
+            && let Kind::Binary(first, sides) = &left.kind
+            && first.compares()
+        {
+            let text = |s: &Syntax| print(s, self.source, 10);
+            return Err(Refusal::new("comparisons cannot be chained", left.span.start..span.end).hint(
+                format!(
+                    "write `{} {} {} && {} {} {}`",
+                    text(&sides.0),
+                    first.text(),
+                    text(&sides.1),
+                    text(&sides.1),
+                    operator.text(),
+                    text(right)
+                ),
+            ));
+        }
+        if matches!(operator, Operator::Eq | Operator::Ne) {
+            let (a, kind) = self.node(left)?;
+            let b = self.typed(right, kind, &by)?;
+            return Ok((Node::Binary(operator, Box::new((a, b))), Type::Boolean));
+        }
+        let sides = Box::new((self.number(left, &by)?, self.number(right, &by)?));
+        let kind = if operator.compares() { Type::Boolean } else { Type::Number };
+        Ok((Node::Binary(operator, sides), kind))
+    }
+
+    fn choice(&mut self, parts: &[Syntax; 3]) -> Result<(Node, Type), Refusal> {
+        let [condition, yes, no] = parts;
+        let condition = self.boolean(condition, "`if`")?;
+        let (yes, kind) = self.node(yes)?;
+        let no = self.typed(no, kind, "`else`")?;
+        Ok((Node::If(Box::new([condition, yes, no])), kind))
+    }
+
+    fn call(
+        &mut self,
+        name: &str,
+        arguments: &[Syntax],
+        span: &Range<usize>,
+    ) -> Result<(Node, Type), Refusal> {
+        let count = |least: usize, most: usize| {
+            if (least..=most).contains(&arguments.len()) {
+                return Ok(());
+            }
+            let wanted = match (least, most) {
+                (1, usize::MAX) => "at least one argument".to_string(),
+                (1, 1) => "one argument".to_string(),
+                (n, _) => format!("{n} arguments"),
+            };
+            Err(Refusal::new(format!("`{name}` takes {wanted}, not {}", arguments.len()), span.clone()))
+        };
+        if name == "default" {
+            count(2, 2).map_err(|e| e.hint("write `default(metric, fallback)`"))?;
+            let (value, kind) = self.node(&arguments[0])?;
+            let fallback = self.typed(&arguments[1], kind, "the fallback of `default`")?;
+            return Ok((Node::Default(Box::new((value, fallback))), kind));
+        }
+        let Some((_, builtin, least, most)) = BUILTINS.iter().find(|(known, ..)| *known == name) else {
+            let hint = match name {
+                "avg" | "mean" | "sum" | "count" | "rate" | "delta" | "stddev" | "ewma" | "median"
+                | "last" | "age" => format!(
+                    "to aggregate over time, declare a metric `{{ of: METRIC, aggregate: {name}, over: 60s }}`"
+                ),
+                "metric" | "reading" => "name the metric itself: `cost` or `reference.cost`".to_string(),
+                _ => FUNCTIONS.to_string(),
+            };
+            return Err(Refusal::new(format!("there is no function `{name}`"), span.clone()).hint(hint));
+        };
+        count(*least, *most)?;
+        Ok((Node::Call(*builtin, self.numbers(arguments, &format!("`{name}`"))?), Type::Number))
+    }
+}
+
+fn truth(value: bool) -> f64 {
+    if value { 1.0 } else { 0.0 }
+}
+
+fn finite(value: f64) -> Result<f64, EvalError> {
+    if value.is_finite() { Ok(value) } else { Err(EvalError::NotFinite) }
+}
+
+impl Node {
+    fn eval(&self, inputs: &[Option<f64>]) -> Result<f64, EvalError> {
+        match self {
+            Self::Constant(value) => Ok(*value),
+            Self::Input(number) => {
+                let number = usize::from(*number);
+                let value = inputs.get(number).copied().flatten().ok_or(EvalError::MissingInput(number))?;
+                finite(value)
+            }
+            Self::Neg(x) => Ok(-x.eval(inputs)?),
+            Self::Not(x) => Ok(truth(x.eval(inputs)? == 0.0)),
+            Self::Binary(operator, sides) => binary(*operator, sides.0.eval(inputs)?, sides.1.eval(inputs)?),
+            Self::And(parts) => {
+                for part in parts {
+                    if part.eval(inputs)? == 0.0 {
+                        return Ok(0.0);
+                    }
+                }
+                Ok(1.0)
+            }
+            Self::Or(parts) => {
+                for part in parts {
+                    if part.eval(inputs)? != 0.0 {
+                        return Ok(1.0);
+                    }
+                }
+                Ok(0.0)
+            }
+            Self::If(parts) => {
+                let [condition, yes, no] = &**parts;
+                if condition.eval(inputs)? != 0.0 { yes.eval(inputs) } else { no.eval(inputs) }
+            }
+            Self::Call(builtin, arguments) => call(*builtin, arguments, inputs),
+            Self::Default(pair) => pair.0.eval(inputs).or_else(|_| pair.1.eval(inputs)),
+        }
+    }
+}
+
+fn binary(operator: Operator, a: f64, b: f64) -> Result<f64, EvalError> {
+    match operator {
+        Operator::Add => finite(a + b),
+        Operator::Sub => finite(a - b),
+        Operator::Mul => finite(a * b),
+        Operator::Div => finite(a / b),
+        Operator::Rem => finite(a % b),
+        Operator::Pow => finite(a.powf(b)),
+        Operator::Lt => Ok(truth(a < b)),
+        Operator::Le => Ok(truth(a <= b)),
+        Operator::Gt => Ok(truth(a > b)),
+        Operator::Ge => Ok(truth(a >= b)),
+        Operator::Eq => Ok(truth(a == b)),
+        Operator::Ne => Ok(truth(a != b)),
+    }
+}
+
+fn call(builtin: Builtin, arguments: &[Node], inputs: &[Option<f64>]) -> Result<f64, EvalError> {
+    // The compiler has counted the arguments.
+    let argument = |n: usize| arguments.get(n).map_or(Err(EvalError::NotFinite), |node| node.eval(inputs));
+    let fold = |choose: fn(f64, f64) -> f64| {
+        let mut best = argument(0)?;
+        for node in &arguments[1..] {
+            best = choose(best, node.eval(inputs)?);
+        }
+        Ok(best)
+    };
+    match builtin {
+        Builtin::Min => fold(f64::min),
+        Builtin::Max => fold(f64::max),
+        Builtin::Abs => Ok(argument(0)?.abs()),
+        Builtin::Sqrt => finite(argument(0)?.sqrt()),
+        Builtin::Floor => Ok(argument(0)?.floor()),
+        Builtin::Ceil => Ok(argument(0)?.ceil()),
+        Builtin::Round => Ok(argument(0)?.round()),
+        Builtin::Ln => finite(argument(0)?.ln()),
+        Builtin::Exp => finite(argument(0)?.exp()),
+        Builtin::Pow => finite(argument(0)?.powf(argument(1)?)),
+        Builtin::Clamp => {
+            let (x, low, high) = (argument(0)?, argument(1)?, argument(2)?);
+            // Bounds in the wrong order allow no value at all.
+            if low <= high { Ok(x.clamp(low, high)) } else { Err(EvalError::NotFinite) }
+        }
+        Builtin::Within => {
+            let (x, low, high) = (argument(0)?, argument(1)?, argument(2)?);
+            Ok(truth(low <= x && x <= high))
+        }
+        Builtin::WithinBelow => {
+            let (x, low, high) = (argument(0)?, argument(1)?, argument(2)?);
+            Ok(truth(low <= x && x < high))
+        }
+    }
+}
+
+/// The syntax of the condition that holds exactly when this one does not.
+fn negate(syntax: &Syntax) -> Syntax {
+    let same = |kind: Kind| Syntax { kind, span: syntax.span.clone() };
+    match &syntax.kind {
+        Kind::Binary(operator, sides) if operator.compares() => {
+            same(Kind::Binary(operator.negated(), sides.clone()))
+        }
+        Kind::And(parts) => same(Kind::Or(parts.iter().map(negate).collect())),
+        Kind::Or(parts) => same(Kind::And(parts.iter().map(negate).collect())),
+        Kind::Not(x) => (**x).clone(),
+        Kind::Bool(value) => same(Kind::Bool(!value)),
+        _ => same(Kind::Not(Box::new(syntax.clone()))),
+    }
+}
+
+/// How tightly a node binds; a looser one inside a tighter one needs parentheses. The order is rhai's.
+fn strength(syntax: &Syntax) -> u8 {
+    match &syntax.kind {
+        Kind::Or(_) => 1,
+        Kind::And(_) => 2,
+        Kind::Binary(Operator::Eq | Operator::Ne, _) => 3,
+        Kind::In { .. } => 4,
+        Kind::Binary(Operator::Lt | Operator::Le | Operator::Gt | Operator::Ge, _) => 5,
+        Kind::Binary(Operator::Add | Operator::Sub, _) => 6,
+        Kind::Binary(Operator::Mul | Operator::Div | Operator::Rem, _) => 7,
+        Kind::Binary(Operator::Pow, _) => 8,
+        Kind::Neg(_) | Kind::Not(_) => 10,
+        Kind::If(_) => 0,
+        _ => 11,
+    }
+}
+
+/// The text of a node, with the numbers as they stand in `source`, for a place that binds as tightly as `outer`.
+fn print(syntax: &Syntax, source: &str, outer: u8) -> String {
+    let own = strength(syntax);
+    let inner = |s: &Syntax, outer: u8| print(s, source, outer);
+    let join = |parts: &[Syntax], by: &str, outer: u8| {
+        parts.iter().map(|part| inner(part, outer)).collect::<Vec<_>>().join(by)
+    };
+    let text = match &syntax.kind {
+        Kind::Number(_) => source[syntax.span.clone()].to_string(),
+        Kind::Bool(value) => value.to_string(),
+        Kind::Own(name) => name.clone(),
+        Kind::Via(reference, metric) => format!("{reference}.{metric}"),
+        Kind::Neg(x) => format!("-{}", inner(x, own)),
+        Kind::Not(x) if strength(x) > 10 => format!("!{}", inner(x, own)),
+        Kind::Not(x) => format!("!({})", inner(x, 0)),
+        Kind::Binary(operator, sides) => {
+            // `**` groups from the right, everything else from the left.
+            let (left, right) = if *operator == Operator::Pow { (own + 1, own) } else { (own, own + 1) };
+            format!("{} {} {}", inner(&sides.0, left), operator.text(), inner(&sides.1, right))
+        }
+        Kind::And(parts) => join(parts, " && ", own + 1),
+        Kind::Or(parts) => join(parts, " || ", own + 1),
+        Kind::If(parts) => {
+            format!(
+                "if {} {{ {} }} else {{ {} }}",
+                inner(&parts[0], 0),
+                inner(&parts[1], 0),
+                inner(&parts[2], 0)
+            )
+        }
+        Kind::Call(name, arguments) => format!("{name}({})", join(arguments, ", ", 0)),
+        Kind::In { parts, inclusive } => {
+            let range = if *inclusive { "..=" } else { ".." };
+            format!("{} in {}{range}{}", inner(&parts[0], own + 1), inner(&parts[1], 6), inner(&parts[2], 6))
+        }
+    };
+    if own < outer { format!("({text})") } else { text }
 }

@@ -10,10 +10,14 @@ pub mod load;
 pub mod schema;
 pub mod script;
 pub mod set;
+mod syntax;
 pub mod tree;
 pub mod value;
 pub mod watch;
 
+pub use diagnostics::{Problem, ProblemSeverity};
+pub use load::Sources;
+pub use set::PolicySet;
 pub use value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,
     ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,

@@ -1,6 +1,20 @@
-//! Strategies as values: source, hash and syntax tree.
+//! Strategies as values: source, hash and syntax tree; and the hardened engine that all scripts are compiled and run by.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use rhai::{Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope};
+
+use super::syntax;
+
+/// The longest script, in bytes: compile time grows with the square of the number of variables.
+pub const MAX_SCRIPT: usize = 64 * 1024;
+
+/// The most operations that any run may take, whatever its own limit says.
+pub const MAX_OPERATIONS: u64 = 10_000_000;
+
+/// The most operations that the constants of a script may take together.
+const MAX_CONSTANT_OPERATIONS: u64 = 100_000;
 
 /// A compiled strategy.
 #[derive(Debug)]
@@ -13,6 +27,9 @@ pub struct Script {
     pub hash: Arc<str>,
     /// The syntax tree.
     pub ast: rhai::AST,
+    /// The constants of the top level, which every function of the script sees.
+    pub constants: Arc<BTreeMap<String, Dynamic>>,
+    readings: Vec<(Option<String>, String)>,
 }
 
 impl PartialEq for Script {
@@ -21,23 +38,163 @@ impl PartialEq for Script {
     }
 }
 
-#[derive(Debug)]
+/// What is wrong with a script. No retry can mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct ScriptError {
+    /// What was found.
     pub message: String,
+    /// The line, beginning with 1.
     pub line: usize,
+    /// The column in characters, beginning with 1.
     pub column: usize,
+    /// What would be right.
     pub hint: Option<String>,
 }
-impl Script {
-    pub fn compile(name: &str, source: &str) -> Result<Self, ScriptError> {
-        if !source.contains("fn plan(") {
-            return Err(ScriptError { message: "no plan".into(), line: 1, column: 1, hint: None });
+
+impl ScriptError {
+    fn new(message: impl Into<String>, position: Position, hint: Option<&str>) -> Self {
+        Self {
+            message: message.into(),
+            line: position.line().unwrap_or(1),
+            column: position.position().unwrap_or(1).max(1),
+            hint: hint.map(str::to_string),
         }
+    }
+}
+
+impl Script {
+    /// Compiles a strategy: constants and functions, among them `fn plan(alarm)`. `name` is what policies call it.
+    ///
+    /// The constants of the top level are computed here, once, without access to readings.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place: syntax, a name that is not defined, a statement at the top level,
+    /// no `fn plan(alarm)`, a constant that cannot be computed, or a source of more than [`MAX_SCRIPT`] bytes.
+    pub fn compile(name: &str, source: &str) -> Result<Self, ScriptError> {
+        if source.len() > MAX_SCRIPT {
+            return Err(ScriptError::new(
+                format!("the script is {} bytes long; at most {MAX_SCRIPT} are allowed", source.len()),
+                Position::NONE,
+                Some("split it into several strategies"),
+            ));
+        }
+        let mut engine = engine();
+        engine.set_max_operations(MAX_CONSTANT_OPERATIONS);
+        let ast = engine.compile(source).map_err(|error| parse_error(&error))?;
+        check_plan(&ast)?;
+        if let Some(position) = syntax::top_level_statement(&ast) {
+            return Err(ScriptError::new(
+                "only constants and functions may stand at the top level of a strategy",
+                position,
+                Some("move this into `fn plan(alarm)`, or write `const NAME = …;`"),
+            ));
+        }
+        let constants = constants(&engine, &ast)?;
+        if let Some(undefined) = syntax::undefined_name(&ast, &|name| constants.contains_key(name)) {
+            return Err(ScriptError::new(
+                format!("`{}` is not defined", undefined.name),
+                undefined.position,
+                Some("declare it with `let`, or with `const` at the top level"),
+            ));
+        }
+        let readings = syntax::literal_calls(&ast, &["metric", "reading"])
+            .into_iter()
+            .filter_map(|mut arguments| {
+                let metric = arguments.pop()?;
+                (arguments.len() <= 1).then(|| (arguments.pop(), metric))
+            })
+            .collect();
         Ok(Self {
             name: name.into(),
             source: source.into(),
-            hash: blake3::hash(source.as_bytes()).to_hex()[..16].into(),
-            ast: rhai::AST::empty(),
+            hash: content_hash(source).into(),
+            ast,
+            constants: Arc::new(constants),
+            readings,
         })
     }
+
+    /// The readings that the script names by literals, so that they can be fetched ahead: `metric("C2", "cost")` is
+    /// `(Some("C2"), "cost")`, where `C2` may be a service or a reference; `metric("cost")` is `(None, "cost")`.
+    pub fn literal_readings(&self) -> Vec<(Option<String>, String)> {
+        self.readings.clone()
+    }
+}
+
+/// The first 16 hexadecimal digits of the BLAKE3 hash of `text`.
+pub fn content_hash(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_string()
+}
+
+fn check_plan(ast: &rhai::AST) -> Result<(), ScriptError> {
+    let hint = Some("a strategy is a function `fn plan(alarm) { … }` that returns an array of actions");
+    let mut functions: Vec<String> = Vec::new();
+    for function in ast.iter_functions().filter(|f| !f.name.starts_with("anon$")) {
+        if function.name == "plan" && function.params.len() == 1 {
+            return Ok(());
+        }
+        functions.push(format!("`{}({})`", function.name, function.params.join(", ")));
+    }
+    functions.sort();
+    let message = if functions.is_empty() {
+        "there is no `fn plan(alarm)`; the script has no functions".to_string()
+    } else {
+        format!("there is no `fn plan(alarm)`; the script has {}", functions.join(", "))
+    };
+    Err(ScriptError::new(message, Position::NONE, hint))
+}
+
+fn constants(engine: &Engine, ast: &rhai::AST) -> Result<BTreeMap<String, Dynamic>, ScriptError> {
+    let mut scope = Scope::new();
+    engine.run_ast_with_scope(&mut scope, ast).map_err(|error| constant_error(*error))?;
+    Ok(scope.iter_raw().map(|(name, _, value)| (name.to_string(), value.clone())).collect())
+}
+
+fn constant_error(mut error: EvalAltResult) -> ScriptError {
+    let position = error.take_position();
+    let hint = match &error {
+        EvalAltResult::ErrorFunctionNotFound(..) => {
+            Some("a constant cannot depend on what is known now; ask for readings in `fn plan(alarm)`")
+        }
+        _ => None,
+    };
+    ScriptError::new(format!("a constant cannot be computed: {}", lower(&error.to_string())), position, hint)
+}
+
+fn parse_error(error: &rhai::ParseError) -> ScriptError {
+    let message = lower(&error.err_type().to_string());
+    let hint = message
+        .contains("'='")
+        .then_some("to compare, write `==`; to change a variable, declare it with `let` first");
+    ScriptError::new(message, error.position(), hint)
+}
+
+/// `text` with its first letter small, as messages are.
+pub(crate) fn lower(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
+}
+
+/// A new engine with every limit set: `eval` and `sleep` are disabled, there are no modules, `print` and `debug` go nowhere.
+///
+/// Limits are per value and therefore small; operations are not time, so whoever runs scripts adds a deadline through
+/// `on_progress`.
+pub fn engine() -> Engine {
+    let mut engine = Engine::new();
+    // `Full` would fold calls whose arguments are constants, such as `metric("B", "cost")`, for good.
+    engine.set_optimization_level(OptimizationLevel::Simple);
+    engine.set_max_operations(MAX_OPERATIONS);
+    engine.set_max_call_levels(32);
+    engine.set_max_expr_depths(64, 32);
+    engine.set_max_string_size(4096);
+    engine.set_max_array_size(1000);
+    engine.set_max_map_size(256);
+    engine.set_max_variables(64);
+    engine.set_max_functions(128);
+    engine.disable_symbol("eval");
+    engine.disable_symbol("sleep");
+    engine.on_print(|_| {});
+    engine.on_debug(|_, _, _| {});
+    engine
 }

@@ -1,0 +1,3 @@
+//! P: from an alarm and what is known to an immutable plan.
+
+pub mod strategy;

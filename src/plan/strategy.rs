@@ -1,0 +1,944 @@
+//! Runs strategies: a pure function from a script, an alarm and what is known to actions, needs or an error.
+//! It reads no clock and asks nobody: a reading that is not known ends the run, and the caller runs it again when it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rhai::{
+    Array, CallFnOptions, Dynamic, Engine, EvalAltResult, FnPtr, ImmutableString, Map, NativeCallContext,
+    Position, Scope,
+};
+use serde_json::Value;
+
+use crate::model::{Action, Alarm, MissingReason, Reading, SloState, Timestamp};
+use crate::policy::script::{self, Script};
+
+/// The most actions that a strategy may return.
+pub const MAX_ACTIONS: usize = 100;
+
+/// The most reasons, lines of log, and needs that one run keeps; further ones are dropped.
+const MAX_NOTES: usize = 100;
+
+/// How many members of a family are recorded as readings, the largest first.
+const MAX_FAMILY_READS: usize = 10;
+
+/// The deadline is looked at once in this many operations.
+const CLOCK_EVERY: u64 = 16;
+
+/// Everything that a strategy can know.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Known {
+    /// The service whose strategy runs.
+    pub service: String,
+    /// The time of the turn.
+    pub now: Timestamp,
+    /// The references of the service, by name.
+    pub references: BTreeMap<String, ReferenceView>,
+    /// Readings by service and metric; one that is not here is asked for.
+    pub readings: BTreeMap<(String, String), Reading>,
+    /// The members of the service's metric families (`cpu[cpu0]`), by family: label and value.
+    pub families: BTreeMap<String, Vec<(String, f64)>>,
+    /// The states of the service's SLOs.
+    pub slos: BTreeMap<String, SloState>,
+    /// The knowledge of the service (R3-14).
+    pub knowledge: BTreeMap<String, Value>,
+}
+
+/// A reference as a strategy sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReferenceView {
+    /// The service that it is bound to.
+    pub bound: Option<String>,
+    /// The services that it may be bound to.
+    pub candidates: Vec<String>,
+}
+
+/// How far a run may go.
+#[derive(Debug, Clone)]
+pub struct RunLimits {
+    /// The most operations of rhai.
+    pub operations: u64,
+    /// The most time.
+    pub deadline: Deadline,
+}
+
+/// A clock that only goes forward: time since some fixed point. The shell has one; replay has none.
+pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// When a run is cut short. Time differs from run to run, so a cut is recorded ([`Run::cut`]) and repeated by number.
+#[derive(Clone)]
+pub enum Deadline {
+    /// After this time by this clock.
+    Within(Duration, Clock),
+    /// At exactly this operation, as recorded; `None`: never.
+    CutAt(Option<u64>),
+}
+
+impl std::fmt::Debug for Deadline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Within(time, _) => f.debug_tuple("Within").field(time).finish(),
+            Self::CutAt(at) => f.debug_tuple("CutAt").field(at).finish(),
+        }
+    }
+}
+
+/// What came of one run. Equal inputs give equal runs, byte for byte.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// How it ended.
+    pub end: End,
+    /// Every reading that it asked for and got: `service.metric` → reading. Of a family, the largest ten members.
+    pub reads: BTreeMap<String, Reading>,
+    /// What it said with `because(…)`, in order.
+    pub reasons: Vec<String>,
+    /// What it printed, in order.
+    pub log: Vec<String>,
+    /// How many operations it took.
+    pub progress: u64,
+    /// The operation at which the deadline cut it; [`Deadline::CutAt`] repeats that.
+    pub cut: Option<u64>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// With a list of actions, in order; empty: nothing to do.
+    Actions(Vec<Action>),
+    /// It needs these readings, each of a service and a metric, and is to be run again when they are known.
+    Needs(Vec<(String, String)>),
+    /// It failed.
+    Failed(StrategyError),
+}
+
+/// Why a strategy failed. Running it again on the same knowledge fails again, except for [`ErrorKind::Deadline`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}{}", place(*.line, *.column))]
+pub struct StrategyError {
+    /// What kind of failure.
+    pub kind: ErrorKind,
+    /// What happened.
+    pub message: String,
+    /// The line of the script, beginning with 1.
+    pub line: Option<usize>,
+    /// The column, beginning with 1.
+    pub column: Option<usize>,
+}
+
+fn place(line: Option<usize>, column: Option<usize>) -> String {
+    match (line, column) {
+        (Some(line), Some(column)) => format!(" (line {line}, column {column})"),
+        (Some(line), None) => format!(" (line {line})"),
+        _ => String::new(),
+    }
+}
+
+/// The kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A limit was exceeded: operations, depth, size.
+    Limit,
+    /// The time was over.
+    Deadline,
+    /// The script threw an error, or did something that cannot be done.
+    Runtime,
+    /// It returned something that is no list of actions.
+    Result,
+}
+
+/// Runs the strategies of one shard: one engine, one run at a time.
+pub struct StrategyHost {
+    engine: Engine,
+    state: Arc<State>,
+    running: Mutex<()>,
+}
+
+impl std::fmt::Debug for StrategyHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StrategyHost").finish_non_exhaustive()
+    }
+}
+
+impl Default for StrategyHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Why a run is being ended. Kept outside the script's reach, so that no `try` can swallow it.
+const GO: u8 = 0;
+const NEED: u8 = 1;
+const LIMIT: u8 = 2;
+const DEADLINE: u8 = 3;
+
+/// What the functions of a run share. What every operation looks at is atomic, though only one thread ever runs.
+struct State {
+    stop: AtomicU8,
+    progress: AtomicU64,
+    operations: AtomicU64,
+    cut_at: AtomicU64,
+    timed: AtomicBool,
+    constants: AtomicBool,
+    turn: Mutex<Turn>,
+}
+
+#[derive(Default)]
+struct Turn {
+    known: Arc<Known>,
+    constants: Arc<BTreeMap<String, Dynamic>>,
+    clock: Option<(Duration, Clock)>,
+    reads: BTreeMap<String, Reading>,
+    needs: BTreeSet<(String, String)>,
+    listed: BTreeSet<String>,
+    reasons: Vec<String>,
+    log: Vec<String>,
+    cut: Option<u64>,
+}
+
+type Fallible<T> = Result<T, Box<EvalAltResult>>;
+
+impl State {
+    fn new() -> Self {
+        Self {
+            stop: AtomicU8::new(GO),
+            progress: AtomicU64::new(0),
+            operations: AtomicU64::new(0),
+            cut_at: AtomicU64::new(u64::MAX),
+            timed: AtomicBool::new(false),
+            constants: AtomicBool::new(false),
+            turn: Mutex::new(Turn::default()),
+        }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, script: &Script, known: Arc<Known>, limits: RunLimits) {
+        let (cut_at, clock) = match limits.deadline {
+            Deadline::CutAt(at) => (at.unwrap_or(u64::MAX), None),
+            Deadline::Within(time, clock) => (u64::MAX, Some((clock().saturating_add(time), clock))),
+        };
+        self.stop.store(GO, Ordering::Relaxed);
+        self.progress.store(0, Ordering::Relaxed);
+        self.operations.store(limits.operations, Ordering::Relaxed);
+        self.cut_at.store(cut_at, Ordering::Relaxed);
+        self.timed.store(clock.is_some(), Ordering::Relaxed);
+        self.constants.store(!script.constants.is_empty(), Ordering::Relaxed);
+        *self.turn() = Turn { known, constants: script.constants.clone(), clock, ..Turn::default() };
+    }
+
+    /// Called by rhai at every operation; whether the run is to end.
+    fn step(&self) -> bool {
+        let n = self.progress.load(Ordering::Relaxed) + 1;
+        self.progress.store(n, Ordering::Relaxed);
+        if self.stop.load(Ordering::Relaxed) != GO {
+            return true;
+        }
+        if n > self.operations.load(Ordering::Relaxed) {
+            self.stop.store(LIMIT, Ordering::Relaxed);
+            return true;
+        }
+        if n >= self.cut_at.load(Ordering::Relaxed) || (n.is_multiple_of(CLOCK_EVERY) && self.is_late()) {
+            self.stop.store(DEADLINE, Ordering::Relaxed);
+            self.turn().cut = Some(n);
+            return true;
+        }
+        false
+    }
+
+    fn is_late(&self) -> bool {
+        self.timed.load(Ordering::Relaxed)
+            && self.turn().clock.as_ref().is_some_and(|(until, clock)| clock() >= *until)
+    }
+
+    /// The value of a constant of the script, for a name that is no variable.
+    fn constant(&self, name: &str) -> Option<Dynamic> {
+        if self.constants.load(Ordering::Relaxed) { self.turn().constants.get(name).cloned() } else { None }
+    }
+
+    /// The reading of a metric of a service or of whatever a reference is bound to; ends the run when it is not known.
+    fn read(&self, target: Option<&str>, metric: &str) -> Fallible<Reading> {
+        let mut turn = self.turn();
+        let known = turn.known.clone();
+        let service = match target.map(|target| (target, known.references.get(target))) {
+            None => known.service.as_str(),
+            Some((target, None)) => target,
+            Some((reference, Some(view))) => match view.bound.as_deref() {
+                Some(bound) => bound,
+                None => {
+                    let reading = Reading::missing(MissingReason::Unbound(reference.to_string()));
+                    turn.reads.insert(format!("{reference}.{metric}"), reading.clone());
+                    return Ok(reading);
+                }
+            },
+        };
+        let key = (service.to_string(), metric.to_string());
+        if let Some(reading) = known.readings.get(&key) {
+            let name = format!("{service}.{metric}");
+            turn.reads.entry(name).or_insert_with(|| reading.clone());
+            return Ok(reading.clone());
+        }
+        if turn.needs.len() < MAX_NOTES {
+            turn.need_candidates(service, metric);
+            turn.needs.insert(key);
+        }
+        self.stop.store(NEED, Ordering::Relaxed);
+        Err(EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into())
+    }
+}
+
+impl Turn {
+    /// A strategy that has listed the candidates of a reference and asks one of them will ask the others too.
+    fn need_candidates(&mut self, service: &str, metric: &str) {
+        let Self { known, listed, needs, .. } = self;
+        for view in listed.iter().filter_map(|reference| known.references.get(reference)) {
+            if view.candidates.iter().any(|candidate| candidate == service) {
+                for candidate in &view.candidates {
+                    let key = (candidate.clone(), metric.to_string());
+                    if needs.len() < MAX_NOTES && !known.readings.contains_key(&key) {
+                        needs.insert(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds what the script names by literals, so that it is fetched with the rest.
+    fn need_literals(&mut self, script: &Script) {
+        for (target, metric) in script.literal_readings() {
+            let service = match target {
+                None => self.known.service.clone(),
+                Some(target) => match self.known.references.get(&target) {
+                    None => target,
+                    Some(ReferenceView { bound: Some(bound), .. }) => bound.clone(),
+                    Some(ReferenceView { bound: None, .. }) => continue,
+                },
+            };
+            let key = (service, metric);
+            if self.needs.len() < MAX_NOTES && !self.known.readings.contains_key(&key) {
+                self.needs.insert(key);
+            }
+        }
+    }
+}
+
+impl StrategyHost {
+    /// A host with an engine of its own.
+    pub fn new() -> Self {
+        let state = Arc::new(State::new());
+        let mut engine = script::engine();
+        register_hooks(&mut engine, &state);
+        register_readings(&mut engine, &state);
+        register_knowledge(&mut engine, &state);
+        register_actions(&mut engine);
+        register_arrays(&mut engine);
+        Self { engine, state, running: Mutex::new(()) }
+    }
+
+    /// Runs `plan(alarm)` of `script` on what is `known`.
+    pub fn run(&self, script: &Script, alarm: &Alarm, known: Arc<Known>, limits: RunLimits) -> Run {
+        let _one_at_a_time = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let operations = limits.operations;
+        self.state.begin(script, known, limits);
+        let options = CallFnOptions::new().eval_ast(false);
+        let result = self.engine.call_fn_with_options::<Dynamic>(
+            options,
+            &mut Scope::new(),
+            &script.ast,
+            "plan",
+            (alarm_map(alarm),),
+        );
+        let stop = self.state.stop.load(Ordering::Relaxed);
+        let mut turn = std::mem::take(&mut *self.state.turn());
+        let end = if turn.needs.is_empty() {
+            match stop {
+                LIMIT => {
+                    failed(ErrorKind::Limit, format!("it took more than {operations} operations"), &result)
+                }
+                DEADLINE => failed(ErrorKind::Deadline, "its time was over".to_string(), &result),
+                _ => finish(result),
+            }
+        } else {
+            turn.need_literals(script);
+            End::Needs(std::mem::take(&mut turn.needs).into_iter().collect())
+        };
+        Run {
+            end,
+            reads: turn.reads,
+            reasons: turn.reasons,
+            log: turn.log,
+            progress: self.state.progress.load(Ordering::Relaxed),
+            cut: turn.cut,
+        }
+    }
+}
+
+/// The alarm as a script sees it.
+fn alarm_map(alarm: &Alarm) -> Dynamic {
+    let values: Map = alarm
+        .values
+        .iter()
+        .map(|(name, reading)| (name.as_str().into(), reading.value().map_or(Dynamic::UNIT, Dynamic::from)))
+        .collect();
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Dynamic| {
+        map.insert(key.into(), value);
+    };
+    put("service", alarm.service.as_str().into());
+    put("slo", alarm.slo.as_str().into());
+    put("kind", alarm.kind.to_string().into());
+    put("severity", alarm.severity.to_string().into());
+    put("condition", alarm.condition.as_str().into());
+    put("values", values.into());
+    put("at", alarm.at.seconds_f64().into());
+    map.into()
+}
+
+/// The end that a returned value or an error means.
+fn finish(result: Fallible<Dynamic>) -> End {
+    match result {
+        Ok(value) => match actions(value) {
+            Ok(actions) => End::Actions(actions),
+            Err(message) => failed(ErrorKind::Result, message, &Ok(Dynamic::UNIT)),
+        },
+        Err(error) => End::Failed(strategy_error(*error)),
+    }
+}
+
+fn failed(kind: ErrorKind, message: String, result: &Fallible<Dynamic>) -> End {
+    let position = result.as_ref().err().map_or(Position::NONE, |error| innermost(error).position());
+    End::Failed(StrategyError { kind, message, line: position.line(), column: position.position() })
+}
+
+fn actions(value: Dynamic) -> Result<Vec<Action>, String> {
+    if value.is_unit() {
+        return Ok(Vec::new());
+    }
+    let value = match value.try_cast_result::<Action>() {
+        Ok(action) => return Ok(vec![action]),
+        Err(value) => value,
+    };
+    let elements = match value.try_cast_result::<Array>() {
+        Ok(elements) => elements,
+        Err(value) => {
+            return Err(format!(
+                "it returned {}; expected an array of actions such as [replace(a, b)], one action, or []",
+                describe(&value)
+            ));
+        }
+    };
+    if elements.len() > MAX_ACTIONS {
+        return Err(format!("it returned {} actions; at most {MAX_ACTIONS} are allowed", elements.len()));
+    }
+    let action = |(n, element): (usize, Dynamic)| {
+        element.try_cast_result::<Action>().map_err(|element| {
+            format!("element {n} of the array that it returned is {}; expected an action", describe(&element))
+        })
+    };
+    elements.into_iter().enumerate().map(action).collect()
+}
+
+/// A value by its type, and itself when it is short.
+fn describe(value: &Dynamic) -> String {
+    let name = match value.type_name() {
+        "()" => return "()".to_string(),
+        "i64" | "f64" => "the number",
+        "string" => "the text",
+        "bool" => "the boolean",
+        "array" => return "an array".to_string(),
+        "map" => return "a map".to_string(),
+        "Fn" => return "a function".to_string(),
+        other => return format!("a value of type {other}"),
+    };
+    let text: String = value.to_string().chars().take(40).collect();
+    format!("{name} `{text}`")
+}
+
+fn innermost(error: &EvalAltResult) -> &EvalAltResult {
+    match error {
+        EvalAltResult::ErrorInFunctionCall(_, _, inner, _) => innermost(inner),
+        other => other,
+    }
+}
+
+/// The functions of the script that an error passed through, the outermost first.
+fn path(error: &EvalAltResult) -> Vec<&str> {
+    match error {
+        EvalAltResult::ErrorInFunctionCall(name, _, inner, _) => {
+            let mut names = vec![name.as_str()];
+            names.extend(path(inner));
+            names
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn strategy_error(error: EvalAltResult) -> StrategyError {
+    let inner = innermost(&error);
+    let kind = match inner {
+        EvalAltResult::ErrorTooManyOperations(..)
+        | EvalAltResult::ErrorTooManyVariables(..)
+        | EvalAltResult::ErrorStackOverflow(..)
+        | EvalAltResult::ErrorDataTooLarge(..) => ErrorKind::Limit,
+        _ => ErrorKind::Runtime,
+    };
+    let position = inner.position();
+    let mut message = match inner {
+        EvalAltResult::ErrorRuntime(value, _) => value.to_string(),
+        EvalAltResult::ErrorFunctionNotFound(signature, _) => not_found(signature),
+        EvalAltResult::ErrorStackOverflow(_) => "its functions call each other too deeply".to_string(),
+        other => {
+            let text = other.to_string();
+            // rhai writes the position at the end; it is told apart from the message here.
+            let end = text.rfind(" (line ").unwrap_or(text.len());
+            script::lower(&text[..end])
+        }
+    };
+    // The names of closures are made up, and differ from build to build.
+    if let Some(name) = path(&error).into_iter().rev().find(|name| !name.starts_with("anon$")) {
+        message.push_str(&format!(", in `{name}`"));
+    }
+    StrategyError { kind, message, line: position.line(), column: position.position() }
+}
+
+/// The functions of strategies, for the hint that follows a wrong call.
+const FUNCTIONS: &[(&str, &str)] = &[
+    ("metric", "metric(name) and metric(service_or_reference, name)"),
+    ("reading", "reading(name) and reading(service_or_reference, name)"),
+    ("bound", "bound(reference)"),
+    ("candidates", "candidates(reference)"),
+    ("references", "references()"),
+    ("slo", "slo(name)"),
+    ("family", "family(metric)"),
+    ("recall", "recall(key)"),
+    ("because", "because(text)"),
+    ("now", "now()"),
+    ("min_by", "array.min_by(|element| number)"),
+    ("max_by", "array.max_by(|element| number)"),
+    ("sum_by", "array.sum_by(|element| number)"),
+    ("sort_by", "array.sort_by(|element| number)"),
+    ("replace", "replace(from, to)"),
+    ("bind", "bind(reference, to) and bind(service, reference, to)"),
+    ("unbind", "unbind(reference) and unbind(service, reference)"),
+    ("set", "set(property, value) and set(service, property, value)"),
+    ("start", "start() and start(service)"),
+    ("stop", "stop() and stop(service)"),
+    ("restart", "restart() and restart(service)"),
+    ("invoke", "invoke(service, method) and invoke(service, method, [parameters])"),
+    ("enable_slo", "enable_slo(name) and enable_slo(service, name)"),
+    ("disable_slo", "disable_slo(name) and disable_slo(service, name)"),
+    ("publish", "publish(metric, number) and publish(service, metric, number)"),
+    ("notify", "notify(text) and notify(service, text)"),
+    ("remember", "remember(key, value) and remember(service, key, value)"),
+    (
+        "action",
+        "action(name), action(name, #{arguments}), action(service, name) and action(service, name, #{arguments})",
+    ),
+];
+
+fn not_found(signature: &str) -> String {
+    let readable = signature
+        .replace("&str | ImmutableString | String", "text")
+        .replace("i64", "number")
+        .replace("f64", "number");
+    let name = signature.split([' ', '(']).next().unwrap_or_default();
+    match FUNCTIONS.iter().find(|(known, _)| *known == name) {
+        Some((_, usage)) => format!("`{readable}` cannot be called so; there is {usage}"),
+        None => format!("there is no function `{readable}`"),
+    }
+}
+
+fn fail<T>(message: impl Into<String>) -> Fallible<T> {
+    Err(EvalAltResult::ErrorRuntime(message.into().into(), Position::NONE).into())
+}
+
+fn register_hooks(engine: &mut Engine, state: &Arc<State>) {
+    let shared = state.clone();
+    engine.on_progress(move |_| shared.step().then_some(Dynamic::UNIT));
+    let shared = state.clone();
+    engine.on_print(move |text| shared.turn().note(text));
+    let shared = state.clone();
+    engine.on_debug(move |text, _, _| shared.turn().note(text));
+    let shared = state.clone();
+    #[expect(
+        deprecated,
+        reason = "the one way to let functions see the constants of their script; rhai's version is pinned"
+    )]
+    engine.on_var(move |name, index, context| {
+        // An index is a variable of the function itself; without one, it may still be one that a closure has captured.
+        if index > 0 || context.scope().contains(name) {
+            return Ok(None);
+        }
+        Ok(shared.constant(name))
+    });
+}
+
+impl Turn {
+    fn note(&mut self, text: &str) {
+        if self.log.len() < MAX_NOTES {
+            self.log.push(text.to_string());
+        }
+    }
+}
+
+/// `metric`, `reading` and `family`.
+fn register_readings(engine: &mut Engine, state: &Arc<State>) {
+    let value = |state: &State, target: Option<&str>, metric: &str| match state.read(target, metric)? {
+        Reading::Missing { reason } => {
+            let service = target.map_or_else(|| state.turn().known.service.clone(), str::to_string);
+            fail(format!("`{service}.{metric}` is missing: {reason}"))
+        }
+        Reading::Fresh { value, .. } | Reading::Stale { value, .. } => Ok(value),
+    };
+    let shared = state.clone();
+    engine.register_fn("metric", move |metric: &str| value(&shared, None, metric));
+    let shared = state.clone();
+    engine.register_fn("metric", move |target: &str, metric: &str| value(&shared, Some(target), metric));
+
+    let shared = state.clone();
+    engine.register_fn("reading", move |metric: &str| reading_map(&shared, None, metric));
+    let shared = state.clone();
+    engine
+        .register_fn("reading", move |target: &str, metric: &str| reading_map(&shared, Some(target), metric));
+
+    let shared = state.clone();
+    engine.register_fn("family", move |metric: &str| family(&mut shared.turn(), metric));
+}
+
+fn reading_map(state: &State, target: Option<&str>, metric: &str) -> Fallible<Map> {
+    let reading = state.read(target, metric)?;
+    let now = state.turn().known.now;
+    let (name, reason) = match &reading {
+        Reading::Fresh { .. } => ("fresh", Dynamic::UNIT),
+        Reading::Stale { .. } => ("stale", Dynamic::UNIT),
+        Reading::Missing { reason } => ("missing", reason.to_string().into()),
+    };
+    let age = reading.age(now).map_or(Dynamic::UNIT, |age| age.as_secs_f64().into());
+    Ok(Map::from([
+        ("state".into(), name.into()),
+        ("value".into(), reading.value().map_or(Dynamic::UNIT, Dynamic::from)),
+        ("age".into(), age),
+        ("reason".into(), reason),
+    ]))
+}
+
+fn family(turn: &mut Turn, metric: &str) -> Array {
+    let known = turn.known.clone();
+    let mut members: Vec<&(String, f64)> = known.families.get(metric).into_iter().flatten().collect();
+    members.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    for (label, value) in members.iter().take(MAX_FAMILY_READS) {
+        let name = format!("{}.{metric}[{label}]", known.service);
+        turn.reads.insert(name, Reading::Fresh { value: *value, at: known.now });
+    }
+    let member = |(label, value): &(String, f64)| {
+        Dynamic::from(Map::from([
+            ("label".into(), label.as_str().into()),
+            ("value".into(), Dynamic::from(*value)),
+        ]))
+    };
+    members.into_iter().map(member).collect()
+}
+
+/// `bound`, `candidates`, `references`, `slo`, `recall`, `because` and `now`.
+fn register_knowledge(engine: &mut Engine, state: &Arc<State>) {
+    let shared = state.clone();
+    engine.register_fn("bound", move |reference: &str| -> Fallible<Dynamic> {
+        let known = shared.turn().known.clone();
+        let view = reference_of(&known, reference)?;
+        Ok(view.bound.as_deref().map_or(Dynamic::UNIT, Into::into))
+    });
+    let shared = state.clone();
+    engine.register_fn("candidates", move |reference: &str| -> Fallible<Array> {
+        let mut turn = shared.turn();
+        let known = turn.known.clone();
+        let view = reference_of(&known, reference)?;
+        turn.listed.insert(reference.to_string());
+        Ok(view.candidates.iter().map(|c| c.as_str().into()).collect())
+    });
+    let shared = state.clone();
+    engine.register_fn("references", move || -> Array {
+        shared.turn().known.references.keys().map(|name| name.as_str().into()).collect()
+    });
+    let shared = state.clone();
+    engine.register_fn("slo", move |name: &str| -> Fallible<ImmutableString> {
+        let known = shared.turn().known.clone();
+        match known.slos.get(name) {
+            Some(state) => Ok(state.to_string().into()),
+            None => fail(format!("there is no SLO `{name}`; there is {}", listing(known.slos.keys()))),
+        }
+    });
+    let shared = state.clone();
+    engine.register_fn("recall", move |key: &str| -> Dynamic {
+        let known = shared.turn().known.clone();
+        known.knowledge.get(key).map_or(Dynamic::UNIT, from_json)
+    });
+    let shared = state.clone();
+    engine.register_fn("because", move |text: &str| {
+        let mut turn = shared.turn();
+        if turn.reasons.len() < MAX_NOTES {
+            turn.reasons.push(text.to_string());
+        }
+    });
+    let shared = state.clone();
+    engine.register_fn("now", move || shared.turn().known.now.seconds_f64());
+}
+
+fn reference_of<'a>(known: &'a Known, name: &str) -> Fallible<&'a ReferenceView> {
+    match known.references.get(name) {
+        Some(view) => Ok(view),
+        None => {
+            fail(format!("there is no reference `{name}`; there is {}", listing(known.references.keys())))
+        }
+    }
+}
+
+fn listing<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { "none".to_string() } else { names.join(", ") }
+}
+
+/// A number, whichever of rhai's two kinds it is.
+fn number(value: &Dynamic) -> Option<f64> {
+    value.as_float().ok().or_else(|| value.as_int().ok().map(|n| n as f64))
+}
+
+fn finite(value: &Dynamic, what: &str) -> Fallible<f64> {
+    match number(value).filter(|n| n.is_finite()) {
+        Some(n) => Ok(n),
+        None => fail(format!("{what} is {}; expected a finite number", describe(value))),
+    }
+}
+
+/// The functions that make actions.
+fn register_actions(engine: &mut Engine) {
+    engine.register_type_with_name::<Action>("Action");
+    engine.register_fn("to_string", |action: &mut Action| action.to_string());
+    engine.register_fn("to_debug", |action: &mut Action| action.to_string());
+    engine.register_fn("==", |a: Action, b: Action| a == b);
+    engine.register_fn("!=", |a: Action, b: Action| a != b);
+
+    engine.register_fn("replace", |from: &str, to: &str| Action::Replace {
+        service: None,
+        from: from.into(),
+        to: to.into(),
+    });
+    engine.register_fn("bind", |reference: &str, to: &str| bind(None, reference, to));
+    engine.register_fn("bind", |service: &str, reference: &str, to: &str| bind(Some(service), reference, to));
+    engine.register_fn("unbind", |reference: &str| unbind(None, reference));
+    engine.register_fn("unbind", |service: &str, reference: &str| unbind(Some(service), reference));
+    engine.register_fn("set", |property: &str, value: Dynamic| set(None, property, &value));
+    engine.register_fn("set", |service: &str, property: &str, value: Dynamic| {
+        set(Some(service), property, &value)
+    });
+    register_life_cycle(engine);
+    engine.register_fn("invoke", |service: &str, method: &str| invoke(service, method, &Array::new()));
+    engine
+        .register_fn("invoke", |service: &str, method: &str, params: Array| invoke(service, method, &params));
+    engine.register_fn("enable_slo", |slo: &str| Action::EnableSlo { service: None, slo: slo.into() });
+    engine.register_fn("enable_slo", |service: &str, slo: &str| Action::EnableSlo {
+        service: Some(service.into()),
+        slo: slo.into(),
+    });
+    engine.register_fn("disable_slo", |slo: &str| Action::DisableSlo { service: None, slo: slo.into() });
+    engine.register_fn("disable_slo", |service: &str, slo: &str| Action::DisableSlo {
+        service: Some(service.into()),
+        slo: slo.into(),
+    });
+    engine.register_fn("publish", |metric: &str, value: Dynamic| publish(None, metric, &value));
+    engine.register_fn("publish", |service: &str, metric: &str, value: Dynamic| {
+        publish(Some(service), metric, &value)
+    });
+    engine.register_fn("notify", |text: &str| Action::Notify { service: None, text: text.into() });
+    engine.register_fn("notify", |service: &str, text: &str| Action::Notify {
+        service: Some(service.into()),
+        text: text.into(),
+    });
+    engine.register_fn("remember", |key: &str, value: Dynamic| remember(None, key, &value));
+    engine.register_fn("remember", |service: &str, key: &str, value: Dynamic| {
+        remember(Some(service), key, &value)
+    });
+    engine.register_fn("action", |name: &str| custom(None, name, &Map::new()));
+    engine.register_fn("action", |service: &str, name: &str| custom(Some(service), name, &Map::new()));
+    engine.register_fn("action", |name: &str, args: Map| custom(None, name, &args));
+    engine.register_fn("action", |service: &str, name: &str, args: Map| custom(Some(service), name, &args));
+}
+
+fn register_life_cycle(engine: &mut Engine) {
+    engine.register_fn("start", || Action::Start { service: None });
+    engine.register_fn("start", |service: &str| Action::Start { service: Some(service.into()) });
+    engine.register_fn("stop", || Action::Stop { service: None });
+    engine.register_fn("stop", |service: &str| Action::Stop { service: Some(service.into()) });
+    engine.register_fn("restart", || Action::Restart { service: None });
+    engine.register_fn("restart", |service: &str| Action::Restart { service: Some(service.into()) });
+}
+
+fn bind(service: Option<&str>, reference: &str, to: &str) -> Action {
+    Action::Bind { service: service.map(Into::into), reference: reference.into(), to: to.into() }
+}
+
+fn unbind(service: Option<&str>, reference: &str) -> Action {
+    Action::Unbind { service: service.map(Into::into), reference: reference.into() }
+}
+
+fn set(service: Option<&str>, property: &str, value: &Dynamic) -> Fallible<Action> {
+    let value = to_json(value, property)?;
+    Ok(Action::Set { service: service.map(Into::into), property: property.into(), value })
+}
+
+fn invoke(service: &str, method: &str, params: &Array) -> Fallible<Action> {
+    let params = params.iter().map(|value| to_json(value, method)).collect::<Fallible<_>>()?;
+    Ok(Action::Invoke { service: Some(service.into()), method: method.into(), params })
+}
+
+fn publish(service: Option<&str>, metric: &str, value: &Dynamic) -> Fallible<Action> {
+    let value = finite(value, &format!("the value of `{metric}`"))?;
+    Ok(Action::Publish { service: service.map(Into::into), metric: metric.into(), value })
+}
+
+fn remember(service: Option<&str>, key: &str, value: &Dynamic) -> Fallible<Action> {
+    let value = to_json(value, key)?;
+    Ok(Action::Remember { service: service.map(Into::into), key: key.into(), value })
+}
+
+fn custom(service: Option<&str>, name: &str, args: &Map) -> Fallible<Action> {
+    let args = args
+        .iter()
+        .map(|(key, value)| Ok((key.to_string(), to_json(value, key)?)))
+        .collect::<Fallible<_>>()?;
+    Ok(Action::Custom { service: service.map(Into::into), name: name.into(), args })
+}
+
+/// A value of a script as JSON; `what` names it in errors.
+fn to_json(value: &Dynamic, what: &str) -> Fallible<Value> {
+    if value.is_unit() {
+        return Ok(Value::Null);
+    }
+    if let Ok(b) = value.as_bool() {
+        return Ok(b.into());
+    }
+    if let Ok(n) = value.as_int() {
+        return Ok(n.into());
+    }
+    if value.as_float().is_ok() {
+        return Ok(finite(value, &format!("`{what}`"))?.into());
+    }
+    if let Ok(c) = value.as_char() {
+        return Ok(c.to_string().into());
+    }
+    if let Some(text) = value.read_lock::<ImmutableString>() {
+        return Ok(text.as_str().into());
+    }
+    if let Some(array) = value.read_lock::<Array>() {
+        return array
+            .iter()
+            .map(|element| to_json(element, what))
+            .collect::<Fallible<Vec<_>>>()
+            .map(Into::into);
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        let entry = |(key, value): (&rhai::Identifier, &Dynamic)| Ok((key.to_string(), to_json(value, key)?));
+        return map.iter().map(entry).collect::<Fallible<serde_json::Map<_, _>>>().map(Value::Object);
+    }
+    fail(format!("`{what}` is {}, which is no plain value", describe(value)))
+}
+
+/// JSON as a value of a script.
+fn from_json(value: &Value) -> Dynamic {
+    match value {
+        Value::Null => Dynamic::UNIT,
+        Value::Bool(b) => (*b).into(),
+        Value::Number(n) => match n.as_i64() {
+            Some(n) => n.into(),
+            None => n.as_f64().map_or(Dynamic::UNIT, Into::into),
+        },
+        Value::String(text) => text.as_str().into(),
+        Value::Array(elements) => elements.iter().map(from_json).collect::<Array>().into(),
+        Value::Object(map) => {
+            map.iter().map(|(key, value)| (key.as_str().into(), from_json(value))).collect::<Map>().into()
+        }
+    }
+}
+
+/// `min_by`, `max_by`, `sum_by` and `sort_by`. The array is taken by value, so that a closure may use it too.
+fn register_arrays(engine: &mut Engine) {
+    engine.register_fn("min_by", |context: NativeCallContext, array: Array, key: FnPtr| {
+        extreme(&context, array, &key, |new, best| new < best)
+    });
+    engine.register_fn("max_by", |context: NativeCallContext, array: Array, key: FnPtr| {
+        extreme(&context, array, &key, |new, best| new > best)
+    });
+    engine.register_fn("sum_by", |context: NativeCallContext, array: Array, key: FnPtr| -> Fallible<f64> {
+        keys(&context, &array, &key).map(|keys| keys.iter().sum())
+    });
+    for name in ["sort", "sort_by"] {
+        engine.register_fn(
+            name,
+            |context: NativeCallContext, array: &mut Array, order: FnPtr| -> Fallible<Array> {
+                *array = sorted(&context, array.clone(), &order)?;
+                Ok(array.clone())
+            },
+        );
+    }
+}
+
+/// The key of every element.
+fn keys(context: &NativeCallContext, array: &Array, key: &FnPtr) -> Fallible<Vec<f64>> {
+    let one = |element: &Dynamic| {
+        let value = key.call_within_context::<Dynamic>(context, (element.clone(),))?;
+        finite(&value, &format!("the key of {}", describe(element)))
+    };
+    array.iter().map(one).collect()
+}
+
+/// The first element whose key none other beats; `()` for an empty array.
+fn extreme(
+    context: &NativeCallContext,
+    array: Array,
+    key: &FnPtr,
+    beats: fn(f64, f64) -> bool,
+) -> Fallible<Dynamic> {
+    let keys = keys(context, &array, key)?;
+    let best = keys.iter().enumerate().reduce(|best, new| if beats(*new.1, *best.1) { new } else { best });
+    let index = best.map(|(index, _)| index);
+    Ok(index.and_then(|index| array.into_iter().nth(index)).unwrap_or(Dynamic::UNIT))
+}
+
+/// The elements in the order of their keys, or, when `order` takes two elements, in the order that it says.
+fn sorted(context: &NativeCallContext, array: Array, order: &FnPtr) -> Fallible<Array> {
+    let parameters = order.curry().len();
+    let compares = context
+        .iter_namespaces()
+        .any(|module| module.get_script_fn(order.fn_name(), parameters + 2).is_some());
+    if !compares {
+        let keys = keys(context, &array, order)?;
+        let mut pairs: Vec<(f64, Dynamic)> = keys.into_iter().zip(array).collect();
+        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        return Ok(pairs.into_iter().map(|(_, element)| element).collect());
+    }
+    // Binary insertion: any comparator, however inconsistent, yields some order, and its errors are not swallowed.
+    let mut out = Array::with_capacity(array.len());
+    for element in array {
+        let (mut low, mut high) = (0, out.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            if goes_before(context, order, &element, &out[middle])? {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        out.insert(low, element);
+    }
+    Ok(out)
+}
+
+fn goes_before(context: &NativeCallContext, order: &FnPtr, a: &Dynamic, b: &Dynamic) -> Fallible<bool> {
+    let answer = order.call_within_context::<Dynamic>(context, (a.clone(), b.clone()))?;
+    if let Ok(before) = answer.as_bool() {
+        return Ok(before);
+    }
+    Ok(finite(&answer, "the answer of the comparison")? < 0.0)
+}
