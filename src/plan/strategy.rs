@@ -359,7 +359,7 @@ impl StrategyHost {
                     failed(ErrorKind::Limit, format!("it took more than {operations} operations"), &result)
                 }
                 DEADLINE => failed(ErrorKind::Deadline, "its time was over".to_string(), &result),
-                _ => finish(result),
+                _ => finish(result, script),
             }
         } else {
             turn.need_literals(script);
@@ -398,13 +398,13 @@ fn alarm_map(alarm: &Alarm) -> Dynamic {
 }
 
 /// The end that a returned value or an error means.
-fn finish(result: Fallible<Dynamic>) -> End {
+fn finish(result: Fallible<Dynamic>, script: &Script) -> End {
     match result {
         Ok(value) => match actions(value) {
             Ok(actions) => End::Actions(actions),
             Err(message) => failed(ErrorKind::Result, message, &Ok(Dynamic::UNIT)),
         },
-        Err(error) => End::Failed(strategy_error(*error)),
+        Err(error) => End::Failed(strategy_error(&error, script)),
     }
 }
 
@@ -476,8 +476,8 @@ fn path(error: &EvalAltResult) -> Vec<&str> {
     }
 }
 
-fn strategy_error(error: EvalAltResult) -> StrategyError {
-    let inner = innermost(&error);
+fn strategy_error(error: &EvalAltResult, script: &Script) -> StrategyError {
+    let inner = innermost(error);
     let kind = match inner {
         EvalAltResult::ErrorTooManyOperations(..)
         | EvalAltResult::ErrorTooManyVariables(..)
@@ -489,6 +489,10 @@ fn strategy_error(error: EvalAltResult) -> StrategyError {
     let mut message = match inner {
         EvalAltResult::ErrorRuntime(value, _) => value.to_string(),
         EvalAltResult::ErrorFunctionNotFound(signature, _) => not_found(signature),
+        EvalAltResult::ErrorDataRace(..) => {
+            "a closure uses the value that it is called on; copy that first, with `let copy = value;`"
+                .to_string()
+        }
         EvalAltResult::ErrorStackOverflow(_) => "its functions call each other too deeply".to_string(),
         other => {
             let text = other.to_string();
@@ -497,8 +501,10 @@ fn strategy_error(error: EvalAltResult) -> StrategyError {
             script::lower(&text[..end])
         }
     };
-    // The names of closures are made up, and differ from build to build.
-    if let Some(name) = path(&error).into_iter().rev().find(|name| !name.starts_with("anon$")) {
+    // Only functions that the script names: those of closures are made up, and differ from build to build.
+    let named =
+        |name: &str| !name.starts_with("anon$") && script.ast.iter_functions().any(|f| f.name == name);
+    if let Some(name) = path(error).into_iter().rev().find(|name| named(name)) {
         message.push_str(&format!(", in `{name}`"));
     }
     StrategyError { kind, message, line: position.line(), column: position.position() }
@@ -882,6 +888,14 @@ fn register_arrays(engine: &mut Engine) {
             },
         );
     }
+    for name in ["order", "order_by"] {
+        engine.register_fn(
+            name,
+            |context: NativeCallContext, array: Array, order: FnPtr| -> Fallible<Array> {
+                sorted(&context, array, &order)
+            },
+        );
+    }
 }
 
 /// The key of every element.
@@ -941,4 +955,573 @@ fn goes_before(context: &NativeCallContext, order: &FnPtr, a: &Dynamic, b: &Dyna
         return Ok(before);
     }
     Ok(finite(&answer, "the answer of the comparison")? < 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::model::{AlarmKind, Severity};
+
+    const NOW: Timestamp = Timestamp(1_000_000_000);
+
+    /// The strategy of `policies/shop`.
+    const CHEAPEST: &str = r#"
+        fn plan(alarm) {
+            let now = bound("payment");
+            let best = candidates("payment").min_by(|c| metric(c, "cost"));
+            if metric(best, "cost") < metric(now, "cost") {
+                because(`${best} is cheaper than ${now}`);
+                [replace(now, best)]
+            } else {
+                []
+            }
+        }"#;
+
+    /// Scripts that would never end, or would fill the memory.
+    const ENDLESS: &[&str] = &[
+        "loop { }",
+        "while true { let x = 1; }",
+        "let x = 0; do { x += 1; } while true",
+        "for i in 0..1000000000 { print(i); }",
+        "let s = \"x\"; loop { s += s; }",
+        "let s = \"x\"; s.pad(1000000, 'x'); s",
+        "let s = \"\"; for i in 0..100000 { s += \"xxxxxxxxxx\"; }",
+        "let a = []; loop { a.push(1); }",
+        "let a = [1]; loop { a += a; }",
+        "let a = []; a.pad(1000000000, 0);",
+        "let a = [0]; loop { a = [a, a]; }",
+        "let m = #{}; for i in 0..100000 { m[`k${i}`] = i; }",
+        "let m = #{}; loop { m = #{a: m, b: m}; }",
+        "let b = blob(1000000000);",
+        "let b = blob(10); loop { b += b; }",
+        "let a = []; for i in 0..999 { a.push(\"x\"); } loop { a.reverse(); a.sort(); a.index_of(\"y\"); }",
+        "let a = []; for i in 0..900 { a.push(i); } loop { a.sort(|x, y| 1); }",
+        "let a = []; for i in 0..900 { a.push(i); } loop { a.sort_by(|x| x); }",
+        "let a = []; for i in 0..900 { a.push(i); } loop { a.map(|x| x).filter(|x| true).reduce(|s, x| s + x, 0); }",
+        "let s = `${alarm}`; loop { s = `${s}${s}`; }",
+        "let f = || 1; loop { f = f.curry(1); }",
+        "loop { because(\"x\"); print(\"x\"); debug(1); }",
+        "let s = \"a\"; for i in 0..11 { s += s; } loop { s.replace(\"a\", \"bb\"); }",
+        "let s = \"a\"; for i in 0..11 { s += s; } loop { s.split(\"\"); }",
+    ];
+
+    fn script(source: &str) -> Script {
+        Script::compile("test.rhai", source).unwrap_or_else(|e| panic!("{e:?}"))
+    }
+
+    fn plan(body: &str) -> Script {
+        script(&format!("fn plan(alarm) {{ {body} }}"))
+    }
+
+    fn alarm() -> Alarm {
+        Alarm {
+            service: "A".into(),
+            slo: "cheap".into(),
+            kind: AlarmKind::Violation,
+            severity: Severity::Major,
+            condition: "cost >= 30".into(),
+            values: BTreeMap::from([
+                ("cost".into(), Reading::Fresh { value: 38.0, at: NOW }),
+                ("p99".into(), Reading::missing(MissingReason::NoSample)),
+            ]),
+            at: NOW,
+        }
+    }
+
+    fn limits() -> RunLimits {
+        RunLimits { operations: 100_000, deadline: Deadline::CutAt(None) }
+    }
+
+    fn known(readings: &[(&str, &str, f64)]) -> Known {
+        Known {
+            service: "A".into(),
+            now: NOW,
+            references: BTreeMap::from([
+                (
+                    "payment".into(),
+                    ReferenceView { bound: Some("C1".into()), candidates: vec!["C1".into(), "C2".into()] },
+                ),
+                ("spare".into(), ReferenceView::default()),
+            ]),
+            readings: readings
+                .iter()
+                .map(|(s, m, v)| (((*s).into(), (*m).into()), Reading::Fresh { value: *v, at: NOW }))
+                .collect(),
+            families: BTreeMap::from([(
+                "rss".into(),
+                vec![("a".into(), 1.0), ("big".into(), 9.0), ("b".into(), 5.0)],
+            )]),
+            slos: BTreeMap::from([("cheap".into(), SloState::Violated)]),
+            knowledge: BTreeMap::from([("last".into(), serde_json::json!({"who": "C1", "n": [1, 2.5]}))]),
+        }
+    }
+
+    fn run_on(script: &Script, known: Known) -> Run {
+        StrategyHost::new().run(script, &alarm(), Arc::new(known), limits())
+    }
+
+    fn run(body: &str) -> Run {
+        run_on(&plan(body), known(&[("A", "cost", 38.0), ("C1", "cost", 20.0), ("C2", "cost", 5.0)]))
+    }
+
+    fn result(body: &str) -> Vec<String> {
+        match run(body).end {
+            End::Actions(actions) => actions.iter().map(ToString::to_string).collect(),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    fn error(body: &str) -> StrategyError {
+        match run(body).end {
+            End::Failed(error) => error,
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    /// The value of an expression of a script, as text.
+    fn eval(body: &str) -> String {
+        let run = run(&format!("print({{ {body} }}); []"));
+        assert_eq!(run.end, End::Actions(vec![]), "{body}");
+        run.log.join("\n")
+    }
+
+    fn pairs(needs: &[(&str, &str)]) -> End {
+        End::Needs(needs.iter().map(|(s, m)| ((*s).to_string(), (*m).to_string())).collect())
+    }
+
+    #[test]
+    fn a_host_can_move_between_threads() {
+        fn sends<T: Send + Sync>() {}
+        sends::<StrategyHost>();
+        sends::<Script>();
+    }
+
+    /// Requirement: R3-52
+    #[test]
+    fn the_cheapest_provider_replaces_the_bound_one_once_the_costs_are_known() {
+        let host = StrategyHost::new();
+        let script = script(CHEAPEST);
+        let run = |known| host.run(&script, &alarm(), Arc::new(known), limits());
+        // Nothing is known: the cost of every candidate is asked for at once, also of C2, which is not bound.
+        assert_eq!(run(known(&[])).end, pairs(&[("C1", "cost"), ("C2", "cost")]));
+        let done = run(known(&[("C1", "cost", 20.0), ("C2", "cost", 5.0)]));
+        assert_eq!(
+            done.end,
+            End::Actions(vec![Action::Replace { service: None, from: "C1".into(), to: "C2".into() }])
+        );
+        assert_eq!(done.reasons, ["C2 is cheaper than C1"]);
+        assert_eq!(done.reads.keys().collect::<Vec<_>>(), ["C1.cost", "C2.cost"]);
+        // The fix point: with C2 bound there is nothing to do.
+        let mut after = known(&[("C1", "cost", 20.0), ("C2", "cost", 5.0)]);
+        after.references.get_mut("payment").unwrap().bound = Some("C2".into());
+        assert_eq!(run(after).end, End::Actions(vec![]));
+    }
+
+    /// Requirement: R3-52
+    #[test]
+    fn readings_named_by_literals_are_needed_together() {
+        let script =
+            plan(r#"if metric("B", "cost") > 3 { metric("payment", "cost") + metric("C2", "cost") } []"#);
+        assert_eq!(run_on(&script, known(&[])).end, pairs(&[("B", "cost"), ("C1", "cost"), ("C2", "cost")]));
+    }
+
+    /// Requirement: R3-56
+    #[test]
+    fn a_strategy_reads_and_cannot_change_what_is_known() {
+        let before = known(&[("C1", "cost", 20.0)]);
+        let shared = Arc::new(before.clone());
+        let script = plan(
+            r#"let r = reading("C1", "cost"); r.value = 0.0; let l = candidates("payment"); l.push("C9");
+               let k = recall("last"); k.who = "me"; alarm.values.cost = 1.0; publish("cost", 1); remember("last", 1);
+               [] "#,
+        );
+        let run = StrategyHost::new().run(&script, &alarm(), shared.clone(), limits());
+        assert_eq!(run.end, End::Actions(vec![]));
+        assert_eq!(*shared, before);
+    }
+
+    #[test]
+    fn what_is_known_reaches_the_script() {
+        assert_eq!(eval(r#"metric("cost") + metric("payment", "cost") + metric("C2", "cost")"#), "63.0");
+        assert_eq!(eval(r#"let r = reading("cost"); `${r.state} ${r.value} ${r.age}`"#), "fresh 38.0 0.0");
+        assert_eq!(
+            eval(r#"let r = reading("spare", "cost"); `${r.state} ${r.value} ${r.reason}`"#),
+            "missing  reference `spare` is unbound"
+        );
+        assert_eq!(
+            eval(r#"bound("payment") + (bound("spare") == ()) + references()"#),
+            r#"C1true["payment", "spare"]"#
+        );
+        assert_eq!(eval(r#"slo("cheap")"#), "violated");
+        assert_eq!(eval(r#"family("rss").map(|m| m.label + m.value)"#), r#"["big9.0", "b5.0", "a1.0"]"#);
+        assert_eq!(eval(r#"family("none").len()"#), "0");
+        assert_eq!(
+            eval(r#"recall("last").who + recall("last").n + (recall("none") == ())"#),
+            "C1[1, 2.5]true"
+        );
+        assert_eq!(eval("now()"), "1000.0");
+        assert_eq!(
+            eval(
+                "`${alarm.service} ${alarm.slo} ${alarm.kind} ${alarm.severity} ${alarm.condition} ${alarm.values.cost} ${alarm.values.p99 == ()} ${alarm.at}`"
+            ),
+            "A cheap violation major cost >= 30 38.0 true 1000.0"
+        );
+        assert_eq!(run(r#"family("rss"); []"#).reads.len(), 3);
+    }
+
+    #[test]
+    fn a_missing_reading_is_an_error_that_names_it_and_a_script_may_catch_it() {
+        let mut known = known(&[]);
+        known.readings.insert(("B".into(), "cost".into()), Reading::missing(MissingReason::NoSample));
+        let end = run_on(&plan("\nmetric(\"B\", \"cost\")"), known.clone()).end;
+        let End::Failed(e) = end else { panic!("{end:?}") };
+        assert_eq!(e.to_string(), "`B.cost` is missing: no sample yet (line 2, column 1)");
+        assert_eq!(e.kind, ErrorKind::Runtime);
+        let caught = plan(r#"try { metric("B", "cost") } catch (e) { return notify(e); } []"#);
+        let run = run_on(&caught, known);
+        assert!(matches!(run.end, End::Actions(a) if a.len() == 1));
+        assert!(run.reads.contains_key("B.cost"));
+    }
+
+    #[test]
+    fn a_stale_reading_is_a_value() {
+        let mut known = known(&[]);
+        known.readings.insert(
+            ("B".into(), "cost".into()),
+            Reading::Stale { value: 4.0, at: NOW.before(Duration::from_secs(90)) },
+        );
+        let run = run_on(
+            &plan(r#"let r = reading("B", "cost"); print(`${metric("B", "cost")} ${r.state} ${r.age}`); []"#),
+            known,
+        );
+        assert_eq!(run.log, ["4.0 stale 90.0"]);
+    }
+
+    #[test]
+    fn every_action_has_its_constructor() {
+        let cases = [
+            (r#"replace("C1", "C2")"#, "replace(C1, C2)"),
+            (r#"bind("payment", "C2")"#, "bind(payment, C2)"),
+            (r#"bind("B", "payment", "C2")"#, "bind(B, payment, C2)"),
+            (r#"unbind("payment")"#, "unbind(payment)"),
+            (r#"unbind("B", "b1")"#, "unbind(B, b1)"),
+            (r#"set("threads", 10)"#, "set(threads, 10)"),
+            (r#"set("C2", "threads", 10)"#, "set(C2, threads, 10)"),
+            (r#"set("C2", "mode", "slow")"#, "set(C2, mode, slow)"),
+            (r#"set("ratio", 0.5)"#, "set(ratio, 0.5)"),
+            (r#"set("list", [1, "a", #{x: ()}, true, 'c'])"#, r#"set(list, [1,"a",{"x":null},true,"c"])"#),
+            (r#"start()"#, "start()"),
+            (r#"start("B")"#, "start(B)"),
+            (r#"stop()"#, "stop()"),
+            (r#"stop("B")"#, "stop(B)"),
+            (r#"restart()"#, "restart()"),
+            (r#"restart("B")"#, "restart(B)"),
+            (r#"invoke("B", "flush", [1, 2])"#, "invoke(B, flush, 1, 2)"),
+            (r#"invoke("B", "flush")"#, "invoke(B, flush)"),
+            (r#"enable_slo("cheap")"#, "enable_slo(cheap)"),
+            (r#"disable_slo("B", "fast")"#, "disable_slo(B, fast)"),
+            (r#"publish("cost", 3)"#, "publish(cost, 3)"),
+            (r#"publish("B", "cost", 2.5)"#, "publish(B, cost, 2.5)"),
+            (r#"notify("help")"#, "notify(help)"),
+            (r#"remember("k", 1)"#, "remember(k, 1)"),
+            (r#"action("drain", #{wait: 3})"#, "drain(wait: 3)"),
+            (r#"action("B", "drain", #{wait: 3})"#, "drain(B, wait: 3)"),
+            (r#"action("drain")"#, "drain()"),
+        ];
+        for (body, text) in cases {
+            assert_eq!(result(body), [text], "{body}");
+            assert_eq!(eval(body), text, "{body} prints");
+        }
+        assert_eq!(
+            result(r#"[replace("C1", "C2"), unbind("B", "b1"), set("C2", "threads", 10)]"#),
+            ["replace(C1, C2)", "unbind(B, b1)", "set(C2, threads, 10)"]
+        );
+    }
+
+    #[test]
+    fn texts_keep_their_own_functions() {
+        assert_eq!(eval(r#"let s = "a-b"; s.replace("-", "+"); s"#), "a+b");
+        assert_eq!(eval(r#"let a = [1, 2]; a.set(0, 5); a"#), "[5, 2]");
+    }
+
+    #[test]
+    fn nothing_to_do_has_three_spellings() {
+        for body in ["[]", "()", "", "let x = 1;", "return;"] {
+            assert!(result(body).is_empty(), "{body}");
+        }
+    }
+
+    #[test]
+    fn anything_but_actions_is_an_error_that_names_it() {
+        assert!(error("3").message.contains("the number `3`"));
+        assert!(error("\"replace\"").message.contains("the text `replace`"));
+        assert!(error("#{a: 1}").message.contains("a map"));
+        assert!(
+            error("[start(), 3.5]")
+                .message
+                .contains("element 1 of the array that it returned is the number `3.5`")
+        );
+        assert!(error("[[start()]]").message.contains("element 0"));
+        let e = error("let a = []; for i in 0..101 { a.push(start()); } a");
+        assert_eq!((e.kind, e.message.contains("101")), (ErrorKind::Result, true));
+    }
+
+    #[test]
+    fn arrays_are_ordered_by_keys_or_by_comparison() {
+        assert_eq!(eval("[3, 1, 2].min_by(|x| x)"), "1");
+        assert_eq!(eval("[3, 1, 2].max_by(|x| x * 1.0)"), "3");
+        assert_eq!(eval("[3, 1, 2].sum_by(|x| x)"), "6.0");
+        assert_eq!(eval("[].min_by(|x| x) == ()"), "true");
+        assert_eq!(eval(r#"["b", "a"].min_by(|x| 1)"#), "b");
+        assert_eq!(eval("[3, 1, 2].sort_by(|x| -x)"), "[3, 2, 1]");
+        assert_eq!(eval("let a = [3, 1, 2]; a.sort_by(|x| x); a"), "[1, 2, 3]");
+        assert_eq!(eval("[3, 1, 2, 5, 4].sort(|a, b| b - a)"), "[5, 4, 3, 2, 1]");
+        assert_eq!(eval("[3, 1, 2].sort_by(|a, b| a < b)"), "[1, 2, 3]");
+        assert_eq!(eval("let k = 2; [3, 1, 2].sort_by(|a, b| (a - b) * k)"), "[1, 2, 3]");
+        assert_eq!(eval("let a = [3, 1]; a.sort(); a"), "[1, 3]");
+        assert_eq!(eval("let a = [3, 1]; a.order_by(|x| x) + a"), "[1, 3, 3, 1]");
+        assert_eq!(eval("const A = [3, 1]; A.order(|x, y| x < y)"), "[1, 3]");
+        assert!(error("let a = [3, 1]; a.min_by(|x| x * a.len())").message.contains("copy that first"));
+        assert!(error("let a = [3, 1]; a.sort_by(|x| x * a.len())").message.contains("copy that first"));
+        assert!(
+            error(r#"[1].min_by(|x| "a")"#).message.contains("the key of the number `1` is the text `a`")
+        );
+        assert!(error(r#"[2, 1].sort(|a, b| throw "no")"#).message.contains("no"));
+        assert!(matches!(run(r#"[2, 1].sort(|a, b| metric("Z", "x")); []"#).end, End::Needs(_)));
+    }
+
+    #[test]
+    fn constants_are_seen_by_every_function_and_closure() {
+        let source = r#"
+            const LIMIT = 5;
+            const NAMES = ["C1", "C2"];
+            fn above(x) { x > LIMIT }
+            fn shadow(LIMIT) { LIMIT + 1 }
+            fn plan(alarm) {
+                let few = [1, 6, 7].filter(|x| x > LIMIT);
+                let deep = [1, 6].filter(|x| [x].filter(|y| y > LIMIT).len() > 0);
+                for LIMIT in 0..1 { print(LIMIT); }
+                print(`${few} ${deep} ${above(6)} ${shadow(1)} ${LIMIT} ${NAMES.len()}`);
+                let LIMIT = 9;
+                print(LIMIT);
+                []
+            }"#;
+        let run = run_on(&script(source), known(&[]));
+        assert_eq!(
+            (run.end, run.log),
+            (End::Actions(vec![]), vec!["0".into(), "[6, 7] [6] true 2 5 2".into(), "9".into()])
+        );
+        let end = run_on(&script("const A = 1; fn plan(alarm) { A = 2; [] }"), known(&[])).end;
+        assert!(matches!(&end, End::Failed(e) if e.message.contains('A')), "{end:?}");
+    }
+
+    #[test]
+    fn errors_say_where_and_what_would_be_right() {
+        let e = error("replace(3, \"C2\")");
+        assert_eq!(e.message, "`replace (number, text)` cannot be called so; there is replace(from, to)");
+        assert_eq!((e.line, e.column), (Some(1), Some(18)));
+        assert!(error("metric((), \"x\")").message.contains("there is metric(name)"));
+        assert!(error("fancy(1)").message.contains("there is no function `fancy (number)`"));
+        assert!(
+            error("bound(\"pay\")")
+                .message
+                .contains("there is no reference `pay`; there is `payment`, `spare`")
+        );
+        assert!(error("slo(\"x\")").message.contains("there is `cheap`"));
+        assert!(error("set(\"x\", 0.0 / 0.0)").message.contains("finite"));
+        assert!(error("publish(\"x\", \"y\")").message.contains("finite number"));
+        assert!(error("remember(\"x\", || 1)").message.contains("no plain value"));
+        assert!(error("throw \"enough\"").message.contains("enough"));
+        assert!(error("1 / 0").message.to_lowercase().contains("zero"), "{:?}", error("1 / 0"));
+        let e = run_on(
+            &script("fn helper(x) { [x].map(|y| y.nothing()) }\nfn plan(alarm) { helper(1) }"),
+            known(&[]),
+        )
+        .end;
+        let End::Failed(e) = e else { panic!("{e:?}") };
+        assert!(e.message.ends_with(", in `helper`") && !e.message.contains("anon"), "{e:?}");
+        assert_eq!(e.line, Some(1));
+    }
+
+    /// Requirement: R3-56
+    #[test]
+    fn no_try_swallows_a_need_or_a_limit() {
+        let needs = pairs(&[("Z", "x")]);
+        for body in [
+            r#"try { metric("Z", "x") } catch { } [start()]"#,
+            r#"try { [1].map(|c| metric("Z", "x")) } catch { } [start()]"#,
+            r#"try { [1, 2].min_by(|c| metric("Z", "x")) } catch { } [start()]"#,
+            r#"let f = Fn("metric"); try { f.call("Z", "x") } catch { } [start()]"#,
+            r#"loop { try { metric("Z", "x") } catch { } }"#,
+            r#"[1, 2].sort(|a, b| metric("Z", "x"))"#,
+            r#"[1, 2].order_by(|a, b| metric("Z", "x"))"#,
+            r#"[1, 2].dedup(|a, b| metric("Z", "x"))"#,
+        ] {
+            assert_eq!(run(body).end, needs, "{body}");
+        }
+        assert_eq!(error("try { loop { } } catch { } []").kind, ErrorKind::Limit);
+        assert_eq!(error("loop { try { loop { } } catch { } }").kind, ErrorKind::Limit);
+    }
+
+    #[test]
+    fn hostile_scripts_cost_one_clear_error() {
+        let functions = [
+            ("fn f(x) { f(x + 1) } fn plan(alarm) { f(0) }", ErrorKind::Limit),
+            ("fn a(x) { b(x) } fn b(x) { a(x) } fn plan(alarm) { a(0) }", ErrorKind::Limit),
+            ("fn f(x) { [1].map(|y| f(y)) } fn plan(alarm) { f(0) }", ErrorKind::Limit),
+            ("fn f(x) { [1].min_by(|y| f(y)) } fn plan(alarm) { f(0) }", ErrorKind::Limit),
+            ("fn f(x) { [2, 1].sort(|a, b| f(a)) } fn plan(alarm) { f(0) }", ErrorKind::Limit),
+            ("fn f(x) { let g = Fn(\"f\"); g.call(x) } fn plan(alarm) { f(0) }", ErrorKind::Limit),
+            ("fn plan(alarm) { plan(alarm) }", ErrorKind::Limit),
+        ];
+        for (source, kind) in functions {
+            let end = run_on(&script(source), known(&[])).end;
+            assert!(matches!(&end, End::Failed(e) if e.kind == kind), "{source}: {end:?}");
+        }
+        for body in ENDLESS {
+            let e = error(body);
+            assert_eq!(e.kind, ErrorKind::Limit, "{body}: {e}");
+        }
+        for refused in ["let x = 1; eval(\"x\")", "sleep(10)", "\"x\".repeat(1000000000)", "timestamp()"] {
+            match Script::compile("t", &format!("fn plan(alarm) {{ {refused} }}")) {
+                Err(_) => {}
+                Ok(script) => {
+                    let end = run_on(&script, known(&[])).end;
+                    assert!(matches!(&end, End::Failed(_)), "{refused}: {end:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_ran_a_hostile_script_is_as_good_as_new() {
+        let host = StrategyHost::new();
+        let good = script(CHEAPEST);
+        let known = Arc::new(known(&[("C1", "cost", 20.0), ("C2", "cost", 5.0)]));
+        let first = host.run(&good, &alarm(), known.clone(), limits());
+        for body in [
+            "loop { }",
+            "print(1); because(\"x\"); metric(\"Z\", \"x\")",
+            "throw 1",
+            "const X = 1; [start()]",
+        ] {
+            host.run(&plan(body), &alarm(), known.clone(), limits());
+            assert_eq!(host.run(&good, &alarm(), known.clone(), limits()), first);
+        }
+    }
+
+    #[test]
+    fn notes_are_bounded() {
+        let run = run("for i in 0..1000 { because(\"x\"); print(\"y\"); } []");
+        assert_eq!((run.reasons.len(), run.log.len()), (MAX_NOTES, MAX_NOTES));
+        let run =
+            run_on(&plan("for i in 0..1000 { try { reading(`s${i}`, \"x\") } catch {} } []"), known(&[]));
+        assert!(matches!(run.end, End::Needs(needs) if needs.len() <= MAX_NOTES));
+    }
+
+    #[test]
+    fn a_run_that_the_deadline_cut_is_cut_there_again() {
+        let host = StrategyHost::new();
+        let script = plan("let n = 0; loop { n += 1; if n % 10 == 0 { because(`${n}`); } }");
+        let calls = AtomicU64::new(0);
+        // A clock that goes on by a millisecond whenever it is looked at.
+        let clock: Clock = Arc::new(move || Duration::from_millis(calls.fetch_add(1, Ordering::Relaxed)));
+        let known = Arc::new(known(&[]));
+        let within =
+            RunLimits { operations: 1_000_000, deadline: Deadline::Within(Duration::from_millis(20), clock) };
+        let live = host.run(&script, &alarm(), known.clone(), within);
+        assert!(matches!(&live.end, End::Failed(e) if e.kind == ErrorKind::Deadline), "{live:?}");
+        assert_eq!(live.cut, Some(20 * CLOCK_EVERY));
+        assert!(!live.reasons.is_empty());
+        let again = RunLimits { operations: 1_000_000, deadline: Deadline::CutAt(live.cut) };
+        assert_eq!(StrategyHost::new().run(&script, &alarm(), known, again), live);
+    }
+
+    #[test]
+    fn a_run_in_time_is_not_cut() {
+        let clock: Clock = Arc::new(|| Duration::ZERO);
+        let within =
+            RunLimits { operations: 1_000, deadline: Deadline::Within(Duration::from_millis(5), clock) };
+        let run = StrategyHost::new().run(&plan("[]"), &alarm(), Arc::new(known(&[])), within);
+        assert_eq!((run.end, run.cut), (End::Actions(vec![]), None));
+    }
+
+    #[test]
+    fn the_operations_of_callbacks_count() {
+        let e = error("let a = [1]; for i in 0..1000 { a.map(|x| { for j in 0..1000 { print(j); } }); } []");
+        assert_eq!((e.kind, e.message.as_str()), (ErrorKind::Limit, "it took more than 100000 operations"));
+    }
+
+    /// Prints how far hostile scripts get beyond a deadline of 5 ms.
+    #[test]
+    #[ignore = "prints figures"]
+    #[expect(clippy::disallowed_methods, reason = "a measurement")]
+    fn a_deadline_is_kept_to() {
+        let host = StrategyHost::new();
+        let start = std::time::Instant::now();
+        let clock: Clock = Arc::new(move || start.elapsed());
+        for body in ENDLESS {
+            let deadline = Deadline::Within(Duration::from_millis(5), clock.clone());
+            let limits = RunLimits { operations: 10_000_000, deadline };
+            let before = start.elapsed();
+            let run = host.run(&plan(body), &alarm(), Arc::new(known(&[])), limits);
+            println!(
+                "{:?} after {} operations: {body}: {:?}",
+                start.elapsed() - before,
+                run.progress,
+                run.end
+            );
+        }
+    }
+
+    /// Prints what one run costs: `cargo test --lib -- --ignored --nocapture a_run_costs`.
+    #[test]
+    #[ignore = "prints figures"]
+    #[expect(clippy::disallowed_methods, reason = "a measurement")]
+    fn a_run_costs() {
+        let script = script(
+            r#"
+            const MARGIN = 0.9;
+            fn plan(alarm) {
+                let now = bound("payment");
+                if now == () { return []; }
+                let limit = metric(now, "cost");
+                let best = ();
+                let least = limit;
+                for c in candidates("payment") {
+                    let cost = metric(c, "cost");
+                    if cost < least && c != now {
+                        best = c;
+                        least = cost;
+                    }
+                }
+                if best != () && least < limit * MARGIN {
+                    because("cheaper");
+                    [replace(now, best)]
+                } else {
+                    []
+                }
+            }"#,
+        );
+        let mut known = known(&[("C1", "cost", 20.0), ("C2", "cost", 5.0), ("C3", "cost", 7.0)]);
+        known.references.get_mut("payment").unwrap().candidates.push("C3".into());
+        let known = Arc::new(known);
+        let host = StrategyHost::new();
+        let start = std::time::Instant::now();
+        let clock: Clock = Arc::new(move || start.elapsed());
+        let n = 100_000;
+        let mut progress = 0;
+        for _ in 0..n {
+            let deadline = Deadline::Within(Duration::from_secs(100), clock.clone());
+            let run = host.run(&script, &alarm(), known.clone(), RunLimits { operations: 100_000, deadline });
+            assert!(matches!(run.end, End::Actions(ref a) if a.len() == 1));
+            progress = run.progress;
+        }
+        println!(
+            "{:.2} µs per run of {progress} operations",
+            start.elapsed().as_secs_f64() * 1e6 / f64::from(n)
+        );
+    }
 }

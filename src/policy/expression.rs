@@ -225,7 +225,7 @@ impl Compiler<'_> {
                 node => (Node::Neg(Box::new(node)), Type::Number),
             },
             Kind::Not(x) => (Node::Not(Box::new(self.boolean(x, "`!`")?)), Type::Boolean),
-            Kind::Binary(operator, sides) => self.binary(*operator, &sides.0, &sides.1, &syntax.span)?,
+            Kind::Binary(operator, sides) => self.binary(*operator, &sides.0, &sides.1)?,
             Kind::And(parts) => (Node::And(self.booleans(parts, "`&&`")?), Type::Boolean),
             Kind::Or(parts) => (Node::Or(self.booleans(parts, "`||`")?), Type::Boolean),
             Kind::If(parts) => self.choice(parts)?,
@@ -251,10 +251,10 @@ impl Compiler<'_> {
         if found == wanted {
             return Ok(node);
         }
-        let text = &self.source[syntax.span.clone()];
+        let text = print(syntax, self.source, 0);
         let refusal = Refusal::new(
             format!("{by} needs {}, and `{text}` yields {}", wanted.name(), found.name()),
-            syntax.span.clone(),
+            syntax.extent(),
         );
         Err(match wanted {
             Type::Boolean => refusal.hint("compare it with something, such as `cost < 30`"),
@@ -280,30 +280,26 @@ impl Compiler<'_> {
         parts.iter().map(|part| self.boolean(part, by)).collect()
     }
 
-    fn binary(
-        &mut self,
-        operator: Operator,
-        left: &Syntax,
-        right: &Syntax,
-        span: &Range<usize>,
-    ) -> Result<(Node, Type), Refusal> {
+    fn binary(&mut self, operator: Operator, left: &Syntax, right: &Syntax) -> Result<(Node, Type), Refusal> {
         let by = format!("`{}`", operator.text());
         if operator.compares()
             && let Kind::Binary(first, sides) = &left.kind
             && first.compares()
         {
             let text = |s: &Syntax| print(s, self.source, 10);
-            return Err(Refusal::new("comparisons cannot be chained", left.span.start..span.end).hint(
-                format!(
-                    "write `{} {} {} && {} {} {}`",
-                    text(&sides.0),
-                    first.text(),
-                    text(&sides.1),
-                    text(&sides.1),
-                    operator.text(),
-                    text(right)
-                ),
-            ));
+            return Err(Refusal::new(
+                "comparisons cannot be chained",
+                left.extent().start..right.extent().end,
+            )
+            .hint(format!(
+                "write `{} {} {} && {} {} {}`",
+                text(&sides.0),
+                first.text(),
+                text(&sides.1),
+                text(&sides.1),
+                operator.text(),
+                text(right)
+            )));
         }
         if matches!(operator, Operator::Eq | Operator::Ne) {
             let (a, kind) = self.node(left)?;
@@ -531,4 +527,406 @@ fn print(syntax: &Syntax, source: &str, outer: u8) -> String {
         }
     };
     if own < outer { format!("({text})") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value(source: &str, inputs: &[Option<f64>]) -> Result<f64, EvalError> {
+        Expression::parse(source).unwrap_or_else(|e| panic!("{source}: {e:?}")).eval(inputs)
+    }
+
+    fn constant(source: &str) -> f64 {
+        value(source, &[]).unwrap_or_else(|e| panic!("{source}: {e}"))
+    }
+
+    /// The message, hint and marked text of the error.
+    fn refused(source: &str) -> (String, String, String) {
+        let error = match Expression::parse_condition(source) {
+            Err(error) => error,
+            Ok(parsed) => panic!("{source} was accepted as {:?}", parsed.root),
+        };
+        (error.message, error.hint.unwrap_or_default(), source[error.span].to_string())
+    }
+
+    #[test]
+    fn all_arithmetic_is_of_floating_point() {
+        assert_eq!(constant("7 / 2"), 3.5);
+        assert_eq!(constant("1 + 2 * 3 ** 2 - 8 / 4"), 17.0);
+        assert_eq!(constant("-5 + +3 - -2"), 0.0);
+        assert_eq!(constant("2 ** 3 ** 2"), 512.0);
+        assert_eq!(constant("10000000000000000000 * 2"), 2e19);
+        assert_eq!(constant("1_000.5e-1"), 100.05);
+    }
+
+    #[test]
+    fn numbers_carry_units() {
+        assert_eq!(constant("2s + 1500ms"), 3.5);
+        assert_eq!(constant("1m30s"), 90.0);
+        assert_eq!(constant("512MiB / 1MiB"), 512.0);
+        assert_eq!(constant("5µs * 2"), 1e-5);
+        assert_eq!(constant("1h - 1min"), 3540.0);
+    }
+
+    #[test]
+    fn a_percent_sign_after_a_digit_is_a_unit_unless_an_operand_follows() {
+        assert_eq!(constant("80%"), 0.8);
+        assert_eq!(constant("80% + 1"), 1.8);
+        assert_eq!(constant("(80%)"), 0.8);
+        assert_eq!(constant("80 % 3"), 2.0);
+        assert_eq!(constant("80%3"), 2.0);
+        assert_eq!(constant("80% - 3"), 0.8 - 3.0);
+        assert_eq!(value("used % 3", &[Some(7.0)]), Ok(1.0));
+        assert_eq!(value("p99%2", &[Some(7.0)]), Ok(1.0));
+        assert_eq!(value("80% < used", &[Some(0.9)]), Ok(1.0));
+    }
+
+    #[test]
+    fn inputs_are_numbered_in_the_order_of_their_first_use() {
+        let e = Expression::parse("own_cost + payment.cost + stock.cost * own_cost").unwrap();
+        let names: Vec<String> = e.inputs.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["own_cost", "payment.cost", "stock.cost"]);
+        assert_eq!(e.eval(&[Some(1.0), Some(18.0), Some(10.0)]), Ok(29.0));
+        assert_eq!(e.eval(&[Some(1.0), None, None]), Err(EvalError::MissingInput(1)));
+        assert_eq!(e.eval(&[]), Err(EvalError::MissingInput(0)));
+        assert_eq!(e.to_string(), "own_cost + payment.cost + stock.cost * own_cost");
+        assert!(!e.is_condition());
+    }
+
+    #[test]
+    fn names_that_are_words_of_the_scripting_language_are_still_names() {
+        for name in
+            ["default", "new", "match", "static", "public", "shared", "sync", "var", "with", "is", "_", "v"]
+        {
+            assert_eq!(value(&format!("{name} + 1"), &[Some(2.0)]), Ok(3.0), "{name}");
+            assert_eq!(value(&format!("new.{name} + 1"), &[Some(2.0)]), Ok(3.0), "{name}");
+        }
+    }
+
+    #[test]
+    fn functions_of_numbers() {
+        assert_eq!(constant("min(3, 1, 2) + max(3, 1, 2) + max(5)"), 9.0);
+        assert_eq!(constant("abs(-2) + sqrt(16) + floor(1.9) + ceil(1.1) + round(2.5)"), 12.0);
+        assert_eq!(constant("clamp(10, 0, 5) + pow(2, 10)"), 1029.0);
+        assert_eq!(constant("ln(exp(1))"), 1.0);
+        assert_eq!(constant("if 1 < 2 { 10 } else if 1 < 3 { 20 } else { 30 }"), 10.0);
+        assert_eq!(constant("1 + if 1 > 2 { 10 } else { max(20, 21) }"), 22.0);
+        assert_eq!(constant("if 5 in 1..5 { 1 } else { 0 }"), 0.0);
+        assert_eq!(constant("if 5 in 1..=5 { 1 } else { 0 }"), 1.0);
+        assert_eq!(constant("if 6 !in 1..=5 { 1 } else { 0 }"), 1.0);
+        assert_eq!(constant("if 20% in 10%..=30% { 1 } else { 0 }"), 1.0);
+    }
+
+    #[test]
+    fn a_fallback_stands_in_for_what_has_no_value() {
+        assert_eq!(value("default(a, 7) + 1", &[None]), Ok(8.0));
+        assert_eq!(value("default(a, 7) + 1", &[Some(1.0)]), Ok(2.0));
+        assert_eq!(value("default(a / b, 0)", &[Some(1.0), Some(0.0)]), Ok(0.0));
+        assert_eq!(value("default(a, b)", &[None, None]), Err(EvalError::MissingInput(1)));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_no_value() {
+        assert_eq!(value("a / b", &[Some(1.0), Some(0.0)]), Err(EvalError::NotFinite));
+        assert_eq!(value("a / b < 5", &[Some(1.0), Some(0.0)]), Err(EvalError::NotFinite));
+        assert_eq!(value("sqrt(a)", &[Some(-1.0)]), Err(EvalError::NotFinite));
+        assert_eq!(value("a * a", &[Some(1e200)]), Err(EvalError::NotFinite));
+        assert_eq!(value("a < 1", &[Some(f64::NAN)]), Err(EvalError::NotFinite));
+        assert_eq!(value("clamp(a, 5, 1)", &[Some(3.0)]), Err(EvalError::NotFinite));
+    }
+
+    #[test]
+    fn logic_looks_no_further_than_it_must() {
+        assert_eq!(value("a > 1 || b > 1", &[Some(2.0), None]), Ok(1.0));
+        assert_eq!(value("a > 1 && b > 1", &[Some(0.0), None]), Ok(0.0));
+        assert_eq!(value("a > 1 && b > 1", &[Some(2.0), None]), Err(EvalError::MissingInput(1)));
+        assert_eq!(value("!(a > 1) == true", &[Some(0.0)]), Ok(1.0));
+    }
+
+    /// Requirement: R3-52
+    #[test]
+    fn the_condition_of_a_violation_is_the_negated_objective() {
+        let negated = |source: &str| Expression::parse_condition(source).expect(source).negated_text();
+        assert_eq!(negated("cost < 30"), "cost >= 30");
+        assert_eq!(negated("p99 < 2s"), "p99 >= 2s");
+        assert_eq!(negated("used<=80%"), "used > 80%");
+        assert_eq!(negated("a == b"), "a != b");
+        assert_eq!(negated("20 <= t && t <= 25"), "20 > t || t > 25");
+        assert_eq!(negated("a < 1 && b < 2 || c > 3"), "(a >= 1 || b >= 2) && c <= 3");
+        assert_eq!(negated("!(a < 1)"), "a < 1");
+        assert_eq!(negated("t in 20..=25"), "!(t in 20..=25)");
+        assert_eq!(negated("(own + payment.cost) * 2 < 1m30s"), "(own + payment.cost) * 2 >= 1m30s");
+        assert_eq!(negated("a - (b - c) < -1 ** 2"), "a - (b - c) >= -1 ** 2");
+        assert_eq!(
+            negated("if a < 1 { b < 1 } else { min(a, b) < 2 }"),
+            "!(if a < 1 { b < 1 } else { min(a, b) < 2 })"
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_what_where_and_what_would_be_right() {
+        let cases = [
+            ("20 <= t <= 25", "20 <= t <= 25", "write `20 <= t && t <= 25`"),
+            ("cost = 30", "=", "write `==`"),
+            ("cost => 30", "=>", "write `>=`"),
+            ("cost <> 30", "<>", "write `!=`"),
+            ("a < 1 and b < 2", "and", "write `&&`"),
+            ("a < 1 & b < 2", "&", "write `&&`"),
+            ("cost ^ 2 < 1", "^", "write `**`"),
+            ("cost < 30 parsecs", "parsecs", ""),
+            ("cost < 30parsecs", "30parsecs", "the units are"),
+            ("cost + 1", "cost + 1", "compare it with something"),
+            ("1 < 2", "1 < 2", "name a metric"),
+            ("cost && true", "cost", "compare it with something"),
+            ("cost < (a > 1)", "a > 1", "if condition { 1 } else { 0 }"),
+            ("cost < \"30\"", "\"", "strategy"),
+            ("let x = 3; x < 4", "let", "strategy"),
+            ("while a < 1 { a }", "while", "strategy"),
+            ("[cost] < 4", "[", "strategy"),
+            ("avg(cost) < 4", "avg", "aggregate: avg"),
+            ("fancy(cost) < 4", "fancy", "the functions are"),
+            ("sqrt(cost, 2) < 4", "sqrt", ""),
+            ("cost.max(3) < 4", "max", "write `max(a, b)`"),
+            ("a.b.c < 4", "", "reference.metric"),
+            ("cost <", "", ""),
+            ("(cost < 3", "", ""),
+            ("", "", "such as"),
+            ("if cost < 3 { true }", "if", "else"),
+            ("cost < größe", "ö", "letters"),
+            ("1..3", "..", "x in 20..=25"),
+            ("cost ? 1 : 2", "?", "if condition"),
+        ];
+        for (source, marked, hint) in cases {
+            let (message, found, at) = refused(source);
+            assert!(!message.is_empty() && !message.contains("vvv"), "{source}: {message}");
+            assert!(found.contains(hint), "{source}: {message}; {found}");
+            assert!(at.starts_with(marked), "{source}: {message} marks `{at}`");
+        }
+    }
+
+    #[test]
+    fn depth_and_length_are_bounded_also_on_a_small_stack() {
+        let run = || {
+            for piece in ["a+", "(", "-", "!", "max(", "if a<1 {", "a<1&&", "2**", "{", "a.", "1 in ", "a..="]
+            {
+                let source = piece.repeat(syntax::MAX_EXPRESSION / piece.len() - 1);
+                assert!(Expression::parse(&source).is_err(), "{piece}");
+                assert!(Expression::parse(&format!("{source}1")).is_err() || piece == "a<1&&", "{piece}");
+            }
+            let long = format!("{}a", "a+".repeat(60));
+            assert_eq!(value(&long, &[Some(1.0)]), Ok(61.0));
+            assert!(Expression::parse(&"a".repeat(5000)).is_err());
+        };
+        std::thread::Builder::new().stack_size(2 << 20).spawn(run).unwrap().join().unwrap();
+    }
+
+    /// What the reference evaluator knows: the same tree, and its value by plain recursion.
+    #[derive(Debug, Clone)]
+    enum Tree {
+        Number(u16),
+        Input(usize),
+        Neg(Box<Tree>),
+        Binary(&'static str, Box<(Tree, Tree)>),
+        Min(Vec<Tree>),
+        Choice(Box<(Test, Tree, Tree)>),
+    }
+
+    #[derive(Debug, Clone)]
+    enum Test {
+        Compare(&'static str, Box<(Tree, Tree)>),
+        And(Box<(Test, Test)>),
+        Or(Box<(Test, Test)>),
+        Not(Box<Test>),
+    }
+
+    impl Tree {
+        fn text(&self) -> String {
+            match self {
+                Self::Number(n) => n.to_string(),
+                Self::Input(n) => format!("m{n}"),
+                Self::Neg(x) => format!("(-{})", x.text()),
+                Self::Binary(op, sides) => format!("({} {op} {})", sides.0.text(), sides.1.text()),
+                Self::Min(parts) => {
+                    format!("min({})", parts.iter().map(Self::text).collect::<Vec<_>>().join(", "))
+                }
+                Self::Choice(c) => {
+                    format!("(if {} {{ {} }} else {{ {} }})", c.0.text(), c.1.text(), c.2.text())
+                }
+            }
+        }
+
+        /// `None`: no value.
+        fn value(&self, inputs: &[f64]) -> Option<f64> {
+            let value = match self {
+                Self::Number(n) => f64::from(*n),
+                Self::Input(n) => inputs[*n],
+                Self::Neg(x) => -x.value(inputs)?,
+                Self::Binary(op, sides) => {
+                    let (a, b) = (sides.0.value(inputs)?, sides.1.value(inputs)?);
+                    match *op {
+                        "+" => a + b,
+                        "-" => a - b,
+                        "*" => a * b,
+                        "/" => a / b,
+                        _ => a % b,
+                    }
+                }
+                Self::Min(parts) => {
+                    let values = parts.iter().map(|p| p.value(inputs)).collect::<Option<Vec<_>>>()?;
+                    values.into_iter().fold(f64::INFINITY, f64::min)
+                }
+                Self::Choice(c) => {
+                    if c.0.value(inputs)? {
+                        c.1.value(inputs)?
+                    } else {
+                        c.2.value(inputs)?
+                    }
+                }
+            };
+            value.is_finite().then_some(value)
+        }
+    }
+
+    impl Test {
+        fn text(&self) -> String {
+            match self {
+                Self::Compare(op, sides) => format!("{} {op} {}", sides.0.text(), sides.1.text()),
+                Self::And(sides) => format!("({} && {})", sides.0.text(), sides.1.text()),
+                Self::Or(sides) => format!("({} || {})", sides.0.text(), sides.1.text()),
+                Self::Not(x) => format!("!({})", x.text()),
+            }
+        }
+
+        fn value(&self, inputs: &[f64]) -> Option<bool> {
+            Some(match self {
+                Self::Compare(op, sides) => {
+                    let (a, b) = (sides.0.value(inputs)?, sides.1.value(inputs)?);
+                    match *op {
+                        "<" => a < b,
+                        "<=" => a <= b,
+                        ">" => a > b,
+                        ">=" => a >= b,
+                        "==" => a == b,
+                        _ => a != b,
+                    }
+                }
+                Self::And(sides) => sides.0.value(inputs)? && sides.1.value(inputs)?,
+                Self::Or(sides) => sides.0.value(inputs)? || sides.1.value(inputs)?,
+                Self::Not(x) => !x.value(inputs)?,
+            })
+        }
+    }
+
+    fn tree(depth: u32) -> BoxedStrategy<Tree> {
+        let leaf = prop_oneof![any::<u16>().prop_map(Tree::Number), (0..3usize).prop_map(Tree::Input)];
+        if depth == 0 {
+            return leaf.boxed();
+        }
+        let sub = || tree(depth - 1);
+        let op = prop::sample::select(vec!["+", "-", "*", "/", "%"]);
+        prop_oneof![
+            2 => leaf,
+            1 => sub().prop_map(|x| Tree::Neg(Box::new(x))),
+            3 => (op, sub(), sub()).prop_map(|(op, a, b)| Tree::Binary(op, Box::new((a, b)))),
+            1 => prop::collection::vec(sub(), 1..4).prop_map(Tree::Min),
+            1 => (test(depth - 1), sub(), sub()).prop_map(|(c, a, b)| Tree::Choice(Box::new((c, a, b)))),
+        ]
+        .boxed()
+    }
+
+    fn test(depth: u32) -> BoxedStrategy<Test> {
+        let op = prop::sample::select(vec!["<", "<=", ">", ">=", "==", "!="]);
+        let compare = (op, tree(depth.min(1)), tree(depth.min(1)))
+            .prop_map(|(op, a, b)| Test::Compare(op, Box::new((a, b))));
+        if depth == 0 {
+            return compare.boxed();
+        }
+        let sub = || test(depth - 1);
+        prop_oneof![
+            2 => compare,
+            1 => (sub(), sub()).prop_map(|s| Test::And(Box::new(s))),
+            1 => (sub(), sub()).prop_map(|s| Test::Or(Box::new(s))),
+            1 => sub().prop_map(|x| Test::Not(Box::new(x))),
+        ]
+        .boxed()
+    }
+
+    /// The values in the order of the expression's own numbers.
+    fn ordered(e: &Expression, inputs: &[f64]) -> Vec<Option<f64>> {
+        e.inputs.iter().map(|p| Some(inputs[p.to_string()[1..].parse::<usize>().unwrap()])).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(source in any::<String>()) {
+            if let Err(e) = Expression::parse_condition(&source) {
+                prop_assert!(source.get(e.span.clone()).is_some(), "{e:?}");
+            }
+        }
+
+        #[test]
+        fn no_sequence_of_words_makes_the_parser_panic(
+            words in prop::collection::vec(prop::sample::select(vec![
+                "a", "b.c", "12", "3.5", "2s", "80%", "%", "+", "-", "*", "/", "**", "<", "<=", "==", "!", "!=", "&&",
+                "||", "(", ")", "{", "}", "if", "else", "true", "in", "!in", "..", "..=", ",", "max(", "default(", ".",
+                "µs", "1e", "0x1f", "\n", "ä", "é", "min", "_", "=", "'", "\"", "1m30", "::", "?.", "|", "=>",
+            ]), 0..20),
+            gap in prop::sample::select(vec!["", " "]),
+        ) {
+            let source = words.join(gap);
+            if let Err(e) = Expression::parse(&source) {
+                prop_assert!(source.get(e.span.clone()).is_some(), "{source}: {e:?}");
+                prop_assert!(!e.message.is_empty());
+            }
+        }
+
+        #[test]
+        fn a_tree_has_the_value_that_its_definition_gives(
+            tree in tree(4),
+            inputs in prop::collection::vec(-1e6..1e6f64, 3),
+        ) {
+            let source = tree.text();
+            prop_assume!(source.len() <= syntax::MAX_EXPRESSION);
+            let e = match Expression::parse(&source) {
+                Ok(e) => e,
+                Err(e) => return Err(TestCaseError::fail(format!("{source}: {e:?}"))),
+            };
+            prop_assert_eq!(e.eval(&ordered(&e, &inputs)).ok(), tree.value(&inputs), "{}", source);
+        }
+
+        #[test]
+        fn a_condition_and_its_negation_never_agree(
+            test in test(3),
+            inputs in prop::collection::vec(-1e3..1e3f64, 3),
+        ) {
+            let source = test.text();
+            prop_assume!(source.len() < syntax::MAX_EXPRESSION / 2);
+            let e = Expression::parse(&source).map_err(|e| TestCaseError::fail(format!("{source}: {e:?}")))?;
+            let text = e.negated_text();
+            let negation = Expression::parse(&text).map_err(|e| TestCaseError::fail(format!("{text}: {e:?}")))?;
+            if let Some(value) = test.value(&inputs) {
+                prop_assert_eq!(e.eval(&ordered(&e, &inputs)), Ok(truth(value)), "{}", &source);
+                prop_assert_eq!(negation.eval(&ordered(&negation, &inputs)), Ok(truth(!value)), "{} / {}", &source, &text);
+            }
+        }
+    }
+
+    /// Prints what one evaluation costs: `cargo test --lib -- --ignored --nocapture an_evaluation`.
+    #[test]
+    #[ignore = "prints figures"]
+    #[expect(clippy::disallowed_methods, reason = "a measurement")]
+    fn an_evaluation_costs() {
+        let e = Expression::parse("own_cost + payment.cost + stock.cost < 30 && p99 < 2s").unwrap();
+        let inputs = [Some(1.0), Some(18.0), Some(10.0), Some(0.5)];
+        let start = std::time::Instant::now();
+        let n = 1_000_000;
+        let mut sum = 0.0;
+        for _ in 0..n {
+            sum += std::hint::black_box(&e).eval(std::hint::black_box(&inputs)).unwrap();
+        }
+        println!("{:.1} ns per evaluation ({sum})", start.elapsed().as_nanos() as f64 / f64::from(n));
+    }
 }

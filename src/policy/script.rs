@@ -176,6 +176,10 @@ pub(crate) fn lower(text: &str) -> String {
     characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }
 
+fn asleep() -> Result<(), Box<EvalAltResult>> {
+    Err("a script never waits; there is no `sleep`".into())
+}
+
 /// A new engine with every limit set: `eval` and `sleep` are disabled, there are no modules, `print` and `debug` go nowhere.
 ///
 /// Limits are per value and therefore small; operations are not time, so whoever runs scripts adds a deadline through
@@ -193,8 +197,156 @@ pub fn engine() -> Engine {
     engine.set_max_variables(64);
     engine.set_max_functions(128);
     engine.disable_symbol("eval");
-    engine.disable_symbol("sleep");
+    // `sleep` is a function, not a symbol; the one registered last is the one that is called.
+    engine.register_fn("sleep", |_: i64| asleep());
+    engine.register_fn("sleep", |_: f64| asleep());
     engine.on_print(|_| {});
     engine.on_debug(|_, _, _| {});
     engine
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn error(source: &str) -> ScriptError {
+        match Script::compile("test.rhai", source) {
+            Err(error) => error,
+            Ok(_) => panic!("{source} was accepted"),
+        }
+    }
+
+    #[test]
+    fn a_script_is_known_by_its_content() {
+        let a = Script::compile("a.rhai", "fn plan(alarm) { [] }").unwrap();
+        let b = Script::compile("a.rhai", "fn plan(alarm) { [ ] }").unwrap();
+        assert_eq!(a.hash.len(), 16);
+        assert_ne!(a, b);
+        assert_eq!(a, Script::compile("a.rhai", "fn plan(alarm) { [] }").unwrap());
+    }
+
+    #[test]
+    fn an_error_of_syntax_has_its_place() {
+        let e = error("fn plan(alarm) {\n    let x = ;\n}");
+        assert_eq!((e.line, e.column), (2, 13), "{e:?}");
+        let e = error("fn plan(alarm) { [] ");
+        assert_eq!(e.line, 1, "{e:?}");
+    }
+
+    #[test]
+    fn a_strategy_needs_a_plan_of_one_alarm() {
+        assert!(error("").message.contains("no functions"));
+        assert!(error("// nothing").message.contains("no functions"));
+        assert!(error("fn plan() { [] }").message.contains("`plan()`"));
+        assert!(
+            error("fn plan(a, b) { let f = || 1; [] } fn other(x) {}")
+                .message
+                .contains("`other(x)`, `plan(a, b)`")
+        );
+        assert!(error("fn Plan(alarm) { [] }").hint.unwrap().contains("fn plan(alarm)"));
+    }
+
+    #[test]
+    fn only_constants_and_functions_stand_at_the_top_level() {
+        for source in ["let x = 3;", "print(1);", "if true { 1 }", "loop {}", "x = 3;", "[1]"] {
+            let e = error(&format!("fn plan(alarm) {{ [] }}\n{source}"));
+            assert_eq!(e.line, 2, "{source}: {e:?}");
+        }
+    }
+
+    #[test]
+    fn constants_are_computed_once_and_without_readings() {
+        let script = Script::compile(
+            "t",
+            "const LIMIT = 2 + 3; const TWICE = twice(LIMIT); const LIST = [1, 2];
+             fn twice(x) { x * 2 }
+             fn plan(alarm) { if LIMIT > TWICE { [] } else { LIST.map(|x| x + LIMIT); [] } }",
+        )
+        .unwrap();
+        assert_eq!(script.constants["LIMIT"].as_int(), Ok(5));
+        assert_eq!(script.constants["TWICE"].as_int(), Ok(10));
+        let e = error("const A = metric(\"cost\");\nfn plan(alarm) { [] }");
+        assert!(e.hint.is_some_and(|hint| hint.contains("plan(alarm)")), "{}", e.message);
+        assert_eq!(e.line, 1);
+        assert!(
+            error("const A = forever(); fn forever() { loop {} }\nfn plan(alarm) { [] }")
+                .message
+                .contains("operations")
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_not_defined_is_found_before_anything_runs() {
+        let e = error("fn plan(alarm) {\n    let best = 3;\n    if bets > 2 { [] } else { [] }\n}");
+        assert_eq!((e.message.as_str(), e.line, e.column), ("`bets` is not defined", 3, 8));
+        let e = error("fn plan(alarm) { let l = 1; [1].filter(|x| x > limit); [] }");
+        assert_eq!(e.message, "`limit` is not defined");
+        for fine in [
+            "fn plan(alarm) { let l = 1; [1].filter(|x| [2].filter(|y| y > l + x).len() > 0); [] }",
+            "fn plan(alarm) { for (x, i) in [1] { print(x + i); } try { throw 1 } catch (e) { print(e); } [] }",
+            "fn helper(x) { x } fn plan(alarm) { let f = helper; [1].map(f); [1].map(helper); [] }",
+            "fn plan(alarm) { let x = 1; { let y = x; let f = || y + x; f.call(); } switch x { 1 => [], _ => [] } }",
+        ] {
+            assert!(Script::compile("t", fine).is_ok(), "{fine}: {:?}", Script::compile("t", fine).err());
+        }
+    }
+
+    #[test]
+    fn readings_named_by_literals_are_found_wherever_they_stand() {
+        let script = Script::compile(
+            "t",
+            r#"fn cost(s) { metric(s, "cost") + metric("own") }
+               fn plan(alarm) {
+                   metric("B", "cost");
+                   let x = [1].map(|c| reading("C" + "2", "cost"));
+                   if metric("B", "cost") > metric("C1", "cost") { [] } else { [set("x", metric("p99"))] }
+               }"#,
+        )
+        .unwrap();
+        let service = |s: &str| Some(s.to_string());
+        assert_eq!(
+            script.literal_readings(),
+            [
+                (service("B"), "cost".into()),
+                (service("C1"), "cost".into()),
+                (service("C2"), "cost".into()),
+                (None, "own".into()),
+                (None, "p99".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_source_is_bounded() {
+        let source = format!("fn plan(alarm) {{ [] }} // {}", "x".repeat(MAX_SCRIPT));
+        assert!(error(&source).message.contains("65536"));
+    }
+
+    #[test]
+    fn eval_sleep_and_modules_are_not_there() {
+        for call in ["eval(\"1\")", "sleep(1)", "sleep(0.5)"] {
+            let source = format!("const A = {call}; fn plan(alarm) {{ [] }}");
+            assert!(Script::compile("t", &source).is_err(), "{call}");
+        }
+        assert!(Script::compile("t", "import \"x\" as y; fn plan(alarm) { [] }").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_compiler_panic(source in any::<String>()) {
+            if let Err(e) = Script::compile("t", &source) {
+                prop_assert!(e.line >= 1 && e.column >= 1 && !e.message.is_empty());
+            }
+        }
+
+        #[test]
+        fn no_sequence_of_words_makes_the_compiler_panic(words in prop::collection::vec(prop::sample::select(vec![
+            "fn", "plan", "(", ")", "alarm", "{", "}", "let", "=", ";", "x", "|", "||", "if", "else", "for", "in", "1", ".",
+            "[", "]", "#{", ":", ",", "\"a\"", "const", "switch", "=>", "_", "try", "catch", "throw", "return", "`", "${",
+        ]), 0..30)) {
+            let _ = Script::compile("t", &words.join(" "));
+        }
+    }
 }

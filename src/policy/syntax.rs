@@ -15,8 +15,8 @@ use crate::model::units::{self, Base};
 /// The longest expression, in bytes: a chain of operators is as deep as it is long.
 pub(super) const MAX_EXPRESSION: usize = 4096;
 
-/// The deepest expression, in nodes.
-const MAX_DEPTH: usize = 256;
+/// The deepest expression: operators in one chain, or parentheses within each other.
+const MAX_DEPTH: usize = 64;
 
 /// What is wrong with a text, and where.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,28 @@ impl Refusal {
 pub(super) struct Syntax {
     pub kind: Kind,
     pub span: Range<usize>,
+}
+
+impl Syntax {
+    /// The bytes from the beginning of the first to the end of the last word in it.
+    pub(super) fn extent(&self) -> Range<usize> {
+        let mut extent = self.span.clone();
+        let mut add = |part: &Syntax| {
+            let part = part.extent();
+            extent = extent.start.min(part.start)..extent.end.max(part.end);
+        };
+        match &self.kind {
+            Kind::Number(_) | Kind::Bool(_) | Kind::Own(_) | Kind::Via(..) => {}
+            Kind::Neg(x) | Kind::Not(x) => add(x),
+            Kind::Binary(_, sides) => {
+                add(&sides.0);
+                add(&sides.1);
+            }
+            Kind::And(parts) | Kind::Or(parts) | Kind::Call(_, parts) => parts.iter().for_each(add),
+            Kind::If(parts) | Kind::In { parts, .. } => parts.iter().for_each(add),
+        }
+        extent
+    }
 }
 
 /// What an expression can be.
@@ -244,7 +266,8 @@ impl<'a> Scanner<'a> {
             let after = end + digits.len();
             let written: f64 = digits.replace('_', "").parse().unwrap_or(f64::NAN);
             let (unit, factor, base) = self.unit(start, after)?;
-            total += written * factor;
+            // 57 / 100 is nearer to 57% than 57 * 0.01.
+            total += if factor < 1.0 { written / factor.recip().round() } else { written * factor };
             end = after + unit;
             parts += 1;
             let more = self.source[end..].starts_with(|c: char| c.is_ascii_digit());
@@ -397,7 +420,7 @@ thread_local! {
     static PARSER: Engine = {
         let mut engine = Engine::new_raw();
         engine.set_optimization_level(OptimizationLevel::None);
-        engine.set_max_expr_depths(64, 0);
+        engine.set_max_expr_depths(MAX_DEPTH, 0);
         engine
     };
 }
@@ -461,7 +484,7 @@ impl Reader<'_> {
     }
 
     fn read(&self, expr: &Expr, depth: usize) -> Result<Syntax, Refusal> {
-        if depth > MAX_DEPTH {
+        if depth > 4 * MAX_DEPTH {
             return Err(Refusal::new(
                 "the expression is nested too deeply",
                 self.span(self.offset(expr.position())),
@@ -535,6 +558,10 @@ impl Reader<'_> {
 
     fn call(&self, call: &rhai::FnCallExpr, position: Position, depth: usize) -> Result<Syntax, Refusal> {
         let (name, span) = self.name(position);
+        // `in` becomes a call of `contains`, with its sides swapped; written names are all `v…` here.
+        if let ("contains", [range, x]) = (call.name.as_str(), call.args.as_slice()) {
+            return self.range(range, x, span, depth);
+        }
         if call.op_token.is_none() {
             return Ok(Syntax { kind: Kind::Call(name, self.all(&call.args, depth)?), span });
         }
@@ -542,7 +569,6 @@ impl Reader<'_> {
             ("-", [x]) => Kind::Neg(Box::new(self.read(x, depth + 1)?)),
             ("+", [x]) => return self.read(x, depth + 1),
             ("!", [x]) => Kind::Not(Box::new(self.read(x, depth + 1)?)),
-            ("contains", [range, x]) => return self.range(range, x, span, depth),
             ("..", _) | ("..=", _) => {
                 return Err(Refusal::new("a range stands only after `in`", span)
                     .hint("write `x in 20..=25`, or `20 <= x && x <= 25`"));
@@ -576,7 +602,7 @@ impl Reader<'_> {
             [Stmt::Expr(expr)] => self.read(expr, depth + 1),
             [Stmt::FnCall(call, at)] => self.call(call, *at, depth + 1),
             [Stmt::Block(block)] => self.block(block.statements(), block.position(), depth + 1),
-            [Stmt::If(flow, at)] if depth <= MAX_DEPTH => {
+            [Stmt::If(flow, at)] if depth <= 4 * MAX_DEPTH => {
                 let span = self.span(self.offset(*at));
                 if flow.branch.is_empty() {
                     return Err(Refusal::new("an `if` without `else` has no value", span)
