@@ -1,22 +1,33 @@
 //! Policies from text to compiled values: every kind of mistake is told with file, line, column and hint.
 
-use homeostat::policy::load::Sources;
-use homeostat::policy::set::PolicySet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use homeostat::model::{AlarmKind, Timestamp};
+use homeostat::policy::diff::{Change, Component, diff};
+use homeostat::policy::{MetricKind, PolicySet, Problem, Sources, schema};
 
 /// The problems of a set of files, a line each.
 fn problems<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    let problems = match PolicySet::from_sources(&Sources::from_texts(files), None) {
-        Ok((_, warnings)) => warnings,
-        Err(problems) => problems,
-    };
+    match PolicySet::from_sources(&Sources::from_texts(files), None) {
+        Ok((_, warnings)) => lines(&warnings),
+        Err(problems) => lines(&problems),
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn set<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> PolicySet {
     match PolicySet::from_sources(&Sources::from_texts(files), None) {
         Ok((set, _)) => set,
-        Err(problems) => panic!("{problems:#?}"),
+        Err(problems) => panic!("{}", lines(&problems)),
     }
+}
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(name)
 }
 
 const STRATEGY: &str = "fn plan(alarm) { [] }";
@@ -26,7 +37,27 @@ fn a_directory_becomes_services() {
     let set = set([
         (
             "shop.yaml",
-            "service: shop\nreferences: { payment: { service: pay, candidates: [pay2] } }\nmonitor:\n  sensors: { own: push, disk: { nagios: { command: [check] } } }\n  metrics:\n    z: own\n    cost: z + payment.cost\n    p99: { of: own, aggregate: p99, over: 60s }\nanalyze: { cheap: { objective: cost < 30 } }\nplan: [ { when: cheap, run: s.rhai } ]\n---\nservice: pay\nmonitor: { sensors: { cost: push } }\n---\nservice: pay2\nmonitor: { metrics: { cost: 5 } }\n---\nresource: amazon\nclass: CloudProvider\n",
+            "\
+service: shop
+references: { payment: { service: pay, candidates: [pay2] } }
+monitor:
+  sensors: { own: push, disk: { nagios: { command: [check] } } }
+  metrics:
+    z: own
+    cost: z + payment.cost
+    p99: { of: own, aggregate: p99, over: 60s }
+analyze: { cheap: { objective: cost < 30 } }
+plan: [ { when: cheap, run: s.rhai } ]
+---
+service: pay
+monitor: { sensors: { cost: push } }
+---
+service: pay2
+monitor: { metrics: { cost: 5 } }
+---
+resource: amazon
+class: CloudProvider
+",
         ),
         ("s.rhai", STRATEGY),
     ]);
@@ -35,7 +66,8 @@ fn a_directory_becomes_services() {
     assert_eq!(names, ["disk", "disk_state", "own", "z", "cost", "p99"]);
     let row = &shop.plan.as_ref().expect("a plan").rows[0];
     assert_eq!(row.cooldown.as_secs(), 30);
-    assert_eq!(row.on, [homeostat::model::AlarmKind::Violation]);
+    assert_eq!(row.on, [AlarmKind::Violation]);
+    assert_eq!(&*shop.analyze.as_ref().expect("an analyzer").slos[0].violation, "cost >= 30");
     assert_eq!(set.resources["amazon"].class.as_deref(), Some("CloudProvider"));
 }
 
@@ -57,9 +89,513 @@ analyze:
   cheap: { objective: csot < 30 }
 plan:
   - { when: cheep, run: s.rhai }
+  - { when: [cheap, dear], run: t.rhai }
 ---
 service: pay
 monitor: { sensors: { costs: push } }
 ";
     insta::assert_snapshot!(problems([("shop.yaml", text), ("s.rhai", STRATEGY)]), @"");
+}
+
+#[test]
+fn what_other_documents_lack_is_told_with_what_was_meant() {
+    let text = "\
+service: shop
+references:
+  payment: { service: pay, candidates: [pay2, pai, void] }
+monitor:
+  metrics:
+    cost: 1 + payment.cost
+    most: { of: payment.cost, aggregate: max, over: 1m }
+    all: { of: cost, from: { class: VM }, aggregate: sum, by: provder }
+analyze:
+  cheap: { objective: payment.cost < 30, warn: payment.cost < 20 }
+plan:
+  - { when: cheap, do: [ { set: { service: pay, property: x, value: 1 } }, { enable_slo: { service: pay, slo: quick } }, { unbind: { service: pay, reference: b } } ] }
+---
+service: pay
+monitor: { sensors: { costs: push } }
+---
+service: pay2
+monitor: { sensors: { cost: push } }
+---
+service: void
+---
+service: vm
+class: VM
+relations: { provider: amazon }
+monitor: { sensors: { cost: push } }
+";
+    insta::assert_snapshot!(problems([("shop.yaml", text)]), @"");
+}
+
+#[test]
+fn mistakes_in_one_metric_are_told() {
+    let text = "\
+service: shop
+monitor:
+  sensors:
+    own: push
+    twice: push
+    disk: { nagios: { command: [check_disk] } }
+    bad-name: push
+    fast: { exec: { command: [x], every: 0s } }
+  metrics:
+    twice: own
+    disk_state: own
+    both: { expr: own, of: own }
+    neither: { unit: EUR }
+    bare: { of: own }
+    window: { of: own, aggregate: avg }
+    group: { of: own, aggregate: rate, from: { class: VM } }
+    by: { of: own, aggregate: avg, over: 5s, by: class }
+    mixed: { expr: own, over: 5s }
+    smooth: { of: own, aggregate: ewma }
+    sum: { of: own + 1, aggregate: sum, over: 5s }
+    broken: own +
+    nested: \"1 + (own * \"
+";
+    insta::assert_snapshot!(problems([("shop.yaml", text)]), @"");
+}
+
+#[test]
+fn mistakes_in_slos_and_plans_are_told() {
+    let text = "\
+service: shop
+references:
+  payment: { service: shop, candidates: [shop] }
+  none: {}
+monitor: { sensors: { cost: push } }
+analyze:
+  number: { objective: cost + 1 }
+  level: { objective: cost < 30, warn: cost }
+  good: { objective: cost < 30 }
+plan:
+  - { when: good }
+  - { when: good, run: s.rhai, do: [ { notify: { text: x } } ] }
+  - { when: [], do: [] }
+  - when: \"*\"
+    do:
+      - set: { property: a, value: 1 }
+      - bind: { reference: paiment, to: shop }
+      - bind: { reference: payment, to: other }
+      - replace: { from: shop, to: other }
+      - replace: { from: other, to: shop }
+      - disable_slo: { slo: god }
+      - custom: { name: page }
+      - restart: { service: elsewhere }
+      - restart: {}
+execute:
+  bind: log
+  stop: log
+  start: log
+";
+    insta::assert_snapshot!(problems([("shop.yaml", text), ("s.rhai", STRATEGY)]), @"");
+}
+
+/// Requirement: R3-34
+#[test]
+fn a_metric_that_depends_on_itself_is_refused_and_the_cycle_is_named() {
+    let own = "service: s\nmonitor:\n  metrics:\n    a: b + 1\n    b: c * 2\n    c: a\n    d: d\n    e: a\n";
+    insta::assert_snapshot!(problems([("s.yaml", own)]), @"");
+    let across = "\
+service: A
+references: { b: { service: B } }
+monitor: { metrics: { cost: b.cost } }
+---
+service: B
+references: { c: { service: D, candidates: [C] } }
+monitor: { metrics: { cost: c.cost } }
+---
+service: C
+references: { a: { service: A } }
+monitor: { metrics: { peak: { of: a.cost, aggregate: max, over: 5s }, cost: peak } }
+---
+service: D
+monitor: { metrics: { cost: 1 } }
+---
+service: G
+class: VM
+monitor: { metrics: { load: { of: load, from: { class: VM }, aggregate: avg } } }
+";
+    insta::assert_snapshot!(problems([("s.yaml", across)]), @"");
+}
+
+#[test]
+fn broken_yaml_is_one_mistake_and_hides_no_others() {
+    let files = [
+        ("a.yaml", "service: a\nmonitor:\n  sensors: { cost: push\n"),
+        (
+            "b.yaml",
+            "service: b\nreferences: { a: { service: a } }\nmonitor: { metrics: { cost: a.cost, x: y } }\n",
+        ),
+        ("c.yaml", "service: c\n\tmonitor: {}\n"),
+        ("d.yaml", "name: d\n---\n- 1\n---\nservise: d\n---\nservice: d\nservice: d\n"),
+        ("s.rhai", "fn plan(alarm) {\n    let x = ;\n}\n"),
+        ("t.rhai", "fn other() { 1 }\n"),
+    ];
+    insta::assert_snapshot!(problems(files), @"");
+}
+
+#[test]
+fn a_name_stands_for_one_thing() {
+    let files = [
+        ("a.yaml", "service: a\n---\nservice: b\n"),
+        ("b.yaml", "# again\nservice: a\n---\nresource: b\n---\nservice: -x\n---\nresource: c/d\n"),
+    ];
+    insta::assert_snapshot!(problems(files), @"");
+}
+
+#[test]
+fn a_script_that_no_plan_runs_is_a_warning() {
+    insta::assert_snapshot!(problems([("a.yaml", "service: a\n"), ("s.rhai", STRATEGY)]), @"");
+}
+
+#[test]
+fn an_error_points_into_quoted_and_folded_expressions() {
+    let text = "service: s\nmonitor:\n  sensors: { own: push }\nanalyze:\n  a: { objective: \"own < limit\" }\n  b:\n    objective: >-\n      own < 1 &&\n      other < 2\n";
+    insta::assert_snapshot!(problems([("s.yaml", text)]), @"");
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_what_editors_leave_is_ignored() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).expect("written");
+    write("good.yaml", b"service: a\n");
+    for ignored in
+        [".good.yaml.swp", "good.yaml~", "#good.yaml#", ".#good.yaml", "notes.txt", "good.yaml.bak"]
+    {
+        write(ignored, b"\xff: [");
+    }
+    let (set, _) = PolicySet::load(&[dir.path().into()], None).expect("a set");
+    assert_eq!(set.services.len(), 1);
+
+    write("latin.yaml", b"service: \xe9\n");
+    write("large.yaml", &vec![b'#'; 1024 * 1024 + 1]);
+    std::fs::create_dir(dir.path().join("folder.yaml")).expect("created");
+    let gone = dir.path().join("gone");
+    let errors = PolicySet::load(&[dir.path().into(), gone], None).expect_err("errors");
+    let text = lines(&errors).replace(&dir.path().display().to_string(), "DIR");
+    insta::assert_snapshot!(text, @"");
+}
+
+#[test]
+fn an_empty_directory_is_refused_so_that_nothing_is_detached_by_accident() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let errors = PolicySet::load(&[dir.path().into()], None).expect_err("an error");
+    assert_eq!(errors[0].code, "no-policies");
+    std::fs::write(dir.path().join("none.yaml"), "# nothing is managed\n").expect("written");
+    let (set, _) = PolicySet::load(&[dir.path().into()], None).expect("a set");
+    assert!(set.services.is_empty());
+}
+
+#[test]
+fn scripts_are_found_beside_the_policy_and_in_sub_directories() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("strategies")).expect("created");
+    std::fs::write(dir.path().join("strategies/s.rhai"), STRATEGY).expect("written");
+    let policy = "service: a\nanalyze: {}\nplan: [ { when: \"*\", run: strategies/s.rhai } ]\n";
+    std::fs::write(dir.path().join("a.yaml"), policy).expect("written");
+    let (set, warnings) = PolicySet::load(&[dir.path().into()], None).expect("a set");
+    assert_eq!(lines(&warnings), "");
+    assert!(set.services["a"].scripts.contains_key("strategies/s.rhai"));
+    // A single file is an application as well.
+    let (set, _) = PolicySet::load(&[dir.path().join("a.yaml")], None).expect("a set");
+    assert_eq!(set.services.len(), 1);
+}
+
+// ---- reload ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn what_did_not_change_is_shared_with_the_set_before() {
+    let a = "service: a\nmonitor: { sensors: { cost: push } }\nanalyze: { cheap: { objective: cost < 30, severity: major } }\n";
+    let b = "service: b\nmonitor: { sensors: { cost: push } }\n";
+    let first = set([("a.yaml", a), ("b.yaml", b)]);
+    let changed = a.replace("30", "25");
+    let sources = Sources::from_texts([("a.yaml", &*changed), ("b.yaml", b)]);
+    let (second, _) = PolicySet::from_sources(&sources, Some(&first)).expect("a set");
+    assert!(Arc::ptr_eq(&first.files["b.yaml"], &second.files["b.yaml"]));
+    let monitor = |set: &PolicySet, name: &str| set.services[name].monitor.clone().expect("a monitor");
+    assert!(Arc::ptr_eq(&monitor(&first, "a"), &monitor(&second, "a")));
+    assert_ne!(first.hash, second.hash);
+
+    let changes = diff(&first, &second);
+    let text: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    assert_eq!(text, ["~ a: analyze.cheap objective cost < 30 -> cost < 25"]);
+    assert!(matches!(&changes[0], Change::Changed { components, .. } if *components == [Component::Analyze]));
+    assert_eq!(diff(&second, &first)[0].to_string(), "~ a: analyze.cheap objective cost < 25 -> cost < 30");
+    assert!(diff(&first, &first).is_empty());
+}
+
+#[test]
+fn a_changed_script_changes_the_plans_that_run_it() {
+    let policy = "service: a\nanalyze: {}\nplan: [ { when: \"*\", run: s.rhai } ]\n";
+    let first = set([("a.yaml", policy), ("s.rhai", STRATEGY)]);
+    let sources = Sources::from_texts([("a.yaml", policy), ("s.rhai", "fn plan(alarm) { [ ] }")]);
+    let (second, _) = PolicySet::from_sources(&sources, Some(&first)).expect("a set");
+    match &diff(&first, &second)[..] {
+        [Change::Changed { components, .. }] => assert_eq!(*components, [Component::Plan]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_part_of_a_service_shows_in_the_difference() {
+    let before = "service: a\nreferences: { b: { service: b } }\nmonitor: { sensors: { x: push }, metrics: { w: { of: x, aggregate: p99, over: 5m }, y: 1 } }\nexecute: { set: log }\n---\nservice: b\n---\nresource: r\n";
+    let after = "service: a\nclass: VM\nreferences: { b: { service: b, candidates: [c] } }\nmonitor: { sensors: { x: { push: { unit: s } } }, metrics: { w: { of: x, aggregate: p99, over: 10m }, z: 1 } }\nanalyze: { s: { objective: x < 1 } }\n---\nservice: c\n---\nservice: b\n---\nresource: r\nclass: X\n";
+    let (first, second) = (set([("a.yaml", before)]), set([("a.yaml", after)]));
+    let text: Vec<String> = diff(&first, &second).iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(text.join("\n"), @"");
+}
+
+/// Ten thousand services: one changed file is loaded, checked and compared in a fraction of a second.
+#[test]
+fn a_large_set_is_checked_in_time_that_grows_with_what_changed() {
+    let text = |i: usize, limit: usize| {
+        let next = (i + 1) % 10_000;
+        format!(
+            "service: s{i}\nreferences: {{ n: {{ service: s{next} }} }}\nmonitor:\n  sensors: {{ a: push, b: push }}\n  metrics: {{ c: a + b, d: c + n.c, e: {{ of: a, aggregate: avg, over: 60s }} }}\nanalyze: {{ ok: {{ objective: d < {limit} }} }}\n"
+        )
+    };
+    let files: Vec<(String, String)> = (0..10_000).map(|i| (format!("s{i:05}.yaml"), text(i, 30))).collect();
+    let texts = |files: &[(String, String)]| {
+        Sources::from_texts(files.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+    };
+    let first = PolicySet::from_sources(&texts(&files), None).expect("a set").0;
+    let mut changed = files;
+    changed[5_000].1 = text(5_000, 25);
+    let sources = texts(&changed);
+    let second = PolicySet::from_sources(&sources, Some(&first)).expect("a set").0;
+    assert_eq!(diff(&first, &second).len(), 1);
+    let shared = second.files.iter().filter(|(path, file)| Arc::ptr_eq(file, &first.files[*path])).count();
+    assert_eq!(shared, 9_999, "only the changed file is parsed again");
+}
+
+// ---- shipped policies, documents and schemas ------------------------------------------------------------------------
+
+#[test]
+fn the_shipped_policies_are_good() {
+    for name in ["shop", "energy", "host"] {
+        match PolicySet::load(&[shipped(name)], None) {
+            Ok((_, warnings)) => assert_eq!(lines(&warnings), "", "{name}"),
+            Err(errors) => panic!("{}", lines(&errors)),
+        }
+    }
+}
+
+/// The value of an energy metric, computed by hand over the compiled expressions; `e` is measured.
+fn energy(set: &PolicySet, service: &str, metric: &str) -> f64 {
+    let policy = &set.services[service];
+    let metrics = &policy.monitor.as_ref().expect("a monitor").metrics;
+    match &metrics.iter().find(|m| &*m.name == metric).expect("a metric").kind {
+        MetricKind::Expression(expression) => {
+            let inputs: Vec<Option<f64>> = expression
+                .inputs
+                .iter()
+                .map(|path| match path {
+                    homeostat::model::MetricPath::Own(name) => Some(energy(set, service, name)),
+                    homeostat::model::MetricPath::Via { reference, metric } => {
+                        let target = policy.references[reference].service.clone().expect("bound");
+                        Some(energy(set, &target, metric))
+                    }
+                })
+                .collect();
+            expression.eval(&inputs).expect("a value")
+        }
+        _ => 2.0,
+    }
+}
+
+/// Requirement: R3-41, R3-42
+#[test]
+fn both_readings_of_the_energy_example_can_be_written() {
+    let file = shipped("energy").join("energy.yaml");
+    let text = std::fs::read_to_string(file).expect("the file");
+    let before = set([("energy.yaml", &*text)]);
+    assert_eq!((energy(&before, "c", "energy"), energy(&before, "c-own", "energy")), (20.0, 18.0));
+    let kinds: Vec<bool> = ["b", "a", "e"]
+        .iter()
+        .map(|s| {
+            matches!(
+                before.services[*s].monitor.as_ref().expect("a monitor").metrics[0].kind,
+                MetricKind::Sensor(_)
+            )
+        })
+        .collect();
+    assert_eq!(kinds, [false, false, true], "a constant, an expression and a measurement under one name");
+    let text = text.replacen("energy: { expr: \"2\"", "energy: { expr: \"3\"", 1);
+    let after = set([("energy.yaml", &*text)]);
+    assert_eq!((energy(&after, "c", "energy"), energy(&after, "c-own", "energy")), (22.0, 19.0));
+}
+
+/// Requirement: R3-43
+#[test]
+fn each_service_has_its_own_period_and_storage() {
+    let set = set([(
+        "a.yaml",
+        "service: a\nmonitor: { sensors: { x: { exec: { command: [x], every: 1s } } }, history: 10 }\n---\nservice: b\nmonitor: { sensors: { x: { exec: { command: [x], every: 1m } } } }\n",
+    )]);
+    let of = |name: &str| {
+        let monitor = set.services[name].monitor.as_ref().expect("a monitor");
+        let MetricKind::Sensor(spec) = &monitor.metrics[0].kind else { panic!("a sensor") };
+        (spec.every().map(|e| e.0.as_secs()), monitor.history)
+    };
+    assert_eq!(of("a"), (Some(1), 10));
+    assert_eq!(of("b"), (Some(60), 0));
+}
+
+/// Requirement: R3-44
+#[test]
+fn an_objective_is_a_condition_over_metrics_with_units() {
+    let set = set([(
+        "b.yaml",
+        "service: B\nmonitor: { sensors: { respTime: push } }\nanalyze: { fast: { objective: respTime < 2s, warn: respTime < 1500ms } }\n",
+    )]);
+    let slo = &set.services["B"].analyze.as_ref().expect("an analyzer").slos[0];
+    assert_eq!(slo.objective.eval(&[Some(1.9)]), Ok(1.0));
+    assert_eq!(slo.objective.eval(&[Some(2.0)]), Ok(0.0));
+    assert_eq!(slo.warn.as_ref().expect("a warning level").eval(&[Some(1.6)]), Ok(0.0));
+    assert_eq!(&*slo.violation, "respTime >= 2s");
+}
+
+#[test]
+fn a_document_is_the_same_as_yaml_and_as_json() {
+    for name in ["shop", "energy", "host"] {
+        let (set, _) = PolicySet::load(&[shipped(name)], None).expect("a set");
+        for service in set.services.values() {
+            let json = serde_json::to_value(&*service.document).expect("json");
+            let again = homeostat::policy::load::service_from_json(&json).expect("the same document");
+            assert_eq!(again, *service.document);
+            let plain: homeostat::policy::document::ServiceDocument =
+                serde_json::from_value(json).expect("json");
+            assert_eq!(plain, *service.document);
+            let scripts = |name: &str| service.scripts.get(name).cloned();
+            let compiled = homeostat::policy::compile::compile(again, &scripts).expect("compiled");
+            assert_eq!(compiled.plan, service.plan);
+        }
+    }
+}
+
+#[test]
+fn every_valid_document_fits_the_published_schema() {
+    let schema = schema::policy_schema();
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let mut seen = 0;
+    for name in ["shop", "energy", "host"] {
+        let sources = Sources::read(&[shipped(name)]);
+        for file in sources.files.iter().filter(|file| file.path.ends_with(".yaml")) {
+            for document in homeostat::policy::tree::parse_yaml(&file.text).expect("yaml") {
+                let json = document.to_json();
+                let errors: Vec<String> =
+                    validator.iter_errors(&json).map(|e| format!("{e} at {}", e.instance_path())).collect();
+                assert!(errors.is_empty(), "{}: {errors:?}", file.path);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 10);
+    for bad in [
+        serde_json::json!({"service": "a", "clas": "VM"}),
+        serde_json::json!({"service": "a", "monitor": {"sensors": {"x": "pusch"}}}),
+        serde_json::json!({"service": "a", "analyze": {"x": {}}}),
+    ] {
+        assert!(!validator.is_valid(&bad), "{bad}");
+    }
+}
+
+/// Compares with the published file; `UPDATE_SCHEMA=1` writes it anew.
+fn published(name: &str, schema: &serde_json::Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schema").join(name);
+    let text = format!("{}\n", serde_json::to_string_pretty(schema).expect("json"));
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        std::fs::write(&path, &text).expect("written");
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        there == text,
+        "docs/schema/{name} is out of date; run UPDATE_SCHEMA=1 cargo test --test policies"
+    );
+}
+
+#[test]
+fn the_published_policy_schema_is_true_to_the_types() {
+    published("policy.schema.json", &schema::policy_schema());
+}
+
+/// Requirement: R3-55
+#[test]
+fn plans_are_lists_of_actions_in_a_published_format() {
+    let schema = schema::action_schema();
+    published("action.schema.json", &schema);
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let (shop, _) = PolicySet::load(&[shipped("shop")], None).expect("a set");
+    let row = &shop.services["A"].plan.as_ref().expect("a plan").rows[1];
+    let homeostat::policy::Strategy::Actions { actions, .. } = &row.strategy else { panic!("actions") };
+    let said: Vec<String> = actions.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["unbind(B, b1)", "set(C2, threads, 10)"]);
+    for action in actions {
+        assert!(validator.is_valid(&serde_json::to_value(action).expect("json")), "{action}");
+    }
+    assert!(!validator.is_valid(&serde_json::json!({"replace": {"from": "C1"}})));
+    let _ = Timestamp::default();
+}
+
+// ---- arbitrary input -------------------------------------------------------------------------------------------------
+
+mod arbitrary {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sources(text: &str) -> Sources {
+        Sources::from_texts([("a.yaml", text), ("s.rhai", STRATEGY)])
+    }
+
+    /// Every problem can be rendered, and lies inside its text.
+    fn check(text: &str) {
+        let sources = sources(text);
+        let problems = match PolicySet::from_sources(&sources, None) {
+            Ok((_, warnings)) => warnings,
+            Err(problems) => problems,
+        };
+        for problem in problems {
+            let file = problem.file.clone().expect("a file");
+            let content = sources.text(&file).expect("its text");
+            if let Some(span) = &problem.span {
+                assert!(span.start <= span.end && span.end <= content.len(), "{problem:?} in {content:?}");
+            }
+            let _ = problem.render(Some(content), false);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn no_text_makes_loading_panic(text in "\\PC{0,200}") {
+            check(&text);
+        }
+
+        #[test]
+        fn no_mixture_of_yaml_makes_loading_panic(
+            parts in prop::collection::vec(prop::sample::select(vec![
+                "service: a\n", "monitor:\n", "  sensors:\n", "    x: push\n", "  metrics:\n", "    y: x + 1\n",
+                "analyze:\n", "  s: { objective: x < 1 }\n", "plan:\n", "  - when: s\n", "    run: s.rhai\n", "---\n",
+                "&a ", "*a\n", "<<: *a\n", "!!int ", "| \n", ">-\n", "\t", "é", "[", "]", "{", "}", "'", "\"", ": ", "- ",
+                "resource: b\n", "    do: [ { set: { property: p, value: .nan } } ]\n", "null\n", "~: ~\n", "? x\n",
+            ]), 0..24)
+        ) {
+            check(&parts.concat());
+        }
+
+        #[test]
+        fn no_damage_to_a_good_policy_makes_loading_panic(at in 0.0..1.0_f64, length in 0_usize..12, with in "\\PC{0,4}") {
+            let good = std::fs::read_to_string(shipped("shop").join("shop.yaml")).expect("the file");
+            let chars: Vec<char> = good.chars().collect();
+            let start = (at * chars.len() as f64) as usize;
+            let end = (start + length).min(chars.len());
+            let damaged: String =
+                chars[..start].iter().copied().chain(with.chars()).chain(chars[end..].iter().copied()).collect();
+            check(&damaged);
+        }
+    }
 }

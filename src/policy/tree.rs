@@ -119,13 +119,18 @@ impl std::fmt::Display for Place {
 
 /// Why a text is no YAML, and where.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct SyntaxError {
-    pub(crate) message: String,
-    pub(crate) span: Option<Range<usize>>,
+pub struct SyntaxError {
+    /// What was found.
+    pub message: String,
+    /// Where, in bytes.
+    pub span: Option<Range<usize>>,
 }
 
 /// The documents of a YAML text; empty ones (only comments) are left out.
-pub(crate) fn parse_yaml(text: &str) -> Result<Vec<Node>, SyntaxError> {
+///
+/// # Errors
+/// The first mistake in the syntax; it hides what follows.
+pub fn parse_yaml(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
         strict_booleans: true,
