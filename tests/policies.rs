@@ -646,6 +646,144 @@ fn plans_are_lists_of_actions_in_a_published_format() {
     assert!(!validator.is_valid(&serde_json::json!({"replace": {"from": "C1"}})));
 }
 
+// ---- shipped strategies ---------------------------------------------------------------------------------------------
+
+/// Runs the strategy that answers `slo` on these readings (`service.metric`) and families.
+fn strategy(
+    set: &PolicySet,
+    service: &str,
+    slo: &str,
+    readings: &[(&str, &str, f64)],
+    families: &[(&str, &[(&str, f64)])],
+) -> homeostat::plan::strategy::Run {
+    use homeostat::model::{Alarm, Reading, Timestamp};
+    use homeostat::plan::strategy::{Deadline, Known, ReferenceView, RunLimits, StrategyHost};
+    let policy = &set.services[service];
+    let row = policy.plan.iter().flat_map(|p| &p.rows).find(|row| row.when.includes(slo)).expect("a row");
+    let homeostat::policy::Strategy::Script(script) = &row.strategy else { panic!("a script") };
+    let at = Timestamp(1_000_000);
+    let slo_policy = policy.analyze.iter().flat_map(|a| &a.slos).find(|s| &*s.name == slo).expect("an SLO");
+    let alarm = Alarm {
+        service: service.into(),
+        slo: slo.into(),
+        kind: AlarmKind::Violation,
+        severity: slo_policy.severity,
+        condition: slo_policy.violation.to_string(),
+        values: Default::default(),
+        at,
+    };
+    let known = Known {
+        service: service.into(),
+        now: at,
+        references: policy
+            .references
+            .iter()
+            .map(|(name, reference)| {
+                let text = |name: &Arc<str>| name.to_string();
+                let view = ReferenceView {
+                    bound: reference.service.as_ref().map(text),
+                    candidates: reference.candidates.iter().map(text).collect(),
+                };
+                (name.to_string(), view)
+            })
+            .collect(),
+        readings: readings
+            .iter()
+            .map(|(service, metric, value)| {
+                ((service.to_string(), metric.to_string()), Reading::Fresh { value: *value, at })
+            })
+            .collect(),
+        families: families
+            .iter()
+            .map(|(name, members)| {
+                (name.to_string(), members.iter().map(|(label, value)| (label.to_string(), *value)).collect())
+            })
+            .collect(),
+        ..Known::default()
+    };
+    let limits = RunLimits { operations: 100_000, deadline: Deadline::CutAt(None) };
+    StrategyHost::new().run(script, &alarm, Arc::new(known), limits)
+}
+
+fn said(run: &homeostat::plan::strategy::Run) -> String {
+    match &run.end {
+        homeostat::plan::strategy::End::Actions(actions) => {
+            let lines =
+                actions.iter().map(ToString::to_string).chain(run.reasons.iter().map(|r| format!("  {r}")));
+            lines.collect::<Vec<_>>().join("\n")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// Requirement: R3-52
+#[test]
+fn the_shop_replaces_the_dear_service_by_the_cheap_one() {
+    let (set, _) = PolicySet::load(&[shipped("shop")], None).expect("a set");
+    let costs = [("B", "cost", 18.0), ("C1", "cost", 20.0), ("C2", "cost", 5.0)];
+    let run = strategy(&set, "A", "cheap", &costs, &[]);
+    insta::assert_snapshot!(said(&run), @r#"
+    replace(C1, C2)
+      C1 costs 20.0, C2 costs 5.0
+      with B at 18.0, the cost becomes 23.0
+    "#);
+    assert_eq!(run.reads.keys().collect::<Vec<_>>(), ["B.cost", "C1.cost", "C2.cost"]);
+    let dearer = [("B", "cost", 18.0), ("C1", "cost", 20.0), ("C2", "cost", 50.0)];
+    insta::assert_snapshot!(said(&strategy(&set, "A", "cheap", &dearer, &[])), @r#"
+      no candidate costs less than C1, which costs 20.0
+    "#);
+}
+
+#[test]
+fn the_host_strategies_say_what_to_look_at() {
+    let (set, _) = PolicySet::load(&[shipped("host")], None).expect("a set");
+    let gib = 1024.0 * 1024.0 * 1024.0;
+    let readings = [
+        ("host", "memory_total", 16.0 * gib),
+        ("host", "memory_available", gib),
+        ("host", "cpu_1m", 97.25),
+        ("host", "load_per_core", 2.125),
+        ("host", "disk_used", 0.97),
+    ];
+    let rss: &[(&str, f64)] = &[("postgres(812)", 9.0 * gib), ("chrome(77)", 2.0 * gib), ("sh(3)", 1e6)];
+    let small: &[(&str, f64)] = &[("a(1)", 0.5 * gib)];
+    let cpu: &[(&str, f64)] = &[("rustc(5)", 71.5), ("rustc(6)", 24.0), ("sh(3)", 0.1)];
+    let disks: &[(&str, f64)] = &[("/", 0.97), ("/home", 0.4)];
+    let run = |slo: &str, families: &[(&str, &[(&str, f64)])]| {
+        format!("{slo}: {}\n", said(&strategy(&set, "host", slo, &readings, families)))
+    };
+    let all: String = [
+        run("memory_short", &[("rss", rss)]),
+        run("memory_pressure", &[("rss", small)]),
+        run("swap_full", &[]),
+        run("cpu_busy", &[("process_cpu", cpu)]),
+        run("disk_full", &[("disk_used", disks)]),
+        run("disk_full", &[]),
+        run("io_pressure", &[("disk_written", &[("sda", 5e7), ("sdb", 1.0)])]),
+    ]
+    .concat();
+    insta::assert_snapshot!(all, @r#"
+    memory_short: notify(memory is short: look at postgres(812), which holds 56 % of it)
+      1024 MiB of 16384 MiB are available
+      postgres(812) holds 9216 MiB
+      chrome(77) holds 2048 MiB
+    memory_pressure: notify(memory is short, and no single process stands out; the largest is a(1) with 3 %)
+      1024 MiB of 16384 MiB are available
+    swap_full:   1024 MiB of 16384 MiB are available
+      no process is known yet
+    cpu_busy: notify(the CPU is busy: look at rustc(5), which uses 72 % of the machine)
+      CPU over one minute: 97 %, load per core: 2.13
+      rustc(5) uses 72 % of the machine
+      rustc(6) uses 24 % of the machine
+    disk_full: notify(a disk is nearly full: /)
+      / is used to 97 %
+    disk_full: notify(a disk is nearly full)
+      the fullest disk is used to 97 %
+    io_pressure: notify(tasks wait for disks: look at what reads and writes)
+      sda is written at 48 MiB/s
+    "#);
+}
+
 // ---- arbitrary input -------------------------------------------------------------------------------------------------
 
 mod arbitrary {
@@ -704,4 +842,38 @@ mod arbitrary {
             check(&damaged);
         }
     }
+}
+
+/// Prints what loading and reloading ten thousand services from files costs; run it with `--release -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints figures"]
+#[expect(clippy::disallowed_methods, reason = "it measures")]
+fn ten_thousand_services_cost() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for i in 0..10_000 {
+        let next = (i + 1) % 10_000;
+        let text = format!(
+            "service: s{i}\nreferences: {{ n: {{ service: s{next} }} }}\nmonitor:\n  sensors: {{ a: push, b: push, f: push }}\n  metrics: {{ c: a + b, d: c + n.a }}\nanalyze: {{ ok: {{ objective: d < 30 }} }}\n"
+        );
+        std::fs::write(dir.path().join(format!("s{i}.yaml")), text).expect("written");
+    }
+    let dirs = [dir.path().to_path_buf()];
+    let timed = |what: &str, previous: Option<&PolicySet>| {
+        let start = std::time::Instant::now();
+        let sources = Sources::read(&dirs);
+        let read = start.elapsed();
+        let result = PolicySet::from_sources(&sources, previous);
+        println!("{what}: read {read:?}, whole {:?}", start.elapsed());
+        result
+    };
+    let first = timed("from nothing", None).expect("a set").0;
+    std::fs::write(dir.path().join("s77.yaml"), "service: s77\nmonitor: { sensors: { a: push } }\n")
+        .expect("written");
+    let second = timed("one file changed", Some(&first)).expect("a set").0;
+    let start = std::time::Instant::now();
+    assert_eq!(diff(&first, &second).len(), 1);
+    println!("difference: {:?}", start.elapsed());
+    std::fs::write(dir.path().join("s77.yaml"), "service: s77\nmonitor: { sensors: { b: push } }\n")
+        .expect("written");
+    assert_eq!(timed("one file is wrong", Some(&second)).expect_err("an error").len(), 1);
 }
