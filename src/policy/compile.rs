@@ -93,7 +93,9 @@ fn resource(
 
 fn check_name(problems: &mut Vec<Problem>, place: Place, name: &str, rule: fn(&str) -> Option<String>) {
     if let Some(why) = rule(name) {
-        problems.push(Problem::error("invalid-name", place, why).about(name));
+        let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let hint = rule(&plain).is_none().then(|| format!("`{plain}` would do"));
+        problems.push(Problem::error("invalid-name", place, why).hint(hint).about(name));
     }
 }
 
@@ -516,7 +518,6 @@ impl Compiler<'_> {
 
     // ---- P ---------------------------------------------------------------------------------------------------------
 
-    #[expect(clippy::type_complexity, reason = "the two halves of one pass, taken apart at once")]
     fn plan(
         &mut self,
         scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
@@ -616,9 +617,8 @@ impl Compiler<'_> {
             Some(service) => {
                 if !self.reachable().any(|name| name == service) {
                     let known = self.reachable().chain([self.document.service.as_str()]);
-                    let hint = suggestion(service, known).unwrap_or_else(|| {
-                        "actions go to this service or along its references (R3-60)".to_string()
-                    });
+                    let hint = suggestion(service, known)
+                        .unwrap_or_else(|| "actions go to this service or along its references".to_string());
                     self.error(
                         Problem::error(
                             "no-route",
@@ -693,7 +693,10 @@ pub(crate) fn check_action(
     references: &[&str],
     slos: &[&str],
 ) -> Option<Problem> {
-    let list = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let list = |names: &[String]| {
+        let names: BTreeSet<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    };
     match action {
         Action::Bind { reference, .. } | Action::Unbind { reference, .. } => {
             let Some(known) = candidates(reference) else {

@@ -15,6 +15,9 @@ pub mod tree;
 pub mod value;
 pub mod watch;
 
+pub use diagnostics::{Problem, ProblemSeverity};
+pub use load::Sources;
+pub use set::PolicySet;
 pub use value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,
     ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,

@@ -65,8 +65,7 @@ impl PolicySet {
         sources: &Sources,
         previous: Option<&Self>,
     ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let mut build =
-            Build { sources, previous, problems: sources.problems.clone(), broken: Broken::new() };
+        let mut build = Build { previous, problems: sources.problems.clone(), broken: Broken::new() };
         let mut files: BTreeMap<Arc<str>, Arc<CompiledFile>> = BTreeMap::new();
         let mut drafts: Vec<Draft<'_>> = Vec::with_capacity(sources.files.len());
         let of_kind = |kind| sources.files.iter().filter(move |source| source.kind == kind);
@@ -112,7 +111,6 @@ impl PolicySet {
 type Scripts<'a> = BTreeMap<&'a str, BTreeMap<&'a str, Arc<Script>>>;
 
 struct Build<'a> {
-    sources: &'a Sources,
     previous: Option<&'a PolicySet>,
     problems: Vec<Problem>,
     broken: Broken,
@@ -167,7 +165,7 @@ impl<'a> Build<'a> {
             Ok(documents) => documents,
             Err(mut problem) => {
                 problem.locate(&source.path, &source.text, None);
-                self.problems.push(problem);
+                self.problems.push(*problem);
                 // Nothing is known of what is in it; the names that it seems to declare are not held against others.
                 self.broken.extend(declared_names(&source.text));
                 return None;
