@@ -134,7 +134,7 @@ pub enum MissingReason {
     NoSuchReference(String),
     /// Something that the metric is computed from is missing.
     #[error("`{0}` is missing: {1}")]
-    Input(String, Box<MissingReason>),
+    Input(String, #[schema(no_recursion)] Box<MissingReason>),
     /// The expression has no finite value (a division by zero, an overflow).
     #[error("`{0}` has no finite value")]
     NotFinite(String),

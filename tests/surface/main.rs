@@ -1,0 +1,4 @@
+//! The outside of homeostat, over real sockets, against a `Control` in memory.
+
+mod api;
+mod fake;
