@@ -44,7 +44,7 @@ impl Measurement {
 
 /// What asking for a metric gives. Never a silent default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
-#[serde(tag = "state", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "state", rename_all = "snake_case")]
 pub enum Reading {
     /// The value is within its stated age.
     Fresh {

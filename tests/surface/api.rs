@@ -428,7 +428,7 @@ async fn a_body_that_does_not_arrive_is_given_up() {
     assert!(answer.contains("application/problem+json"), "{answer}");
 }
 
-fn tokens() -> Access {
+pub fn tokens() -> Access {
     Access {
         tokens: vec![
             (Role::Viewer, "look".into()),

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
-pub const NOON: Timestamp = Timestamp(1_795_305_600_000_000);
+pub const NOON: Timestamp = Timestamp(1_795_348_800_000_000);
 
 #[derive(Default)]
 pub struct Calls {
