@@ -1,5 +1,6 @@
 //! homeostat
 pub mod analyze;
+pub mod api;
 pub mod cli;
 pub mod connectors;
 pub mod execute;
