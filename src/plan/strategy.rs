@@ -18,8 +18,18 @@ use crate::policy::script::{self, Script};
 /// The most actions that a strategy may return.
 pub const MAX_ACTIONS: usize = 100;
 
+/// The stack that a thread needs to run strategies, in bytes: a script may nest values a thousand levels deep, and rhai
+/// compares, prints and drops them by recursion.
+pub const STACK_SIZE: usize = 16 << 20;
+
 /// The most reasons, lines of log, and needs that one run keeps; further ones are dropped.
 const MAX_NOTES: usize = 100;
+
+/// The longest reason or line of log, in characters; the rest is dropped.
+const MAX_NOTE: usize = 1000;
+
+/// How deeply the value of an action may be nested.
+const MAX_NESTING: usize = 16;
 
 /// How many members of a family are recorded as readings, the largest first.
 const MAX_FAMILY_READS: usize = 10;
@@ -148,7 +158,7 @@ pub enum ErrorKind {
     Result,
 }
 
-/// Runs the strategies of one shard: one engine, one run at a time.
+/// Runs the strategies of one shard: one engine, one run at a time, on a thread with a stack of [`STACK_SIZE`].
 pub struct StrategyHost {
     engine: Engine,
     state: Arc<State>,
@@ -487,7 +497,7 @@ fn strategy_error(error: &EvalAltResult, script: &Script) -> StrategyError {
     };
     let position = inner.position();
     let mut message = match inner {
-        EvalAltResult::ErrorRuntime(value, _) => value.to_string(),
+        EvalAltResult::ErrorRuntime(value, _) => shorten(&value.to_string()),
         EvalAltResult::ErrorFunctionNotFound(signature, _) => not_found(signature),
         EvalAltResult::ErrorDataRace(..) => {
             "a closure uses the value that it is called on; copy that first, with `let copy = value;`"
@@ -557,6 +567,10 @@ fn not_found(signature: &str) -> String {
     }
 }
 
+fn shorten(text: &str) -> String {
+    text.chars().take(MAX_NOTE).collect()
+}
+
 fn fail<T>(message: impl Into<String>) -> Fallible<T> {
     Err(EvalAltResult::ErrorRuntime(message.into().into(), Position::NONE).into())
 }
@@ -585,7 +599,7 @@ fn register_hooks(engine: &mut Engine, state: &Arc<State>) {
 impl Turn {
     fn note(&mut self, text: &str) {
         if self.log.len() < MAX_NOTES {
-            self.log.push(text.to_string());
+            self.log.push(shorten(text));
         }
     }
 }
@@ -685,7 +699,7 @@ fn register_knowledge(engine: &mut Engine, state: &Arc<State>) {
     engine.register_fn("because", move |text: &str| {
         let mut turn = shared.turn();
         if turn.reasons.len() < MAX_NOTES {
-            turn.reasons.push(text.to_string());
+            turn.reasons.push(shorten(text));
         }
     });
     let shared = state.clone();
@@ -819,6 +833,13 @@ fn custom(service: Option<&str>, name: &str, args: &Map) -> Fallible<Action> {
 
 /// A value of a script as JSON; `what` names it in errors.
 fn to_json(value: &Dynamic, what: &str) -> Fallible<Value> {
+    nested_json(value, what, MAX_NESTING)
+}
+
+fn nested_json(value: &Dynamic, what: &str, depth: usize) -> Fallible<Value> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return fail(format!("`{what}` is nested more than {MAX_NESTING} levels deep"));
+    };
     if value.is_unit() {
         return Ok(Value::Null);
     }
@@ -840,12 +861,14 @@ fn to_json(value: &Dynamic, what: &str) -> Fallible<Value> {
     if let Some(array) = value.read_lock::<Array>() {
         return array
             .iter()
-            .map(|element| to_json(element, what))
+            .map(|element| nested_json(element, what, depth))
             .collect::<Fallible<Vec<_>>>()
             .map(Into::into);
     }
     if let Some(map) = value.read_lock::<Map>() {
-        let entry = |(key, value): (&rhai::Identifier, &Dynamic)| Ok((key.to_string(), to_json(value, key)?));
+        let entry = |(key, value): (&rhai::Identifier, &Dynamic)| {
+            Ok((key.to_string(), nested_json(value, key, depth)?))
+        };
         return map.iter().map(entry).collect::<Fallible<serde_json::Map<_, _>>>().map(Value::Object);
     }
     fail(format!("`{what}` is {}, which is no plain value", describe(value)))
@@ -1031,7 +1054,7 @@ mod tests {
     }
 
     fn limits() -> RunLimits {
-        RunLimits { operations: 100_000, deadline: Deadline::CutAt(None) }
+        RunLimits { operations: 30_000, deadline: Deadline::CutAt(None) }
     }
 
     fn known(readings: &[(&str, &str, f64)]) -> Known {
@@ -1333,6 +1356,13 @@ mod tests {
         assert!(error("set(\"x\", 0.0 / 0.0)").message.contains("finite"));
         assert!(error("publish(\"x\", \"y\")").message.contains("finite number"));
         assert!(error("remember(\"x\", || 1)").message.contains("no plain value"));
+        assert!(error("let a = []; for i in 0..20 { a = [a]; } set(\"x\", a)").message.contains("16 levels"));
+        assert!(
+            error("let a = #{}; for i in 0..20 { a = #{a: a}; } remember(\"x\", a)")
+                .message
+                .contains("16 levels")
+        );
+        assert!(error("let a = []; a.pad(900, \"long\"); throw a").message.len() <= MAX_NOTE);
         assert!(error("throw \"enough\"").message.contains("enough"));
         assert!(error("1 / 0").message.to_lowercase().contains("zero"), "{:?}", error("1 / 0"));
         let e = run_on(
@@ -1412,10 +1442,54 @@ mod tests {
         }
     }
 
+    /// Runs `test` on a stack of the size that a host asks for.
+    fn on_the_stack_of_a_shard(test: impl FnOnce() + Send + 'static) {
+        std::thread::Builder::new().stack_size(STACK_SIZE).spawn(test).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn the_deepest_values_fit_the_stack_of_a_shard() {
+        let uses = [
+            "a == a",
+            "switch a { 1 => 2, _ => 3 }",
+            "set(\"x\", a)",
+            "a.index_of(a)",
+            "#{a: a}.to_json()",
+            "[a].sort_by(|x| 1)",
+            "a + a",
+            "`${a}`",
+            "throw a",
+            "try { throw a } catch (e) { e }",
+            "return a",
+        ];
+        on_the_stack_of_a_shard(move || {
+            for code in uses {
+                for deep in [
+                    "let a = []; for i in 0..990 { a = [a]; }",
+                    "let a = #{}; for i in 0..250 { a = #{a: a}; }",
+                ] {
+                    let Ok(script) = Script::compile("t", &format!("fn plan(alarm) {{ {deep} {code} }}"))
+                    else {
+                        panic!("{code}")
+                    };
+                    let run = run_on(&script, known(&[]));
+                    assert!(!matches!(run.end, End::Needs(_)), "{code}: {run:?}");
+                }
+            }
+            for text in ["'['", "`{\"a\":`", "`[{\"a\":`"] {
+                run(&format!("let j = \"\"; for i in 0..400 {{ j += {text}; }} parse_json(j)"));
+                run(&format!("let j = \"\"; for i in 0..4000 {{ j += {text}; }} parse_json(j)"));
+            }
+            run("let j = \"\"; j.pad(2000, '['); j.pad(4000, ']'); parse_json(j)");
+        });
+    }
+
     #[test]
     fn notes_are_bounded() {
         let run = run("for i in 0..1000 { because(\"x\"); print(\"y\"); } []");
         assert_eq!((run.reasons.len(), run.log.len()), (MAX_NOTES, MAX_NOTES));
+        let long = run_on(&plan("let a = []; a.pad(200, \"0123456789\"); print(a); []"), known(&[]));
+        assert_eq!(long.log[0].len(), MAX_NOTE);
         let run =
             run_on(&plan("for i in 0..1000 { try { reading(`s${i}`, \"x\") } catch {} } []"), known(&[]));
         assert!(matches!(run.end, End::Needs(needs) if needs.len() <= MAX_NOTES));
@@ -1451,7 +1525,7 @@ mod tests {
     #[test]
     fn the_operations_of_callbacks_count() {
         let e = error("let a = [1]; for i in 0..1000 { a.map(|x| { for j in 0..1000 { print(j); } }); } []");
-        assert_eq!((e.kind, e.message.as_str()), (ErrorKind::Limit, "it took more than 100000 operations"));
+        assert_eq!((e.kind, e.message.as_str()), (ErrorKind::Limit, "it took more than 30000 operations"));
     }
 
     /// Prints how far hostile scripts get beyond a deadline of 5 ms.
