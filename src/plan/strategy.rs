@@ -86,6 +86,18 @@ pub enum Deadline {
     CutAt(Option<u64>),
 }
 
+impl RunLimits {
+    /// The most operations of a run unless a policy says otherwise: hundreds of times what a strategy of twenty lines takes.
+    pub const OPERATIONS: u64 = 100_000;
+    /// The most time of a run in its shard unless a policy says otherwise.
+    pub const TIME: Duration = Duration::from_millis(5);
+
+    /// The usual limits, by this clock.
+    pub fn usual(clock: Clock) -> Self {
+        Self { operations: Self::OPERATIONS, deadline: Deadline::Within(Self::TIME, clock) }
+    }
+}
+
 impl std::fmt::Debug for Deadline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -498,7 +510,7 @@ fn strategy_error(error: &EvalAltResult, script: &Script) -> StrategyError {
     let position = inner.position();
     let mut message = match inner {
         EvalAltResult::ErrorRuntime(value, _) => shorten(&value.to_string()),
-        EvalAltResult::ErrorFunctionNotFound(signature, _) => not_found(signature),
+        EvalAltResult::ErrorFunctionNotFound(signature, _) => not_found(&shorten(signature)),
         EvalAltResult::ErrorDataRace(..) => {
             "a closure uses the value that it is called on; copy that first, with `let copy = value;`"
                 .to_string()
@@ -508,7 +520,7 @@ fn strategy_error(error: &EvalAltResult, script: &Script) -> StrategyError {
             let text = other.to_string();
             // rhai writes the position at the end; it is told apart from the message here.
             let end = text.rfind(" (line ").unwrap_or(text.len());
-            script::lower(&text[..end])
+            script::lower(&shorten(&text[..end]))
         }
     };
     // Only functions that the script names: those of closures are made up, and differ from build to build.
@@ -567,8 +579,15 @@ fn not_found(signature: &str) -> String {
     }
 }
 
+/// What is kept of a text for people. rhai's names of closures are left out: they differ from build to build, and a replay must not.
 fn shorten(text: &str) -> String {
-    text.chars().take(MAX_NOTE).collect()
+    let mut parts = text.split("anon$");
+    let mut out: String = parts.next().unwrap_or_default().chars().take(MAX_NOTE).collect();
+    for part in parts {
+        out.push_str("closure");
+        out.push_str(part.trim_start_matches(|c: char| c.is_ascii_hexdigit()));
+    }
+    out.chars().take(MAX_NOTE).collect()
 }
 
 fn fail<T>(message: impl Into<String>) -> Fallible<T> {
@@ -1222,6 +1241,8 @@ mod tests {
         assert_eq!(run.log, ["4.0 stale 90.0"]);
     }
 
+    /// Requirement: R3-10
+    /// Requirement: R3-55
     #[test]
     fn every_action_has_its_constructor() {
         let cases = [
@@ -1363,6 +1384,8 @@ mod tests {
                 .contains("16 levels")
         );
         assert!(error("let a = []; a.pad(900, \"long\"); throw a").message.len() <= MAX_NOTE);
+        assert!(error("let f = |x| x; f.call(1, 2, 3)").message.contains("closure"));
+        assert_eq!(eval("|x| x"), "Fn(closure)");
         assert!(error("throw \"enough\"").message.contains("enough"));
         assert!(error("1 / 0").message.to_lowercase().contains("zero"), "{:?}", error("1 / 0"));
         let e = run_on(

@@ -92,8 +92,10 @@ impl Script {
                 Some("split it into several strategies"),
             ));
         }
-        let mut engine = engine();
-        engine.set_max_operations(MAX_CONSTANT_OPERATIONS);
+        COMPILER.with(|engine| Self::compile_by(engine, name, source))
+    }
+
+    fn compile_by(engine: &Engine, name: &str, source: &str) -> Result<Self, ScriptError> {
         let ast = engine.compile(source).map_err(|error| parse_error(&error))?;
         check_plan(&ast)?;
         if let Some(position) = syntax::top_level_statement(&ast) {
@@ -103,7 +105,7 @@ impl Script {
                 Some("move this into `fn plan(alarm)`, or write `const NAME = …;`"),
             ));
         }
-        let constants = constants(&engine, &ast)?;
+        let constants = constants(engine, &ast)?;
         if let Some(undefined) = syntax::undefined_name(&ast, &|name| constants.contains_key(name)) {
             return Err(ScriptError::new(
                 format!("`{}` is not defined", undefined.name),
@@ -152,6 +154,15 @@ fn literal_readings(ast: &rhai::AST) -> Vec<(Option<String>, String)> {
         })
         .collect();
     found.into_iter().collect()
+}
+
+thread_local! {
+    /// Compiles, and computes constants. Making an engine takes longer than compiling a script.
+    static COMPILER: Engine = {
+        let mut engine = engine();
+        engine.set_max_operations(MAX_CONSTANT_OPERATIONS);
+        engine
+    };
 }
 
 /// The first 16 hexadecimal digits of the BLAKE3 hash of `text`.
