@@ -283,6 +283,9 @@ impl State {
 
     /// The reading of a metric of a service or of whatever a reference is bound to; ends the run when it is not known.
     fn read(&self, target: Option<&str>, metric: &str) -> Fallible<Reading> {
+        if self.stop.load(Ordering::Relaxed) != GO {
+            return ended();
+        }
         let mut turn = self.turn();
         let known = turn.known.clone();
         let service = match target.map(|target| (target, known.references.get(target))) {
@@ -308,8 +311,13 @@ impl State {
             turn.needs.insert(key);
         }
         self.stop.store(NEED, Ordering::Relaxed);
-        Err(EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into())
+        ended()
     }
+}
+
+/// The error that no `try` catches.
+fn ended<T>() -> Fallible<T> {
+    Err(EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into())
 }
 
 impl Turn {
@@ -1003,6 +1011,8 @@ fn goes_before(context: &NativeCallContext, order: &FnPtr, a: &Dynamic, b: &Dyna
 mod tests {
     use std::sync::atomic::AtomicU64;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::model::{AlarmKind, Severity};
 
@@ -1537,6 +1547,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_at_any_operation_is_repeated_exactly() {
+        let host = StrategyHost::new();
+        let script = script(CHEAPEST);
+        let known = Arc::new(known(&[("C1", "cost", 20.0), ("C2", "cost", 5.0)]));
+        let whole = host.run(&script, &alarm(), known.clone(), limits());
+        for n in 1..=whole.progress {
+            let at = |host: &StrategyHost| {
+                let limits = RunLimits { operations: 1_000, deadline: Deadline::CutAt(Some(n)) };
+                host.run(&script, &alarm(), known.clone(), limits)
+            };
+            let run = at(&host);
+            assert_eq!((run.cut, run.progress), (Some(n), n));
+            assert!(matches!(&run.end, End::Failed(e) if e.kind == ErrorKind::Deadline), "{run:?}");
+            assert_eq!(at(&StrategyHost::new()), run);
+        }
+        let later = RunLimits { operations: 1_000, deadline: Deadline::CutAt(Some(whole.progress + 1)) };
+        assert_eq!(host.run(&script, &alarm(), known, later), whole);
+    }
+
+    #[test]
     fn a_run_in_time_is_not_cut() {
         let clock: Clock = Arc::new(|| Duration::ZERO);
         let within =
@@ -1549,6 +1579,34 @@ mod tests {
     fn the_operations_of_callbacks_count() {
         let e = error("let a = [1]; for i in 0..1000 { a.map(|x| { for j in 0..1000 { print(j); } }); } []");
         assert_eq!((e.kind, e.message.as_str()), (ErrorKind::Limit, "it took more than 30000 operations"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_script_makes_a_host_panic_and_equal_inputs_give_equal_runs(
+            words in prop::collection::vec(prop::sample::select(vec![
+                "metric(\"cost\")", "metric(\"Z\", \"x\")", "candidates(\"payment\")", ".min_by(", "|c| ", "c", ")", "(",
+                "[", "]", ",", ";", "let x = ", "x", "+", "-", "<", "1", "0.5", "\"t\"", "if ", "{", "}", "else", "loop",
+                "for i in ", "0..9", "alarm", ".values", ".cost", "return ", "replace(\"C1\", \"C2\")", "set(\"p\", ",
+                "family(\"rss\")", ".map(", ".filter(", ".sort_by(", "reading(\"cost\")", "recall(\"last\")", "throw ",
+                "try {", "} catch (e) {", "because(", "print(", "switch x {", "=>", "_", "`${", "}`", "#{a: 1}", ".a", "= 2",
+                "plan(alarm)", "()", "!", "&&", "exit(", ".len()", ".push(", "x.f = || x;", "this", ".call(", "Fn(\"plan\")",
+            ]), 0..14),
+        ) {
+            if let Ok(script) = Script::compile("t", &format!("fn plan(alarm) {{ let x = []; {} }}", words.join(" "))) {
+                let limits = || RunLimits { operations: 500, deadline: Deadline::CutAt(None) };
+                let known = Arc::new(known(&[("A", "cost", 38.0), ("C1", "cost", 20.0)]));
+                HOST.with(|host| {
+                    let run = host.run(&script, &alarm(), known.clone(), limits());
+                    prop_assert_eq!(host.run(&script, &alarm(), known, limits()), run);
+                    Ok(())
+                })?;
+            }
+        }
+    }
+
+    thread_local! {
+        static HOST: StrategyHost = StrategyHost::new();
     }
 
     /// Prints how far hostile scripts get beyond a deadline of 5 ms.

@@ -330,6 +330,13 @@ mod tests {
             "fn plan(alarm) { let l = 1; [1].filter(|x| [2].filter(|y| y > l + x).len() > 0); [] }",
             "fn plan(alarm) { for (x, i) in [1] { print(x + i); } try { throw 1 } catch (e) { print(e); } [] }",
             "fn helper(x) { x } fn plan(alarm) { let f = helper; [1].map(f); [1].map(helper); [] }",
+            "const A = 1; fn plan(alarm) { let m = #{a: A, f: |y| this.a + y + A}; m.f(1); `${A} ${m.a}`; [] }",
+            "fn plan(alarm) { let x = loop { break 3; }; const Y = x; do { x -= 1; } while x > Y; [].map(|z| z + Y); [] }",
+            "fn plan(alarm) { for i in 0..3 { for j in [1].filter(|k| k > i) { let q = || i + j; q.call(); } } [] }",
+            "fn plan(alarm) { let f = |a| |b| a + b; f.call(1).call(2); if let_x() { } [] } fn let_x() { true }",
+            "fn plan(alarm) { switch alarm.kind { \"a\" | \"b\" if alarm.at > 1 => [], 1..5 => [], _ => [] } }",
+            "fn plan(alarm) { let x = (); let y = x ?? 2; alarm?.values?.cost; x = y; let x = x + 1; [] }",
+            "fn plan(alarm) { let a = 1; let g = || { let a = 2; || a }; fn_at(|| a); [] } fn fn_at(f) { f.call() }",
             "fn plan(alarm) { let x = 1; { let y = x; let f = || y + x; f.call(); } switch x { 1 => [], _ => [] } }",
         ] {
             assert!(Script::compile("t", fine).is_ok(), "{fine}: {:?}", Script::compile("t", fine).err());
