@@ -297,8 +297,9 @@ impl<'a> Scanner<'a> {
         let rest = &self.source[after..];
         if let Some(next) = rest.strip_prefix('%') {
             // `80%` is a share, `80 % 3` and `80%3` are a remainder.
-            let operand = |c: char| c.is_alphanumeric() || c == '_' || c == '(';
-            let remainder = next.trim_start().starts_with(operand) && !next.trim_start().starts_with("in ");
+            let next = next.trim_start();
+            let word = leading(next, |c| c.is_alphanumeric() || c == '_');
+            let remainder = (!word.is_empty() && word != "in") || next.starts_with('(');
             return Ok(if remainder { (0, 1.0, None) } else { (1, 0.01, Some(Base::Ratio)) });
         }
         let word = leading(rest, |c| c.is_alphabetic() || c == '_');
