@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod control;
 pub mod groups;
+pub mod handle;
 pub mod message;
 pub mod names;
 pub mod record;
@@ -10,4 +11,5 @@ mod sensing;
 pub mod shard;
 pub mod shell;
 pub mod simulation;
+pub mod supervisor;
 pub mod turn;

@@ -23,7 +23,7 @@ use crate::knowledge::store::{Binding, Intent, Store};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Notification, PortError};
 use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus};
-use crate::plan::strategy::{Deadline, RunLimits};
+use crate::plan::strategy::{Deadline, RunLimits, STACK_SIZE};
 
 /// How many messages from outside may wait in one mailbox; who brings more waits.
 const MAILBOX: usize = 8_192;
@@ -152,6 +152,7 @@ impl Shell {
             let inner = shell.0.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{number}"))
+                .stack_size(STACK_SIZE)
                 .spawn(move || run_shard(&inner, number, receiver))?;
             shell.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
