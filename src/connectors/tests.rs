@@ -269,6 +269,26 @@ async fn headers_carry_secrets_that_are_read_at_every_use() {
 }
 
 #[tokio::test]
+async fn a_read_given_up_closes_its_connection() {
+    use tokio::io::AsyncReadExt;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    let mut sensor = polled(&Connectors::new(), json!({"http": {"url": url}}));
+    let mut asked = [0; 1];
+    let mut connection = tokio::select! {
+        _ = sensor.read() => panic!("nobody answers"),
+        connection = async {
+            let (mut connection, _) = listener.accept().await.expect("connected");
+            connection.read_exact(&mut asked).await.expect("asked");
+            connection
+        } => connection,
+    };
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(10), connection.read_to_end(&mut rest)).await;
+    closed.expect("in time").expect("closed");
+}
+
+#[tokio::test]
 async fn an_http_effector_fills_url_body_and_headers() {
     let server = Server::start(|_: &Asked| "").await;
     let connectors = Connectors::new();
