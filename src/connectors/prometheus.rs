@@ -20,6 +20,9 @@ use crate::model::{Measurement, Timestamp, syntax};
 /// The largest exposition that is taken, bytes.
 const SCRAPE_LIMIT: usize = 32 * 1024 * 1024;
 
+/// The most members of a family; a label with more values than that is an identifier, not a dimension.
+const MEMBER_LIMIT: usize = 1000;
+
 /// What is asked for, best first.
 const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.7,text/plain;q=0.5,*/*;q=0.1";
 
@@ -256,7 +259,7 @@ fn labels_length(text: &str) -> Result<usize, &'static str> {
     loop {
         match label(rest)? {
             (Some(_), after) => rest = after,
-            (None, after) if after.is_empty() => return Err("`{` is never closed"),
+            (None, "") => return Err("`{` is never closed"),
             (None, after) => return Ok(text.len() - after.len()),
         }
     }
@@ -370,6 +373,15 @@ impl PrometheusReader {
                     groups.entry(member.into_owned()).or_default().add(&point);
                 }
             }
+        }
+        if groups.len() > MEMBER_LIMIT {
+            let by = self.by.as_deref().unwrap_or_default();
+            return Err(ConnectorError::Answer(format!(
+                "{}: label `{by}` of `{}` has {} values; at most {MEMBER_LIMIT} can be told apart",
+                self.what,
+                self.series,
+                groups.len()
+            )));
         }
         let headline = whole.measurement(None).ok_or_else(|| self.nothing(exposition, &whole))?;
         if whole.skipped > 0 {

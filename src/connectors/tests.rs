@@ -459,6 +459,14 @@ async fn sensors_of_one_url_join_a_scrape_and_scrape_again_when_it_is_old() {
 }
 
 #[tokio::test]
+async fn a_label_with_too_many_values_is_refused() {
+    let page: String = (0..1001).map(|n| format!("hits{{user=\"{n}\"}} 1\n")).collect();
+    let server = Server::start(move |_: &Asked| page.clone()).await;
+    let text = error(json!({"prometheus": {"url": server.url, "series": "hits", "by": "user"}})).await;
+    assert!(text.contains("label `user` of `hits` has 1001 values"), "{text}");
+}
+
+#[tokio::test]
 async fn a_bad_exposition_is_named_with_its_line() {
     let server = Server::start(|_: &Asked| "ok 1\nrubbish\n").await;
     let text = error(json!({"prometheus": {"url": server.url, "series": "ok"}})).await;
