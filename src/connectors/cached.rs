@@ -11,6 +11,9 @@ use crate::model::connector::ConnectorError;
 /// Sensors polled at about the same moment share one look.
 pub(super) const MAX_AGE: Duration = Duration::from_millis(200);
 
+/// The time between the two looks of a first poll; longer than looks live, so that the second is a new one.
+pub(super) const WARM_UP: Duration = Duration::from_millis(250);
+
 /// One shared look of type `T`, with its time.
 pub(super) struct Cached<T> {
     slot: Arc<Mutex<Option<Look<T>>>>,

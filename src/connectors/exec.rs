@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
+use super::check::Check;
 use super::fill::Arguments;
-use super::http::Check;
 use super::{program, text};
 use crate::model::Measurement;
 use crate::model::connector::{

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fill;
+use super::fill::{self, Arguments};
 use crate::model::connector::ConnectorError;
 use crate::model::template::{Holes, Template};
 
@@ -40,6 +40,18 @@ pub(super) fn client() -> Result<reqwest::Client, ConnectorError> {
 /// Parses the headers of a policy.
 pub(super) fn headers(written: &BTreeMap<String, String>, holes: Holes) -> Result<Headers, ConnectorError> {
     written.iter().map(|(name, value)| Ok((name.clone(), fill::parse(value, holes)?))).collect()
+}
+
+/// Adds headers, filled in.
+pub(super) async fn with_headers(
+    mut request: reqwest::RequestBuilder,
+    headers: &Headers,
+    arguments: &Arguments,
+) -> Result<reqwest::RequestBuilder, ConnectorError> {
+    for (name, template) in headers {
+        request = request.header(name, fill::header(name, template, Some(arguments)).await?);
+    }
+    Ok(request)
 }
 
 /// An address for messages: without user, password, query and fragment, which may be secret.

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::text::shorten;
 use crate::model::connector::{Command, ConnectorError};
+use crate::model::syntax;
 use crate::model::template::{Holes, Part, Template};
 
 /// The most of a secret file that is read, bytes.
@@ -87,8 +88,8 @@ pub(super) fn encoded(template: &Template, arguments: &Arguments) -> Result<Stri
     fill(template, arguments, |filled, value| percent_encode(filled, &raw(value)))
 }
 
-/// For URLs: values percent-encoded. `.` and `..` cannot be encoded and would lead to another path, so they are refused.
-pub(super) fn url(template: &Template, arguments: &Arguments) -> Result<String, ConnectorError> {
+/// A URL, values percent-encoded. `.` and `..` cannot be encoded and would lead to another path, so they are refused.
+pub(super) fn url(template: &Template, arguments: &Arguments) -> Result<url::Url, ConnectorError> {
     for name in template.arguments() {
         let value = raw(arguments.get(name)?);
         if value == "." || value == ".." {
@@ -97,7 +98,7 @@ pub(super) fn url(template: &Template, arguments: &Arguments) -> Result<String, 
             )));
         }
     }
-    encoded(template, arguments)
+    syntax::url(&encoded(template, arguments)?).map_err(ConnectorError::Config)
 }
 
 /// For JSON bodies: inside a JSON string the value's text, escaped; elsewhere the value as JSON, strings with their quotes.
@@ -218,7 +219,7 @@ mod tests {
     fn in_urls_values_are_percent_encoded() {
         let filled =
             url(&template("http://h/{service}/{property}?v={value}&k={key}"), &arguments(json!("a/ü &")));
-        assert_eq!(filled.as_deref(), Ok("http://h/C%202/threads?v=a%2F%C3%BC%20%26&k=A%2F17%2F0"));
+        assert_eq!(filled.expect("a URL").as_str(), "http://h/C%202/threads?v=a%2F%C3%BC%20%26&k=A%2F17%2F0");
     }
 
     #[test]

@@ -6,17 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use sysinfo::{Disks, Networks, System};
 
-use super::cached::{Cached, Look};
+use super::cached::{Cached, Look, WARM_UP};
 use crate::model::Measurement;
 use crate::model::connector::{ConnectorError, HostQuantity, HostSensor, Sensor};
-
-/// The time between the two looks of a first poll; longer than shared looks live, so that the second is a new one.
-pub(super) const WARM_UP: Duration = Duration::from_millis(250);
 
 /// The shared looks at the machine, one per group of quantities that is read together.
 #[derive(Default)]

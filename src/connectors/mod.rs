@@ -1,10 +1,11 @@
 //! Sensors and effectors, a file per protocol, and the registry that builds them from what policies say.
 //!
 //! Polled over HTTP: `http`, `prometheus` (over `fetch`); programs: `exec`, `nagios` (over `program`); listening on UDP: `udp`, `statsd`
-//! (over `datagram`); this machine: `host`, `process` (over `cached`); actions: `http`, `exec`, `log` (over `fill`, which fills templates).
+//! (over `datagram`); this machine: `host`, `process` (over `cached`); actions: `http`, `exec`, `log` (over `fill`, which fills templates, and `check`, which asks after a crash).
 //! `text` finds numbers in answers. What authors of connectors must and should do is in `docs/connectors.md`.
 
 mod cached;
+mod check;
 mod datagram;
 mod exec;
 mod fetch;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::cached::{Cached, Look};
-use super::host::WARM_UP;
+use super::cached::{Cached, Look, WARM_UP};
 use crate::model::Measurement;
 use crate::model::connector::{ConnectorError, ProcessQuantity, ProcessSensor, Sensor};
 

@@ -20,6 +20,9 @@ use crate::model::{Measurement, Timestamp, syntax};
 /// The largest exposition that is taken, bytes.
 const SCRAPE_LIMIT: usize = 32 * 1024 * 1024;
 
+/// The most members of a family; a label with more values than that is an identifier, not a dimension.
+const MEMBER_LIMIT: usize = 1000;
+
 /// What is asked for, best first.
 const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.7,text/plain;q=0.5,*/*;q=0.1";
 
@@ -108,35 +111,51 @@ impl<'a> Iterator for Labels<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (name, value, rest) = label(self.rest).ok()??;
+        let (label, rest) = label(self.rest).ok()?;
         self.rest = rest;
-        Some((name, value))
+        label
     }
 }
 
-/// A name, a value without its quotes, and what follows.
-type Label<'a> = (&'a str, &'a str, &'a str);
+/// A name, and a value without its quotes.
+type Label<'a> = (&'a str, &'a str);
 
-/// The first label of `text`, `None` at its end.
-fn label(text: &str) -> Result<Option<Label<'_>>, &'static str> {
-    let text = text.trim_start_matches([' ', '\t']);
-    if text.is_empty() {
-        return Ok(None);
+/// The first label of `text` and what follows it, its comma included; no label at the end or before a closing brace.
+fn label(text: &str) -> Result<(Option<Label<'_>>, &str), &'static str> {
+    let text = skip_blanks(text);
+    if text.is_empty() || text.starts_with('}') {
+        return Ok((None, text));
     }
     let length = name_length(text, false);
     if length == 0 {
         return Err("a label name is missing");
     }
-    let rest = text[length..].trim_start_matches([' ', '\t']);
-    let rest = rest.strip_prefix('=').ok_or("a label has no `=`")?.trim_start_matches([' ', '\t']);
-    let quoted = quoted_length(rest).ok_or("a label value is not in quotes")?;
-    let after = rest[quoted..].trim_start_matches([' ', '\t']);
-    let after = match after.strip_prefix(',') {
-        Some(after) => after,
-        None if after.is_empty() => after,
-        None => return Err("labels are not separated by a comma"),
+    let rest = skip_blanks(&text[length..]);
+    let rest = skip_blanks(rest.strip_prefix('=').ok_or("a label has no `=`")?);
+    if !rest.starts_with('"') {
+        return Err("a label value is not in quotes");
+    }
+    let quoted = quoted_length(rest).ok_or("a label value is never closed")?;
+    let after = skip_blanks(&rest[quoted..]);
+    let after = match after.as_bytes().first() {
+        Some(b',') => &after[1..],
+        None | Some(b'}') => after,
+        Some(_) => return Err("labels are not separated by a comma"),
     };
-    Ok(Some((&text[..length], &rest[1..quoted - 1], after)))
+    Ok((Some((&text[..length], &rest[1..quoted - 1])), after))
+}
+
+/// `text` without the spaces and tabs that it begins with.
+fn skip_blanks(text: &str) -> &str {
+    let blanks = text.bytes().take_while(|b| matches!(b, b' ' | b'\t')).count();
+    &text[blanks..]
+}
+
+/// The first word of `text` (empty at the end) and what follows it.
+fn word(text: &str) -> (&str, &str) {
+    let text = skip_blanks(text);
+    let end = text.bytes().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(text.len());
+    text.split_at(end)
 }
 
 impl Exposition {
@@ -201,8 +220,7 @@ impl Exposition {
 
 /// One line: `None` for comments and empty lines.
 fn scan(line: &str, format: Format) -> Result<Option<(&str, Entry)>, &'static str> {
-    let start = line.len() - line.trim_start_matches([' ', '\t']).len();
-    let text = &line[start..];
+    let text = skip_blanks(line);
     if text.is_empty() || text.starts_with('#') {
         return Ok(None);
     }
@@ -210,48 +228,41 @@ fn scan(line: &str, format: Format) -> Result<Option<(&str, Entry)>, &'static st
     if length == 0 {
         return Err("a series name is missing");
     }
-    let name = &text[..length];
-    let mut rest = text[length..].trim_start_matches([' ', '\t']);
+    let (name, after) = text.split_at(length);
+    let mut rest = skip_blanks(after);
     let mut labels = 0..0;
     if let Some(inner) = rest.strip_prefix('{') {
-        let from = line.len() - inner.len();
         let end = labels_length(inner)?;
+        let from = line.len() - inner.len();
         labels = from..from + end;
         rest = &inner[end + 1..];
-    } else if rest.len() == text.len() - length {
+    } else if rest.len() == after.len() {
         return Err("a space is missing after the series name");
     }
-    let mut words = rest.split([' ', '\t']).filter(|word| !word.is_empty());
-    let value = words.next().and_then(number).ok_or("the value is no number")?;
-    let at = match words.next() {
-        None => None,
-        Some(word) if word.starts_with('#') => return Ok(Some((name, Entry { labels, value, at: None }))),
-        Some(word) => Some(time(word, format).ok_or("the timestamp is no number")?),
-    };
-    match words.next() {
-        // An exemplar; what it says is not used.
-        Some(word) if !word.starts_with('#') => Err("something follows the timestamp"),
-        _ => Ok(Some((name, Entry { labels, value, at }))),
+    let (value, rest) = word(rest);
+    let value = number(value).ok_or("the value is no number")?;
+    let (at, rest) = word(rest);
+    // `#` begins an exemplar; what it says is not used.
+    if at.is_empty() || at.starts_with('#') {
+        return Ok(Some((name, Entry { labels, value, at: None })));
+    }
+    let at = Some(time(at, format).ok_or("the timestamp is no number")?);
+    match word(rest).0 {
+        more if more.is_empty() || more.starts_with('#') => Ok(Some((name, Entry { labels, value, at }))),
+        _ => Err("something follows the timestamp"),
     }
 }
 
 /// The length of the labels before their closing brace; checks each.
 fn labels_length(text: &str) -> Result<usize, &'static str> {
-    let bytes = text.as_bytes();
-    let mut at = 0;
+    let mut rest = text;
     loop {
-        match bytes.get(at) {
-            None => return Err("`{` is never closed"),
-            Some(b'}') => break,
-            Some(b'"') => at += quoted_length(&text[at..]).ok_or("a label value is never closed")?,
-            Some(_) => at += 1,
+        match label(rest)? {
+            (Some(_), after) => rest = after,
+            (None, "") => return Err("`{` is never closed"),
+            (None, after) => return Ok(text.len() - after.len()),
         }
     }
-    let mut rest = &text[..at];
-    while let Some((_, _, after)) = label(rest)? {
-        rest = after;
-    }
-    Ok(at)
 }
 
 /// A value as both formats write it, NaN and infinities included.
@@ -362,6 +373,15 @@ impl PrometheusReader {
                     groups.entry(member.into_owned()).or_default().add(&point);
                 }
             }
+        }
+        if groups.len() > MEMBER_LIMIT {
+            let by = self.by.as_deref().unwrap_or_default();
+            return Err(ConnectorError::Answer(format!(
+                "{}: label `{by}` of `{}` has {} values; at most {MEMBER_LIMIT} can be told apart",
+                self.what,
+                self.series,
+                groups.len()
+            )));
         }
         let headline = whole.measurement(None).ok_or_else(|| self.nothing(exposition, &whole))?;
         if whole.skipped > 0 {

@@ -269,6 +269,26 @@ async fn headers_carry_secrets_that_are_read_at_every_use() {
 }
 
 #[tokio::test]
+async fn a_read_given_up_closes_its_connection() {
+    use tokio::io::AsyncReadExt;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    let mut sensor = polled(&Connectors::new(), json!({"http": {"url": url}}));
+    let mut asked = [0; 1];
+    let mut connection = tokio::select! {
+        _ = sensor.read() => panic!("nobody answers"),
+        connection = async {
+            let (mut connection, _) = listener.accept().await.expect("connected");
+            connection.read_exact(&mut asked).await.expect("asked");
+            connection
+        } => connection,
+    };
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(10), connection.read_to_end(&mut rest)).await;
+    closed.expect("in time").expect("closed");
+}
+
+#[tokio::test]
 async fn an_http_effector_fills_url_body_and_headers() {
     let server = Server::start(|_: &Asked| "").await;
     let connectors = Connectors::new();
@@ -436,6 +456,14 @@ async fn sensors_of_one_url_join_a_scrape_and_scrape_again_when_it_is_old() {
     let mut hasty = sensor("1us");
     assert_eq!(hasty.read().await, Ok(vec![Measurement::value(1.0)]));
     assert_eq!(hasty.read().await, Ok(vec![Measurement::value(2.0)]));
+}
+
+#[tokio::test]
+async fn a_label_with_too_many_values_is_refused() {
+    let page: String = (0..1001).map(|n| format!("hits{{user=\"{n}\"}} 1\n")).collect();
+    let server = Server::start(move |_: &Asked| page.clone()).await;
+    let text = error(json!({"prometheus": {"url": server.url, "series": "hits", "by": "user"}})).await;
+    assert!(text.contains("label `user` of `hits` has 1001 values"), "{text}");
 }
 
 #[tokio::test]

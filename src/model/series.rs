@@ -87,10 +87,12 @@ fn matches(mut rest: &str) -> Result<Vec<LabelMatch>, String> {
 
 /// The length of the name that `text` begins with: letters, digits and `_`, for metrics also `:`, not beginning with a digit.
 pub fn name_length(text: &str, metric: bool) -> usize {
-    let good = |(at, b): (usize, u8)| {
-        b.is_ascii_alphabetic() || b == b'_' || (b == b':' && metric) || (b.is_ascii_digit() && at > 0)
-    };
-    text.bytes().enumerate().take_while(|pair| good(*pair)).count()
+    let bytes = text.as_bytes();
+    if bytes.first().is_some_and(u8::is_ascii_digit) {
+        return 0;
+    }
+    let part = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || (*b == b':' && metric);
+    bytes.iter().position(|b| !part(b)).unwrap_or(bytes.len())
 }
 
 /// The length of the quoted text, quotes included, that `text` begins with; `\` takes the next character along.
@@ -101,10 +103,13 @@ pub fn quoted_length(text: &str) -> Option<usize> {
     }
     let mut at = 1;
     loop {
-        match bytes.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => at += 2,
-            _ => at += 1,
+        at += bytes[at..].iter().position(|b| matches!(b, b'"' | b'\\'))?;
+        if bytes[at] == b'"' {
+            return Some(at + 1);
+        }
+        at += 2;
+        if at >= bytes.len() {
+            return None;
         }
     }
 }
