@@ -143,12 +143,14 @@ struct Post {
 
 impl Post {
     fn measured(&self, measurements: Vec<Measurement>) {
+        // An empty delivery says that there is nothing new since the last.
+        let nothing_new = measurements.is_empty();
         let values = measurements
             .into_iter()
             .filter(|m| m.value.is_finite())
             .map(|m| (m.output, m.label, m.value, m.at))
             .collect::<Vec<_>>();
-        if values.is_empty() {
+        if values.is_empty() && !nothing_new {
             let why = "the sensor delivered no finite number".to_string();
             (self.deliver)(&self.service, failed(&self.metric, why));
         } else {
