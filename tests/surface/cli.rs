@@ -171,7 +171,13 @@ async fn why_topology_and_knowledge_are_told() {
     let server = Server::start().await;
     let (exit, text) = ask(&server, &["why", "A", "-n", "1"]).await;
     assert_eq!(exit, Exit::Ok);
-    for part in ["A, decision 3", "cheap: cost >= 30", "C1.cost = 20, 2s old", "C2 is cheaper", "replace(C1, C2): done"] {
+    for part in [
+        "A, decision 3",
+        "cheap: cost >= 30",
+        "C1.cost = 20, 2s old",
+        "C2 is cheaper",
+        "replace(C1, C2): done",
+    ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
     assert!(ask(&server, &["topology"]).await.1.contains("A/monitor  →  B/monitor  b1"));
@@ -217,7 +223,10 @@ async fn answers_may_grow_without_harm_to_an_old_client() {
     assert!(say(&url, &["why"]).await.1.contains("A, decision 1"));
     assert!(say(&url, &["get", "A", "known"]).await.1.starts_with("1, "));
     let (exit, text) = say(&url, &["get", "A", "unknown"]).await;
-    assert_eq!((exit, serde_json::from_str::<Value>(&text).unwrap()["state"].clone()), (Exit::Ok, json!("estimated")));
+    assert_eq!(
+        (exit, serde_json::from_str::<Value>(&text).unwrap()["state"].clone()),
+        (Exit::Ok, json!("estimated"))
+    );
     server.abort();
 }
 
