@@ -125,7 +125,7 @@ impl From<ChangeError> for Box<Problem> {
     }
 }
 
-/// The document itself is written by [`render`], which knows the path of the request.
+/// The document itself is written by `render`, which knows the path of the request.
 impl IntoResponse for Box<Problem> {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
