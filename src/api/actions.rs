@@ -26,7 +26,7 @@ pub(super) async fn notify(
     Path(service): Path<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let body = json(&headers, body, app.limits.body, app.limits.read).await?;
     let alarm = alarm(&service, body)?;
     app.control.ports(&service)?.notify(alarm).await?;
@@ -36,7 +36,7 @@ pub(super) async fn notify(
 /// The members that an alarm may have. Readers of alarms ignore others (R3-26); senders are told of them.
 const ALARM_MEMBERS: [&str; 7] = ["service", "slo", "kind", "severity", "condition", "values", "at"];
 
-fn alarm(service: &str, body: Value) -> Result<Alarm, Problem> {
+fn alarm(service: &str, body: Value) -> Result<Alarm, Box<Problem>> {
     let Value::Object(mut map) = body else {
         return Err(Problem::invalid("an alarm is an object: {\"slo\": …, \"kind\": …, \"condition\": …}"));
     };
@@ -93,7 +93,7 @@ pub(super) async fn send_actions(
     Path(service): Path<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
+) -> Result<Response, Box<Problem>> {
     if format(&headers)? != Format::Json {
         return Err(Problem::invalid("actions are one JSON object or one array; send `application/json`"));
     }
@@ -128,7 +128,7 @@ pub(super) struct Which {
 pub(super) async fn decisions(
     State(app): App,
     Query(which): Query<Which>,
-) -> Result<Json<Vec<Decision>>, Problem> {
+) -> Result<Json<Vec<Decision>>, Box<Problem>> {
     let limit = which.limit.unwrap_or(20);
     if !(1..=MOST_DECISIONS).contains(&limit) {
         return Err(Problem::invalid(format!("`limit` is {limit}; it may be 1 to {MOST_DECISIONS}")));
@@ -146,6 +146,6 @@ pub(super) async fn decisions(
 pub(super) async fn approve(
     State(app): App,
     Path((service, decision)): Path<(String, u64)>,
-) -> Result<Json<Vec<Outcome>>, Problem> {
+) -> Result<Json<Vec<Outcome>>, Box<Problem>> {
     Ok(Json(app.control.approve(&service, decision).await?))
 }

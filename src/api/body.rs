@@ -41,7 +41,7 @@ pub(super) enum Format {
 ///
 /// # Errors
 /// 413 when it is longer, 408 when it takes longer, 400 when it breaks off.
-pub(super) async fn read(body: Body, limit: usize, time: Duration) -> Result<Vec<u8>, Problem> {
+pub(super) async fn read(body: Body, limit: usize, time: Duration) -> Result<Vec<u8>, Box<Problem>> {
     tokio::time::timeout(time, collect(body, limit)).await.unwrap_or_else(|_| {
         Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -51,7 +51,7 @@ pub(super) async fn read(body: Body, limit: usize, time: Duration) -> Result<Vec
     })
 }
 
-async fn collect(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
+async fn collect(body: Body, limit: usize) -> Result<Vec<u8>, Box<Problem>> {
     let too_large = || {
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -84,7 +84,7 @@ pub(super) async fn json<T: DeserializeOwned>(
     body: Body,
     limit: usize,
     time: Duration,
-) -> Result<T, Problem> {
+) -> Result<T, Box<Problem>> {
     if format(headers)? != Format::Json {
         return Err(wrong_type(headers));
     }
@@ -95,7 +95,7 @@ pub(super) async fn json<T: DeserializeOwned>(
 ///
 /// # Errors
 /// 400 with line and column: `malformed-json` when it is no JSON, `invalid` when it is not what is expected here.
-pub(super) fn parse<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
+pub(super) fn parse<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Box<Problem>> {
     serde_json::from_slice(bytes).map_err(|e| Problem::json(&e))
 }
 
@@ -103,7 +103,7 @@ pub(super) fn parse<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T,
 ///
 /// # Errors
 /// 415 for anything but JSON and JSON lines.
-pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+pub(super) fn format(headers: &HeaderMap) -> Result<Format, Box<Problem>> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let essence = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     match essence.as_str() {
@@ -114,7 +114,7 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     }
 }
 
-fn wrong_type(headers: &HeaderMap) -> Problem {
+fn wrong_type(headers: &HeaderMap) -> Box<Problem> {
     let found = match headers.get(header::CONTENT_TYPE) {
         Some(value) => format!("the body is `{}`", String::from_utf8_lossy(value.as_bytes())),
         None => "the body has no content type".to_string(),
@@ -130,9 +130,9 @@ fn wrong_type(headers: &HeaderMap) -> Problem {
 pub(super) struct Query<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
-    type Rejection = Problem;
+    type Rejection = Box<Problem>;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Box<Problem>> {
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|axum::extract::Query(value)| Self(value))
             .map_err(|e| Problem::invalid(e.body_text()))
@@ -140,7 +140,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 }
 
 /// When the name in the body and the name in the path differ.
-pub(super) fn same_name(what: &str, path: &str, body: &str) -> Result<(), Problem> {
+pub(super) fn same_name(what: &str, path: &str, body: &str) -> Result<(), Box<Problem>> {
     if path == body {
         return Ok(());
     }

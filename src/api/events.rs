@@ -51,7 +51,7 @@ pub(super) enum ModeName {
 }
 
 impl How {
-    fn mode(self) -> Result<SubscriptionMode, Problem> {
+    fn mode(self) -> Result<SubscriptionMode, Box<Problem>> {
         let Self { mode, interval, start, duration } = self;
         match (mode, interval) {
             (ModeName::Interval, Some(interval)) if !interval.0.is_zero() => {
@@ -88,7 +88,7 @@ pub(super) async fn subscribe(
     Path((service, metric)): Path<(String, String)>,
     Query(how): Query<How>,
     stopping: Option<Extension<Stopping>>,
-) -> Result<Stream, Problem> {
+) -> Result<Stream, Box<Problem>> {
     let mode = how.mode()?;
     let Subscription { notifications, guard } = app.control.ports(&service)?.subscribe(&metric, mode).await?;
     let events = notifications.map(move |notification| {

@@ -32,7 +32,7 @@ const STATES: [SloState; 8] = [
 /// About homeostat itself, every managed metric and every SLO.
 #[utoipa::path(get, path = "/metrics", tag = "self",
     responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
-pub(super) async fn exposition(State(app): App) -> Result<Response, Problem> {
+pub(super) async fn exposition(State(app): App) -> Result<Response, Box<Problem>> {
     let scrape = Scrape {
         now: clock::now(),
         ready: app.control.ready(),

@@ -19,7 +19,7 @@ pub(super) async fn alive() -> &'static str {
 /// 200 once policies are applied and until the daemon stops, else 503.
 #[utoipa::path(get, path = "/readyz", tag = "self", security(()),
     responses((status = 200, body = String, content_type = "text/plain")))]
-pub(super) async fn ready(State(app): App) -> Result<&'static str, Problem> {
+pub(super) async fn ready(State(app): App) -> Result<&'static str, Box<Problem>> {
     if app.control.ready() {
         Ok("ready\n")
     } else {

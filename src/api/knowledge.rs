@@ -18,7 +18,7 @@ use super::{App, Problem};
 pub(super) async fn list_knowledge(
     State(app): App,
     Path(service): Path<String>,
-) -> Result<Json<BTreeMap<String, Value>>, Problem> {
+) -> Result<Json<BTreeMap<String, Value>>, Box<Problem>> {
     Ok(Json(app.control.knowledge(&service).await?))
 }
 
@@ -29,7 +29,7 @@ pub(super) async fn list_knowledge(
 pub(super) async fn get_knowledge(
     State(app): App,
     Path((service, key)): Path<(String, String)>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Value>, Box<Problem>> {
     let mut all = app.control.knowledge(&service).await?;
     all.remove(&key).map(Json).ok_or_else(|| {
         Problem::new(StatusCode::NOT_FOUND, "no-such-key", format!("`{service}` knows nothing under `{key}`"))
@@ -46,7 +46,7 @@ pub(super) async fn put_knowledge(
     Path((service, key)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let value = json(&headers, body, app.limits.body, app.limits.read).await?;
     app.control.remember(&service, &key, Some(value)).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -61,7 +61,7 @@ pub(super) async fn put_knowledge(
 pub(super) async fn delete_knowledge(
     State(app): App,
     Path((service, key)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     app.control.remember(&service, &key, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }

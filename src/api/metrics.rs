@@ -20,7 +20,7 @@ use crate::model::{HumanDuration, Reading};
 pub(super) async fn list_metrics(
     State(app): App,
     Path(service): Path<String>,
-) -> Result<Json<Vec<MetricInfo>>, Problem> {
+) -> Result<Json<Vec<MetricInfo>>, Box<Problem>> {
     Ok(Json(app.control.ports(&service)?.metric_list().await?))
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn get_metric(
     State(app): App,
     Path((service, metric)): Path<(String, String)>,
     Query(query): Query<MaxAge>,
-) -> Result<Json<Reading>, Problem> {
+) -> Result<Json<Reading>, Box<Problem>> {
     Ok(Json(app.control.ports(&service)?.get_metric(&metric, query.max_age).await?))
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn insert_metric(
     Path((service, metric)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let definition = json(&headers, body, app.limits.body, app.limits.read).await?;
     app.control.ports(&service)?.insert_metric(&metric, definition).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -76,7 +76,7 @@ pub(super) async fn insert_metric(
 pub(super) async fn remove_metric(
     State(app): App,
     Path((service, metric)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     app.control.ports(&service)?.remove_metric(&metric).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -91,6 +91,6 @@ pub(super) async fn remove_metric(
 pub(super) async fn history(
     State(app): App,
     Path((service, metric)): Path<(String, String)>,
-) -> Result<Json<Vec<Reading>>, Problem> {
+) -> Result<Json<Vec<Reading>>, Box<Problem>> {
     Ok(Json(app.control.history(&service, &metric).await?))
 }

@@ -31,7 +31,7 @@ use utoipa_axum::routes;
 pub use access::{Access, Role, check_listen};
 pub use body::Limits;
 pub use problem::Problem;
-pub use serve::serve;
+pub use serve::{serve, serve_with};
 
 use crate::service::control::Control;
 

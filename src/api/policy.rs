@@ -45,7 +45,7 @@ pub(super) async fn apply(
     Query(how): Query<Try>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Applied>, Problem> {
+) -> Result<Json<Applied>, Box<Problem>> {
     let bundle: Bundle = json(&headers, body, app.limits.bundle, app.limits.read).await?;
     if let Some(path) = bundle.files.keys().find(|path| !is_relative(path)) {
         return Err(Problem::invalid(format!(
@@ -67,7 +67,7 @@ fn is_relative(path: &str) -> bool {
 
 /// Read the policy directories again
 #[utoipa::path(post, path = "/v1/policy/reload", tag = "policy", responses((status = 200, body = Applied)))]
-pub(super) async fn reload(State(app): App) -> Result<Json<Applied>, Problem> {
+pub(super) async fn reload(State(app): App) -> Result<Json<Applied>, Box<Problem>> {
     Ok(Json(app.control.reload().await?))
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn reload(State(app): App) -> Result<Json<Applied>, Problem> {
 ///
 /// To the policies before the last change.
 #[utoipa::path(post, path = "/v1/policy/rollback", tag = "policy", responses((status = 200, body = Applied)))]
-pub(super) async fn rollback(State(app): App) -> Result<Json<Applied>, Problem> {
+pub(super) async fn rollback(State(app): App) -> Result<Json<Applied>, Box<Problem>> {
     Ok(Json(app.control.rollback().await?))
 }
 

@@ -51,30 +51,29 @@ pub struct Problem {
 
 impl Problem {
     /// A problem with the name `slug`.
-    pub fn new(status: StatusCode, slug: &str, detail: impl Into<String>) -> Self {
-        Self {
+    pub fn new(status: StatusCode, slug: &str, detail: impl Into<String>) -> Box<Self> {
+        Box::new(Self {
             kind: format!("{URN}{slug}"),
             title: status.canonical_reason().unwrap_or("error").to_string(),
             status: status.as_u16(),
             detail: detail.into(),
             ..Self::default()
-        }
+        })
     }
 
     /// The request is not acceptable (400, `invalid`).
-    pub fn invalid(detail: impl Into<String>) -> Self {
+    pub fn invalid(detail: impl Into<String>) -> Box<Self> {
         Self::new(StatusCode::BAD_REQUEST, "invalid", detail)
     }
 
     /// The body is not acceptable JSON: `malformed-json` when it is none, `invalid` when it says something else than it should.
-    pub fn json(error: &serde_json::Error) -> Self {
+    pub fn json(error: &serde_json::Error) -> Box<Self> {
         let slug = if error.is_data() { "invalid" } else { "malformed-json" };
         let place = (error.line() > 0).then(|| (error.line(), error.column()));
-        Self {
-            line: place.map(|p| p.0),
-            column: place.map(|p| p.1),
-            ..Self::new(StatusCode::BAD_REQUEST, slug, format!("the body is not acceptable: {error}"))
-        }
+        let mut problem =
+            Self::new(StatusCode::BAD_REQUEST, slug, format!("the body is not acceptable: {error}"));
+        (problem.line, problem.column) = place.unzip();
+        problem
     }
 
     /// The name of the error: the last part of `type`.
@@ -103,20 +102,21 @@ fn port_status(error: &PortError) -> StatusCode {
     }
 }
 
-impl From<PortError> for Problem {
+impl From<PortError> for Box<Problem> {
     fn from(error: PortError) -> Self {
-        Self::new(port_status(&error), error.slug(), error.to_string())
+        Problem::new(port_status(&error), error.slug(), error.to_string())
     }
 }
 
-impl From<Refusal> for Problem {
+impl From<Refusal> for Box<Problem> {
     fn from(refusal: Refusal) -> Self {
-        let detail = refusal.to_string();
-        Self { problems: refusal.problems, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", detail) }
+        let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", refusal.to_string());
+        problem.problems = refusal.problems;
+        problem
     }
 }
 
-impl From<ChangeError> for Problem {
+impl From<ChangeError> for Box<Problem> {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::Refused(refusal) => refusal.into(),
@@ -125,8 +125,8 @@ impl From<ChangeError> for Problem {
     }
 }
 
-/// The document itself is written by [`render`], which knows the path of the request.
-impl IntoResponse for Problem {
+/// The document itself is written by `render`, which knows the path of the request.
+impl IntoResponse for Box<Problem> {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() =
@@ -137,7 +137,7 @@ impl IntoResponse for Problem {
 }
 
 /// No such route (404).
-pub(super) async fn unknown_route(uri: Uri) -> Problem {
+pub(super) async fn unknown_route(uri: Uri) -> Box<Problem> {
     Problem::new(
         StatusCode::NOT_FOUND,
         "no-such-route",
@@ -146,7 +146,7 @@ pub(super) async fn unknown_route(uri: Uri) -> Problem {
 }
 
 /// No such method on this route (405). The `Allow` header is added by the router.
-pub(super) async fn wrong_method(request: Request) -> Problem {
+pub(super) async fn wrong_method(request: Request) -> Box<Problem> {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method-not-allowed",
@@ -159,12 +159,12 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let mut response = next.run(request).await;
     let status = response.status();
-    let problem = match response.extensions_mut().remove::<Problem>() {
+    let mut problem = match response.extensions_mut().remove::<Box<Problem>>() {
         Some(problem) => problem,
         None if status.is_client_error() || status.is_server_error() => plain(&mut response).await,
         None => return response,
     };
-    let problem = Problem { instance: uri.path().to_string(), ..problem };
+    problem.instance = uri.path().to_string();
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
@@ -175,7 +175,7 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
     response
 }
 
-async fn plain(response: &mut Response) -> Problem {
+async fn plain(response: &mut Response) -> Box<Problem> {
     let body = std::mem::replace(response.body_mut(), Body::empty());
     let text = axum::body::to_bytes(body, 4096).await.unwrap_or_default();
     let slug = match response.status() {
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_problem_is_named_like_the_port_error() {
-        let problem = Problem::from(PortError::NoAnalyzerAttached("A".into()));
+        let problem = Box::<Problem>::from(PortError::NoAnalyzerAttached("A".into()));
         assert_eq!(problem.slug(), "no-analyzer-attached");
         assert_eq!(problem.status, 409);
         assert_eq!(problem.detail, "no analyzer attached to `A`");

@@ -105,7 +105,7 @@ pub(super) async fn push_samples(
     Path((service, metric)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Pushed>, Problem> {
+) -> Result<Json<Pushed>, Box<Problem>> {
     if format(&headers)? != Format::Json {
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -137,7 +137,7 @@ pub(super) async fn push_bulk(
     State(app): App,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Pushed>, Problem> {
+) -> Result<Json<Pushed>, Box<Problem>> {
     let format = format(&headers)?;
     let bytes = read(body, app.limits.body, app.limits.read).await?;
     let (samples, mut errors) = match format {
@@ -148,20 +148,16 @@ pub(super) async fn push_bulk(
     pushed.errors.append(&mut errors);
     pushed.errors.sort_by_key(|e| e.index);
     match pushed.errors.first() {
-        Some(first) if pushed.accepted == 0 => Err(nothing_taken(first.clone(), pushed.errors)),
+        Some(first) if pushed.accepted == 0 => Err(nothing_taken(&first.clone(), pushed.errors)),
         _ => Ok(Json(pushed)),
     }
 }
 
-fn nothing_taken(first: Refused, errors: Vec<Refused>) -> Problem {
-    Problem {
-        errors,
-        ..Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "no-sample-accepted",
-            format!("no sample was accepted; the first error is: {}", first.detail),
-        )
-    }
+fn nothing_taken(first: &Refused, errors: Vec<Refused>) -> Box<Problem> {
+    let detail = format!("no sample was accepted; the first error is: {}", first.detail);
+    let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no-sample-accepted", detail);
+    problem.errors = errors;
+    problem
 }
 
 type Indexed<'a> = (usize, BulkSample<'a>);
@@ -182,10 +178,13 @@ fn lines(bytes: &[u8]) -> (Vec<Indexed<'_>>, Vec<Refused>) {
     (samples, errors)
 }
 
+/// A service looked up once for consecutive groups.
+type Found = Result<Arc<dyn Ports>, PortError>;
+
 /// Hands over each run of samples of one metric with one call.
 async fn push_groups(control: &dyn Control, samples: &[Indexed<'_>]) -> Pushed {
     let mut pushed = Pushed::default();
-    let mut known: Option<(&str, Result<Arc<dyn Ports>, PortError>)> = None;
+    let mut known: Option<(&str, Found)> = None;
     for group in samples.chunk_by(|(_, a), (_, b)| a.metric == b.metric && a.service == b.service) {
         let Some((index, first)) = group.first() else { continue };
         if known.as_ref().is_none_or(|(name, _)| *name != first.service) {
@@ -225,6 +224,18 @@ mod tests {
         assert_eq!(samples.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(errors[0].index, 1);
         assert!(errors[0].kind.ends_with("malformed-json"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_line_is_a_sample_or_an_error(parts in proptest::collection::vec("[ \\{\\}\"a-z:,0-9]{0,20}", 0..20)) {
+            let mut text = parts.join("\n");
+            text.push_str("\n{\"service\":\"A\",\"metric\":\"m\",\"value\":1}");
+            let filled = text.lines().filter(|l| !l.trim().is_empty()).count();
+            let (samples, errors) = lines(text.as_bytes());
+            proptest::prop_assert_eq!(samples.len() + errors.len(), filled);
+            proptest::prop_assert!(!samples.is_empty());
+        }
     }
 
     #[test]

@@ -39,6 +39,19 @@ pub async fn serve(
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    serve_with(listener, router, shutdown, HEAD_TIMEOUT).await
+}
+
+/// As [`serve`], with `head` as the time that the head of a request may take.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+    head: Duration,
+) -> io::Result<()> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut shutdown = pin!(shutdown);
@@ -49,7 +62,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((socket, _)) => {
-                tasks.spawn(connection(socket, router.clone(), stop.clone()));
+                tasks.spawn(connection(socket, router.clone(), stop.clone(), head));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -66,7 +79,7 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(socket: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(socket: TcpStream, router: Router, stop: CancellationToken, head: Duration) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "a connection is not set to send at once");
     }
@@ -78,7 +91,7 @@ async fn connection(socket: TcpStream, router: Router, stop: CancellationToken) 
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head)
         .serve_connection(TokioIo::new(socket), service);
     let result = tokio::select! {
         result = &mut connection => result,
@@ -89,17 +102,23 @@ async fn connection(socket: TcpStream, router: Router, stop: CancellationToken) 
     };
     match result {
         Ok(()) => {}
-        Err(error) if error.is_timeout() => too_slow(connection.into_parts().io.into_inner()).await,
+        Err(error) if error.is_timeout() => {
+            let parts = connection.into_parts();
+            // Nothing read: an idle connection, which is closed without a word.
+            if !parts.read_buf.is_empty() {
+                too_slow(parts.io.into_inner(), head).await;
+            }
+        }
         Err(error) => tracing::debug!(%error, "a connection ended early"),
     }
 }
 
 /// Tells a client that its request's head took too long (408), as far as it still listens.
-async fn too_slow(mut socket: TcpStream) {
+async fn too_slow(mut socket: TcpStream, head: Duration) {
     let problem = Problem::new(
         StatusCode::REQUEST_TIMEOUT,
         "slow-request",
-        format!("the head of the request did not arrive within {} s", HEAD_TIMEOUT.as_secs()),
+        format!("the head of the request did not arrive within {} s", head.as_secs_f64()),
     );
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let answer = format!(

@@ -14,7 +14,7 @@ use crate::service::control::{Applied, Component, ServiceStatus};
 ///
 /// The managed services, sorted by name, with the components that each has.
 #[utoipa::path(get, path = "/v1/services", tag = "services", responses((status = 200, body = Vec<ServiceStatus>)))]
-pub(super) async fn list_services(State(app): App) -> Result<Json<Vec<ServiceStatus>>, Problem> {
+pub(super) async fn list_services(State(app): App) -> Result<Json<Vec<ServiceStatus>>, Box<Problem>> {
     Ok(Json(app.control.services().await?))
 }
 
@@ -25,7 +25,7 @@ pub(super) async fn list_services(State(app): App) -> Result<Json<Vec<ServiceSta
 pub(super) async fn get_service(
     State(app): App,
     Path(service): Path<String>,
-) -> Result<Json<ServiceStatus>, Problem> {
+) -> Result<Json<ServiceStatus>, Box<Problem>> {
     Ok(Json(app.control.service(&service).await?))
 }
 
@@ -42,14 +42,14 @@ pub(super) async fn attach_service(
     Path(service): Path<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Applied>, Problem> {
+) -> Result<Json<Applied>, Box<Problem>> {
     let document = json(&headers, body, app.limits.body, app.limits.read).await?;
     let document = named(&service, document)?;
     Ok(Json(app.control.attach(&service, document).await?))
 }
 
 /// The document with its name in it.
-fn named(service: &str, document: Value) -> Result<Value, Problem> {
+fn named(service: &str, document: Value) -> Result<Value, Box<Problem>> {
     let Value::Object(mut map) = document else {
         return Err(Problem::invalid("the body must be an object such as {\"monitor\": {…}}"));
     };
@@ -70,7 +70,7 @@ fn named(service: &str, document: Value) -> Result<Value, Problem> {
 pub(super) async fn detach_service(
     State(app): App,
     Path(service): Path<String>,
-) -> Result<Json<Applied>, Problem> {
+) -> Result<Json<Applied>, Box<Problem>> {
     Ok(Json(app.control.detach(&service).await?))
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn attach_component(
     Path((service, component)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Applied>, Problem> {
+) -> Result<Json<Applied>, Box<Problem>> {
     let component = component_named(&component)?;
     let section = json(&headers, body, app.limits.body, app.limits.read).await?;
     Ok(Json(app.control.attach_component(&service, component, section).await?))
@@ -101,12 +101,12 @@ pub(super) async fn attach_component(
 pub(super) async fn detach_component(
     State(app): App,
     Path((service, component)): Path<(String, String)>,
-) -> Result<Json<Applied>, Problem> {
+) -> Result<Json<Applied>, Box<Problem>> {
     let component = component_named(&component)?;
     Ok(Json(app.control.detach_component(&service, component).await?))
 }
 
-fn component_named(text: &str) -> Result<Component, Problem> {
+fn component_named(text: &str) -> Result<Component, Box<Problem>> {
     Component::parse(text).ok_or_else(|| {
         Problem::new(
             axum::http::StatusCode::NOT_FOUND,

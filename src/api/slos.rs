@@ -18,7 +18,7 @@ use crate::model::SloStatus;
 pub(super) async fn list_slos(
     State(app): App,
     Path(service): Path<String>,
-) -> Result<Json<Vec<SloStatus>>, Problem> {
+) -> Result<Json<Vec<SloStatus>>, Box<Problem>> {
     Ok(Json(app.control.ports(&service)?.slo_list().await?))
 }
 
@@ -34,7 +34,7 @@ pub(super) async fn add_slo(
     Path((service, slo)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let definition = json(&headers, body, app.limits.body, app.limits.read).await?;
     app.control.ports(&service)?.add_slo(&slo, definition).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -47,7 +47,7 @@ pub(super) async fn add_slo(
 pub(super) async fn remove_slo(
     State(app): App,
     Path((service, slo)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     app.control.ports(&service)?.remove_slo(&slo).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -61,7 +61,7 @@ pub(super) async fn remove_slo(
 pub(super) async fn enable_slo(
     State(app): App,
     Path((service, slo)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     app.control.ports(&service)?.enable_slo(&slo).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -75,7 +75,7 @@ pub(super) async fn enable_slo(
 pub(super) async fn disable_slo(
     State(app): App,
     Path((service, slo)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     app.control.ports(&service)?.disable_slo(&slo).await?;
     Ok(StatusCode::NO_CONTENT)
 }

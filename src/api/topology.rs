@@ -42,7 +42,7 @@ pub struct Follows {
 ///
 /// The backbone follows the bindings: rebinding a reference moves its entry, unbinding removes it.
 #[utoipa::path(get, path = "/v1/topology", tag = "services", responses((status = 200, body = Topology)))]
-pub(super) async fn topology(State(app): App) -> Result<Json<Topology>, Problem> {
+pub(super) async fn topology(State(app): App) -> Result<Json<Topology>, Box<Problem>> {
     Ok(Json(of(&app.control.services().await?)))
 }
 

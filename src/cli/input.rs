@@ -21,8 +21,11 @@ fn text_of(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))
 }
 
+/// Only `true` and `false` are booleans: a service may be called `N`, and a property set to `on`.
 fn parse(what: &str, text: &str) -> Result<Value, Failure> {
-    serde_saphyr::from_str(text).map_err(|e| Failure::new(Exit::Usage, format!("{what}: {e}")))
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|e| Failure::new(Exit::Usage, format!("{what}: {e}")))
 }
 
 /// A YAML or JSON file with one document; `-` is standard input. Scripts that its plan names are put in their place.
@@ -125,5 +128,7 @@ mod tests {
     fn an_objective_is_a_definition_too() {
         assert_eq!(argument("cost < 30").expect("text"), "cost < 30");
         assert_eq!(argument("{of: latency}").expect("map")["of"], "latency");
+        assert_eq!(argument("N").expect("a name"), "N");
+        assert_eq!(argument("true").expect("a boolean"), true);
     }
 }

@@ -72,10 +72,13 @@ impl Failure {
     }
 }
 
-/// The output went away (a closed pipe): nothing more to do.
+/// A reader that has seen enough (`… | head`) closes the pipe: no failure, and nothing to say.
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::new(Exit::Failed, error.to_string())
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::new(Exit::Ok, ""),
+            _ => Self::new(Exit::Failed, error.to_string()),
+        }
     }
 }
 

@@ -71,6 +71,7 @@ impl Output {
                 // The exit code says it too, should the output be gone.
                 let _ = self.value(document);
             }
+            _ if failure.message.is_empty() => {}
             _ => {
                 let _ = writeln!(io::stderr(), "homeostat: {}", clean(&failure.message));
             }

@@ -136,7 +136,7 @@ impl Asker<'_> {
     async fn live(self) -> Answer {
         // The first look tells of a wrong address or token before the screen changes.
         status::fetch(&self.client).await?;
-        status::live(Box::new(status::Remote::new(self.client)), std::future::pending()).await?;
+        status::live(Box::new(status::Remote::new(self.client)), terminated()).await?;
         Ok(Exit::Ok)
     }
 
@@ -343,6 +343,16 @@ impl Asker<'_> {
             }
         }
     }
+}
+
+/// Ends when the process is asked to end, so that the terminal is put back first.
+async fn terminated() {
+    #[cfg(unix)]
+    if let Ok(mut signal) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        signal.recv().await;
+        return;
+    }
+    std::future::pending().await
 }
 
 fn applied(applied: &Applied, paint: Paint) -> String {

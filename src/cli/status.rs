@@ -29,6 +29,9 @@ use crate::service::control::{Component, Control, Event, PolicyStatus, ServiceSt
 /// How often the screen looks again.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// How long one look may take before the screen says so.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How many decisions and events are kept for the screen.
 const KEPT: usize = 50;
 
@@ -244,13 +247,13 @@ pub struct View {
 ///
 /// # Errors
 /// When the terminal cannot be used.
-pub async fn live(mut source: Box<dyn StatusSource>, quit: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn live(source: Box<dyn StatusSource>, quit: impl Future<Output = ()>) -> io::Result<()> {
     let mut terminal = ratatui::try_init()?;
     let _restore = Restore;
     let mut keys = keys();
     let mut quit = pin!(quit);
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (sender, mut looks) = mpsc::channel(1);
+    let _looking = AbortOnDropHandle::new(tokio::spawn(look(source, sender)));
     let mut view = View::default();
     loop {
         tokio::select! {
@@ -260,13 +263,27 @@ pub async fn live(mut source: Box<dyn StatusSource>, quit: impl Future<Output = 
                 Some(Input::Key(key)) if leaves(key) => return Ok(()),
                 Some(input) => view.scroll = scrolled(&view, &input),
             },
-            _ = ticks.tick() => match tokio::time::timeout(EVERY * 5, source.snapshot()).await {
-                Ok(Ok(seen)) => (view.seen, view.trouble) = (seen, None),
-                Ok(Err(why)) => view.trouble = Some(why),
-                Err(_) => view.trouble = Some("no answer within 5s".into()),
+            look = looks.recv() => match look {
+                Some(Ok(seen)) => (view.seen, view.trouble) = (seen, None),
+                Some(Err(why)) => view.trouble = Some(why),
+                None => return Err(io::Error::other("nothing is seen any more")),
             },
         }
         terminal.draw(|frame| draw(frame, &view))?;
+    }
+}
+
+/// Looks every second, beside the screen, so that a slow answer delays no key.
+async fn look(mut source: Box<dyn StatusSource>, to: mpsc::Sender<Result<Snapshot, String>>) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let look = tokio::time::timeout(PATIENCE, source.snapshot()).await;
+        let late = |_| Err(format!("no answer within {}s", PATIENCE.as_secs()));
+        if to.send(look.unwrap_or_else(late)).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -428,6 +428,23 @@ async fn a_body_that_does_not_arrive_is_given_up() {
     assert!(answer.contains("application/problem+json"), "{answer}");
 }
 
+#[tokio::test]
+async fn a_head_that_does_not_arrive_is_given_up_and_an_idle_connection_is_closed() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let router = homeostat::api::router(Fake::new(), Access::default());
+    let short = Duration::from_millis(50);
+    let server = tokio::spawn(homeostat::api::serve_with(listener, router, std::future::pending(), short));
+    for (sent, expected) in [("GET /healthz HTTP/1.1\r\nhost: local", "HTTP/1.1 408"), ("", "")] {
+        let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+        socket.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(expected) && answer.is_empty() == expected.is_empty(), "{answer}");
+    }
+    server.abort();
+}
+
 pub fn tokens() -> Access {
     Access {
         tokens: vec![

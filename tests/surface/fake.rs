@@ -190,7 +190,7 @@ impl Metrics for FakeService {
         })
     }
     async fn insert_metric(&self, name: &str, definition: Value) -> Result<(), PortError> {
-        if definition == Value::from(format!("{name} + 1")) {
+        if definition == format!("{name} + 1") {
             return Err(PortError::MetricCycle(format!("{name} → {name}")));
         }
         let mut metrics = self.metrics.lock().unwrap();
