@@ -804,7 +804,7 @@ fn the_host_strategies_say_what_to_look_at() {
     - chrome(77) holds 2048 MiB
     memory_pressure: notify(memory is short, and no single process stands out; the largest is a(1) with 3 %)
     - 1024 MiB of 16384 MiB are available
-    swap_full:   1024 MiB of 16384 MiB are available
+    swap_full: - 1024 MiB of 16384 MiB are available
     - no process is known yet
     cpu_busy: notify(the CPU is busy: look at rustc(5), which uses 72 % of the machine)
     - CPU over one minute: 97 %, load per core: 2.13
