@@ -1,0 +1,641 @@
+//! One metric of a monitor: where its values come from, what it holds, who wants it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Held, SlotId};
+use crate::knowledge::history::History;
+use crate::knowledge::pool::Pool;
+use crate::knowledge::window::Window;
+use crate::model::connector::SensorSpec;
+use crate::model::ports::MetricInfo;
+use crate::model::{MetricPath, MissingReason, Reading, Timestamp};
+use crate::policy::expression::{EvalError, Expression};
+use crate::policy::{GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, WindowPolicy};
+
+/// How far ahead of the loop's time a sample may be.
+const FUTURE: Duration = Duration::from_secs(10);
+
+/// How many members of a family are kept.
+const MAX_FAMILY: usize = 1_024;
+
+/// A window that loses samples is computed again at most this often within its length, so that expiry costs no more than arrival.
+const EXPIRY_STEPS: u32 = 64;
+
+/// Why a sample was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not a number, or infinite.
+    #[error("the value is not a finite number")]
+    NotFinite,
+    /// Older than the newest sample of the metric.
+    #[error("the sample is older than the newest one")]
+    OutOfOrder,
+    /// The same time and value as the newest sample.
+    #[error("the sample is a duplicate of the newest one")]
+    Duplicate,
+    /// More than ten seconds ahead of the loop's time.
+    #[error("the sample is more than 10 s in the future")]
+    Future,
+    /// No such metric.
+    #[error("there is no such metric")]
+    NoMetric,
+}
+
+/// One metric.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) name: Arc<str>,
+    pub(super) source: Source,
+    pub(super) held: Held,
+    /// All slots computed from this one, directly or not, in order.
+    pub(super) dependents: Vec<SlotId>,
+    pub(super) consumers: Vec<u16>,
+    pub(super) observed: bool,
+    pub(super) needed: bool,
+    /// The spread in which it last got a value.
+    pub(super) generation: u64,
+    pub(super) history: Option<Box<History>>,
+    family: Option<Box<Vec<(Arc<str>, f64)>>>,
+    stale_after: Option<Duration>,
+    unit: Option<Arc<str>>,
+}
+
+/// Where values come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Sensor {
+        spec: Arc<SensorSpec>,
+        insistent: bool,
+    },
+    Output,
+    Remote {
+        reference: Arc<str>,
+        metric: Arc<str>,
+    },
+    Expression {
+        expression: Expression,
+        inputs: Vec<Option<SlotId>>,
+    },
+    Window {
+        policy: WindowPolicy,
+        of: Option<SlotId>,
+        window: Box<Window>,
+        computed: Option<Timestamp>,
+        fed: Timestamp,
+    },
+    Group(Box<Group>),
+    Published,
+}
+
+/// The state of a group.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) policy: GroupPolicy,
+    /// Members with the labels they count under.
+    pub(super) members: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    numbers: BTreeMap<Arc<str>, u32>,
+    next: u32,
+    total: Tally,
+    labelled: BTreeMap<Arc<str>, Tally>,
+    fed: Timestamp,
+    computed: Option<Timestamp>,
+}
+
+/// What a group, or one label of it, adds up.
+#[derive(Debug)]
+enum Tally {
+    Newest(Pool),
+    Over(Box<Window>),
+}
+
+impl Tally {
+    fn new(policy: &GroupPolicy) -> Self {
+        match policy.over {
+            None => Self::Newest(Pool::new(policy.aggregate)),
+            Some(over) => Self::Over(Box::new(Window::new(policy.aggregate, Some(over)))),
+        }
+    }
+
+    fn put(&mut self, member: u32, value: f64, at: Timestamp) {
+        match self {
+            Self::Newest(pool) => pool.set(member, value),
+            Self::Over(window) => window.insert(at, value),
+        }
+    }
+
+    fn drop_member(&mut self, member: u32) {
+        if let Self::Newest(pool) = self {
+            pool.remove(member);
+        }
+    }
+
+    fn value(&mut self, now: Timestamp) -> Option<f64> {
+        match self {
+            Self::Newest(pool) => pool.value(),
+            Self::Over(window) => window.value(now),
+        }
+    }
+}
+
+impl Group {
+    fn new(policy: GroupPolicy) -> Self {
+        Self {
+            total: Tally::new(&policy),
+            policy,
+            members: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            next: 0,
+            labelled: BTreeMap::new(),
+            fed: Timestamp::default(),
+            computed: None,
+        }
+    }
+
+    pub(super) fn set_members(&mut self, members: BTreeMap<Arc<str>, Vec<Arc<str>>>) {
+        let gone: Vec<Arc<str>> = self
+            .members
+            .iter()
+            .filter(|(m, labels)| members.get(*m) != Some(labels))
+            .map(|(m, _)| m.clone())
+            .collect();
+        for member in gone {
+            if let Some(number) = self.numbers.remove(&member) {
+                self.total.drop_member(number);
+                for tally in self.labelled.values_mut() {
+                    tally.drop_member(number);
+                }
+            }
+        }
+        self.members = members;
+        let live: Vec<&Arc<str>> = self.members.values().flatten().collect();
+        self.labelled.retain(|label, _| live.contains(&label));
+    }
+
+    /// Whether the group has a new value to compute.
+    pub(super) fn take(&mut self, member: &str, held: &Held, now: Timestamp) -> bool {
+        let Some((member, labels)) = self.members.get_key_value(member) else { return false };
+        let number = match self.numbers.get(member) {
+            Some(number) => *number,
+            None => {
+                self.next += 1;
+                self.numbers.insert(member.clone(), self.next);
+                self.next
+            }
+        };
+        match held.known() {
+            Some(value) => {
+                self.fed = self.fed.max(held.at).min(now);
+                let at = self.fed;
+                self.total.put(number, value, at);
+                for label in labels {
+                    let policy = &self.policy;
+                    self.labelled
+                        .entry(label.clone())
+                        .or_insert_with(|| Tally::new(policy))
+                        .put(number, value, at);
+                }
+            }
+            None => {
+                self.total.drop_member(number);
+                for label in labels {
+                    if let Some(tally) = self.labelled.get_mut(label) {
+                        tally.drop_member(number);
+                    }
+                }
+            }
+        }
+        match (self.policy.every, self.computed) {
+            (Some(every), Some(last)) => now.since(last) >= every,
+            _ => true,
+        }
+    }
+
+    fn value(&mut self, now: Timestamp) -> (Option<f64>, Vec<(Arc<str>, f64)>) {
+        self.computed = Some(now);
+        let family = self
+            .labelled
+            .iter_mut()
+            .filter_map(|(label, tally)| tally.value(now).map(|v| (label.clone(), v)))
+            .collect();
+        (self.total.value(now), family)
+    }
+}
+
+impl Source {
+    /// The slots that it is computed from.
+    pub(super) fn inputs(&self) -> Vec<SlotId> {
+        match self {
+            Self::Expression { inputs, .. } => inputs.iter().flatten().copied().collect(),
+            Self::Window { of, .. } => of.iter().copied().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether one of the slots that it is computed from satisfies `test`.
+    pub(super) fn any_input(&self, test: impl Fn(SlotId) -> bool) -> bool {
+        match self {
+            Self::Expression { inputs, .. } => inputs.iter().flatten().any(|i| test(*i)),
+            Self::Window { of, .. } => of.is_some_and(test),
+            _ => false,
+        }
+    }
+
+    /// Whether it is a metric of the service itself.
+    pub(super) fn is_own(&self) -> bool {
+        !matches!(self, Self::Remote { .. })
+    }
+
+    pub(super) fn takes_pushed(&self) -> bool {
+        match self {
+            Self::Published => true,
+            Self::Sensor { spec, .. } => matches!(**spec, SensorSpec::Push(_)),
+            _ => false,
+        }
+    }
+}
+
+/// The metrics of other services that a monitor reads, sorted, each once.
+pub(super) fn remote_paths(policy: &MonitorPolicy, extra: &[MetricPath]) -> Vec<MetricPath> {
+    let mut paths: Vec<MetricPath> = extra.to_vec();
+    for metric in &policy.metrics {
+        match &metric.kind {
+            MetricKind::Expression(e) => paths.extend(e.inputs.iter().cloned()),
+            MetricKind::Window(w) => paths.push(w.of.clone()),
+            _ => {}
+        }
+    }
+    paths.retain(|p| matches!(p, MetricPath::Via { .. }));
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+impl Slot {
+    fn new(name: Arc<str>, source: Source) -> Self {
+        Self {
+            name,
+            source,
+            held: Held::missing(MissingReason::NoSample),
+            dependents: Vec::new(),
+            consumers: Vec::new(),
+            observed: false,
+            needed: false,
+            generation: 0,
+            history: None,
+            family: None,
+            stale_after: None,
+            unit: None,
+        }
+    }
+
+    pub(super) fn remote(path: &MetricPath) -> Self {
+        let source = match path {
+            MetricPath::Via { reference, metric } => {
+                Source::Remote { reference: reference.clone(), metric: metric.clone() }
+            }
+            MetricPath::Own(_) => Source::Published,
+        };
+        Self::new(path.to_string().into(), source)
+    }
+
+    pub(super) fn published(name: &str) -> Self {
+        Self::new(name.into(), Source::Published)
+    }
+
+    pub(super) fn of_policy(metric: &MetricPolicy, find: impl Fn(&MetricPath) -> Option<SlotId>) -> Self {
+        let source = match &metric.kind {
+            MetricKind::Sensor(spec) => {
+                Source::Sensor { insistent: says_every(spec), spec: Arc::new(spec.clone()) }
+            }
+            MetricKind::Output { .. } => Source::Output,
+            MetricKind::Expression(e) => {
+                Source::Expression { inputs: e.inputs.iter().map(&find).collect(), expression: e.clone() }
+            }
+            MetricKind::Window(w) => Source::Window {
+                of: find(&w.of),
+                window: Box::new(Window::new(w.aggregate, w.over)),
+                policy: w.clone(),
+                computed: None,
+                fed: Timestamp::default(),
+            },
+            MetricKind::Group(g) => Source::Group(Box::new(Group::new(g.clone()))),
+        };
+        let mut slot = Self::new(metric.name.clone(), source);
+        slot.unit = metric.unit.clone();
+        slot.stale_after = metric.stale_after;
+        slot
+    }
+
+    /// Keeps what `was` knew, where that means the same.
+    pub(super) fn inherit(&mut self, was: Self) {
+        self.history = was.history;
+        self.observed = was.observed;
+        let same = match (&mut self.source, was.source) {
+            (Source::Sensor { .. }, Source::Sensor { .. })
+            | (Source::Output, Source::Output)
+            | (Source::Published, Source::Published) => true,
+            (Source::Remote { reference: a, metric: b }, Source::Remote { reference: c, metric: d }) => {
+                *a == c && *b == d
+            }
+            (
+                Source::Window { policy, window, computed, fed, .. },
+                Source::Window { policy: old, window: kept, computed: when, fed: newest, .. },
+            ) if policy.of == old.of => {
+                *window = Box::new(kept.reshape(policy.aggregate, policy.over));
+                (*computed, *fed) = (when, newest);
+                policy.aggregate == old.aggregate && policy.over == old.over
+            }
+            (Source::Group(new), Source::Group(old)) if new.policy == old.policy => {
+                *new = old;
+                true
+            }
+            _ => false,
+        };
+        if same {
+            self.held = was.held;
+            self.family = was.family;
+            self.restale();
+        } else if self.is_windowed() {
+            self.held.at = was.held.at;
+        }
+    }
+
+    /// Keeps the newest `capacity` readings from now on.
+    pub(super) fn keep_history(&mut self, capacity: usize) {
+        match (&mut self.history, capacity) {
+            (history, 0) => *history = None,
+            (Some(history), _) => history.resize(capacity),
+            (history @ None, _) => *history = Some(Box::new(History::new(capacity))),
+        }
+    }
+
+    /// Applies a changed `stale_after` to the value held.
+    fn restale(&mut self) {
+        if matches!(self.source, Source::Sensor { .. } | Source::Output) && self.held.missing.is_none() {
+            self.held.stale_at = self.stale_after.map(|d| self.held.at.after(d));
+        }
+    }
+
+    /// Takes one sample of a measured or published metric.
+    pub(super) fn accept(
+        &mut self,
+        value: f64,
+        at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
+        if !value.is_finite() {
+            return Err(Refused::NotFinite);
+        }
+        let known = self.held.missing.is_none();
+        let at = match at {
+            None if known => now.max(self.held.at),
+            None => now,
+            Some(at) => {
+                if at > now.after(FUTURE) {
+                    return Err(Refused::Future);
+                }
+                if known && at < self.held.at {
+                    return Err(Refused::OutOfOrder);
+                }
+                if known && at == self.held.at && value == self.held.value {
+                    return Err(Refused::Duplicate);
+                }
+                at
+            }
+        };
+        self.held.value = value;
+        self.held.missing = None;
+        self.held.at = at;
+        self.held.stale_at = self.stale_after.map(|d| at.after(d));
+        Ok(())
+    }
+
+    /// Computes an expression or window from its inputs, which stand in `before`.
+    pub(super) fn compute(
+        &mut self,
+        before: &[Slot],
+        scratch: &mut Vec<Option<f64>>,
+        generation: u64,
+        now: Timestamp,
+    ) -> bool {
+        match &mut self.source {
+            Source::Expression { expression, inputs } => {
+                evaluate(expression, inputs, before, scratch, &mut self.held);
+                true
+            }
+            Source::Window { of: Some(of), window, policy, computed, fed } => {
+                let input = &before[*of as usize];
+                if input.generation == generation
+                    && let Some(value) = input.held.known()
+                {
+                    *fed = (*fed).max(input.held.at).min(now.after(FUTURE));
+                    window.insert(*fed, value);
+                    self.held.stale_at = input.held.stale_at;
+                    self.held.at = input.held.at;
+                }
+                if let (Some(every), Some(last)) = (policy.every, *computed)
+                    && now.since(last) < every
+                {
+                    return false;
+                }
+                self.refresh(now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Brings a windowed value to the moment.
+    pub(super) fn refresh(&mut self, now: Timestamp) {
+        match &mut self.source {
+            Source::Window { window, computed, fed, .. } => {
+                *computed = Some(now);
+                match window.value(now.max(*fed)) {
+                    Some(value) => {
+                        self.held.value = value;
+                        self.held.missing = None;
+                    }
+                    None => self.held.missing = Some(Arc::new(MissingReason::EmptyWindow)),
+                }
+            }
+            Source::Group(group) => {
+                let (value, family) = group.value(now);
+                self.held = match value {
+                    Some(value) => Held { value, missing: None, at: group.fed, stale_at: None },
+                    None => Held::missing(MissingReason::EmptyWindow),
+                };
+                self.set_family(family);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the value changes by the mere passing of time.
+    pub(super) fn is_windowed(&self) -> bool {
+        match &self.source {
+            Source::Window { .. } => true,
+            Source::Group(g) => g.policy.over.is_some(),
+            _ => false,
+        }
+    }
+
+    /// When the value changes by the mere passing of time, if somebody wants to know.
+    pub(super) fn due(&self) -> Option<Timestamp> {
+        if !self.needed {
+            return None;
+        }
+        let (over, every, computed, expiry) = match &self.source {
+            Source::Window { window, policy, computed, .. } => {
+                (policy.over, policy.every, *computed, window.next_expiry())
+            }
+            Source::Group(g) => {
+                let expiry = match &g.total {
+                    Tally::Over(w) => w.next_expiry(),
+                    Tally::Newest(_) => None,
+                };
+                (g.policy.over, g.policy.every, g.computed, expiry)
+            }
+            _ => return None,
+        };
+        // What arrived since the last computation waits for `every`; what expires waits for a step of the window.
+        let step = every.or(over.map(|o| o / EXPIRY_STEPS)).unwrap_or_default();
+        let waiting = every.is_some() && computed.is_some_and(|c| self.held.at > c);
+        let soonest = computed.map(|c| c.after(step));
+        match (expiry, waiting) {
+            (_, true) => soonest,
+            (Some(expiry), false) => Some(soonest.map_or(expiry, |s| s.max(expiry))),
+            (None, false) => None,
+        }
+    }
+
+    pub(super) fn needed_itself(&self) -> bool {
+        !self.consumers.is_empty() || self.observed
+    }
+
+    /// Whether what the slot holds may serve a reader who asks for `max_age`.
+    pub(super) fn young(&self, max_age: Option<Duration>, now: Timestamp) -> bool {
+        let fed = match &self.source {
+            Source::Sensor { insistent, .. } => *insistent || self.needed,
+            Source::Remote { .. } => self.needed,
+            _ => true,
+        };
+        match max_age {
+            None => fed && (self.held.missing.is_none() || matches!(self.source, Source::Remote { .. })),
+            Some(limit) => self.held.missing.is_none() && now.since(self.held.at) <= limit,
+        }
+    }
+
+    pub(super) fn family(&self) -> &[(Arc<str>, f64)] {
+        self.family.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn set_family(&mut self, mut family: Vec<(Arc<str>, f64)>) {
+        if family.is_empty() && self.family.is_none() {
+            return;
+        }
+        family.retain(|(_, value)| value.is_finite());
+        family.truncate(MAX_FAMILY);
+        self.family = Some(Box::new(family));
+    }
+
+    pub(super) fn kind(&self) -> String {
+        match &self.source {
+            Source::Sensor { spec, .. } => spec.protocol().to_string(),
+            Source::Output => "output".into(),
+            Source::Remote { .. } => "remote".into(),
+            Source::Expression { .. } => "expression".into(),
+            Source::Window { .. } => "window".into(),
+            Source::Group(_) => "group".into(),
+            Source::Published => "published".into(),
+        }
+    }
+
+    pub(super) fn info(&self, name: String, reading: Reading) -> MetricInfo {
+        let definition = match &self.source {
+            Source::Expression { expression, .. } => expression.source.to_string(),
+            Source::Window { policy, .. } => format!(
+                "{} of {}{}",
+                policy.aggregate,
+                policy.of,
+                policy.over.map(|o| format!(" over {}", crate::model::HumanDuration(o))).unwrap_or_default()
+            ),
+            Source::Group(g) => {
+                format!("{} of {} from {} member(s)", g.policy.aggregate, g.policy.of, g.members.len())
+            }
+            _ => self.kind(),
+        };
+        MetricInfo {
+            name,
+            kind: self.kind(),
+            definition,
+            unit: self.unit.as_deref().map(str::to_string),
+            reading,
+        }
+    }
+}
+
+fn evaluate(
+    expression: &Expression,
+    inputs: &[Option<SlotId>],
+    before: &[Slot],
+    scratch: &mut Vec<Option<f64>>,
+    held: &mut Held,
+) {
+    scratch.clear();
+    let mut at = None::<Timestamp>;
+    let mut stale_at = None::<Timestamp>;
+    for input in inputs {
+        let value = input.and_then(|slot| {
+            let h = &before[slot as usize].held;
+            let value = h.known()?;
+            at = Some(at.map_or(h.at, |a| a.min(h.at)));
+            stale_at = match (stale_at, h.stale_at) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            Some(value)
+        });
+        scratch.push(value);
+    }
+    let reason = match expression.eval(scratch) {
+        Ok(value) => {
+            // A constant is as old as time; it is given the newest there is so that it never looks old.
+            *held = Held { value, missing: None, at: at.unwrap_or(Timestamp(i64::MAX)), stale_at };
+            return;
+        }
+        Err(EvalError::MissingInput(number)) => {
+            let path = expression.inputs.get(number).map(ToString::to_string).unwrap_or_default();
+            let why = match inputs.get(number).copied().flatten() {
+                Some(slot) => {
+                    before[slot as usize].held.missing.as_deref().cloned().unwrap_or(MissingReason::NoSample)
+                }
+                None => MissingReason::NoSuchMetric(path.clone()),
+            };
+            // Name the root cause once, however long the chain of expressions is.
+            match why {
+                deep @ MissingReason::Input(..) => deep,
+                why => MissingReason::Input(path, Box::new(why)),
+            }
+        }
+        Err(EvalError::NotFinite) => MissingReason::NotFinite(expression.source.to_string()),
+    };
+    if held.missing.as_deref() != Some(&reason) {
+        *held = Held::missing(reason);
+    }
+}
+
+/// Whether the policy of a sensor itself says how often it is read.
+fn says_every(spec: &SensorSpec) -> bool {
+    match spec {
+        SensorSpec::Push(_) | SensorSpec::Udp(_) | SensorSpec::Statsd(_) => true,
+        SensorSpec::Host(s) => s.every.is_some(),
+        SensorSpec::Process(s) => s.every.is_some(),
+        SensorSpec::Http(s) => s.every.is_some(),
+        SensorSpec::Exec(s) => s.every.is_some(),
+        SensorSpec::Nagios(s) => s.every.is_some(),
+        SensorSpec::Prometheus(s) => s.every.is_some(),
+        SensorSpec::Custom(s) => s.every.is_some(),
+    }
+}

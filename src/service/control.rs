@@ -1,0 +1,315 @@
+//! What a running homeostat offers to its surfaces (HTTP, command line, status screen): the ports of every service, and the set of services itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::model::ports::{Actions, Alarms, MetricInfo, Metrics, Slos};
+use crate::model::{Decision, PortError, Reading, SloStatus, Timestamp};
+
+/// One of the four components of a loop.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Component {
+    /// M: metrics.
+    Monitor,
+    /// A: SLOs.
+    Analyze,
+    /// P: strategies.
+    Plan,
+    /// E: effectors.
+    Execute,
+}
+
+impl Component {
+    /// All four, in the order of the loop.
+    pub const ALL: [Self; 4] = [Self::Monitor, Self::Analyze, Self::Plan, Self::Execute];
+
+    /// The name of its section in a policy.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Monitor => "monitor",
+            Self::Analyze => "analyze",
+            Self::Plan => "plan",
+            Self::Execute => "execute",
+        }
+    }
+
+    /// The component of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| c.as_str() == text)
+    }
+}
+
+impl std::fmt::Display for Component {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where the running definition of a service or component came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A policy file.
+    File,
+    /// The API or the command line.
+    Hand,
+}
+
+/// One attached component.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+pub struct ComponentStatus {
+    /// Which.
+    pub component: Component,
+    /// Its identity: changes when the component is replaced.
+    pub id: String,
+    /// Where its definition came from.
+    pub origin: Origin,
+    /// How many metrics, SLOs, rows or effectors it has.
+    pub parts: usize,
+}
+
+/// One reference of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+pub struct ReferenceStatus {
+    /// The service that it is bound to now.
+    pub bound: Option<String>,
+    /// The services that it may be bound to.
+    pub candidates: Vec<String>,
+}
+
+/// A wire between two components (R3-08).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+pub struct Wire {
+    /// The component that asks or tells, as `service/component`.
+    pub from: String,
+    /// The component that is asked or told, as `service/component`.
+    pub to: String,
+    /// The port: `metrics`, `alarms`, `actions` or `slos`.
+    pub port: String,
+}
+
+/// One managed service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its class in the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Its type in the model.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Where its definition came from.
+    pub origin: Origin,
+    /// The components attached, in the order of the loop.
+    pub components: Vec<ComponentStatus>,
+    /// Its references.
+    pub references: BTreeMap<String, ReferenceStatus>,
+    /// Its SLOs.
+    pub slos: Vec<SloStatus>,
+    /// The wires of its components.
+    pub wires: Vec<Wire>,
+    /// Why it is quarantined, when it is: a turn of it panicked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<String>,
+    /// How many decisions it has taken.
+    pub decisions: u64,
+}
+
+/// Something that happened, for people and for `/v1/events`. The tags collect, analyse, decide and act are those of R3-15.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+pub struct Event {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// To which service, if to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The phase of the feedback loop: `collect`, `analyse`, `decide`, `act`, or `policy`, `daemon`.
+    pub phase: String,
+    /// The correlation id of one adaptation, `service/decision`: the same on all events from alarm to outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<String>,
+    /// What happened, in one line.
+    pub text: String,
+}
+
+/// The policies that run and those that wait for a correction.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+pub struct PolicyStatus {
+    /// The content hash of what runs.
+    pub running: String,
+    /// Since when it runs.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+    /// How many services it has.
+    pub services: usize,
+    /// The change that was refused, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Refusal>,
+}
+
+/// A refused change: what runs keeps running.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema, thiserror::Error)]
+#[error("the policies are refused: {} problem(s)", problems.len())]
+pub struct Refusal {
+    /// When it was refused.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub at: Option<Timestamp>,
+    /// Every error, `file:line:column: error: message (hint: …)`.
+    pub problems: Vec<String>,
+}
+
+/// What an accepted change did.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+pub struct Applied {
+    /// The content hash of what runs now.
+    pub running: String,
+    /// One line per difference; empty when nothing changed.
+    pub changes: Vec<String>,
+    /// Warnings about what runs now.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// Why a change of the set of services was not made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ChangeError {
+    /// A policy error: everything that is wrong with it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Anything else.
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// One metric of one service, as `/metrics` exports it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExportedMetric {
+    /// Whose.
+    pub service: String,
+    /// The metric.
+    pub info: MetricInfo,
+}
+
+/// The counters of homeostat about itself, for `/metrics` and the status screen.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+pub struct SelfStats {
+    /// Managed services.
+    pub services: u64,
+    /// Services in quarantine.
+    pub quarantined: u64,
+    /// Messages that shards have taken.
+    pub messages: u64,
+    /// Samples that shards have taken.
+    pub samples: u64,
+    /// Samples refused: not finite, out of order, from the future, for no metric.
+    pub samples_refused: u64,
+    /// Alarms raised.
+    pub alarms: u64,
+    /// Strategies run.
+    pub strategies: u64,
+    /// Strategies that failed.
+    pub strategies_failed: u64,
+    /// Actions by how they ended.
+    pub actions: BTreeMap<String, u64>,
+    /// Readings asked of other services.
+    pub asks: u64,
+    /// Notifications between services.
+    pub notifications: u64,
+    /// Policy changes applied.
+    pub policies_applied: u64,
+    /// Policy changes refused.
+    pub policies_refused: u64,
+}
+
+/// The four ports of one service.
+pub trait Ports: Metrics + Slos + Alarms + Actions {}
+impl<T: Metrics + Slos + Alarms + Actions> Ports for T {}
+
+/// A running homeostat. The daemon implements it; surfaces use nothing else.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// The managed services, sorted by name.
+    async fn services(&self) -> Result<Vec<ServiceStatus>, PortError>;
+    /// One managed service.
+    async fn service(&self, name: &str) -> Result<ServiceStatus, PortError>;
+    /// The ports of one service.
+    fn ports(&self, name: &str) -> Result<Arc<dyn Ports>, PortError>;
+
+    /// Attaches a service, or replaces what is attached, from a document as a policy file would contain it
+    /// (scripts inline: `run` may be the text of the script).
+    async fn attach(&self, name: &str, document: serde_json::Value) -> Result<Applied, ChangeError>;
+    /// Detaches a service.
+    async fn detach(&self, name: &str) -> Result<Applied, ChangeError>;
+    /// Attaches or replaces one component, from a section as a policy file would contain it.
+    async fn attach_component(
+        &self,
+        name: &str,
+        component: Component,
+        section: serde_json::Value,
+    ) -> Result<Applied, ChangeError>;
+    /// Detaches one component.
+    async fn detach_component(&self, name: &str, component: Component) -> Result<Applied, ChangeError>;
+
+    /// Replaces the policies by this bundle: `path → text` of YAML and rhai files.
+    async fn apply(&self, files: BTreeMap<String, String>) -> Result<Applied, ChangeError>;
+    /// What `apply` would change, without changing it.
+    async fn preview(&self, files: BTreeMap<String, String>) -> Result<Applied, ChangeError>;
+    /// Reads the policy directories again.
+    async fn reload(&self) -> Result<Applied, ChangeError>;
+    /// Goes back to the policies before the last change.
+    async fn rollback(&self) -> Result<Applied, ChangeError>;
+    /// What runs and what waits.
+    fn policy_status(&self) -> PolicyStatus;
+
+    /// Decisions, newest first, at most `limit`, only those with a smaller number than `before` (per service).
+    async fn decisions(
+        &self,
+        service: Option<&str>,
+        limit: usize,
+        before: Option<u64>,
+    ) -> Result<Vec<Decision>, PortError>;
+    /// Carries out the proposed plan of a decision (`mode: advise`), by an operator's word.
+    async fn approve(&self, service: &str, decision: u64) -> Result<Vec<crate::model::Outcome>, PortError>;
+    /// Events from now on.
+    fn events(&self) -> broadcast::Receiver<Event>;
+
+    /// The past readings of a metric, oldest first; `Invalid` when the service keeps no history (R3-37).
+    async fn history(&self, service: &str, metric: &str) -> Result<Vec<Reading>, PortError>;
+    /// The shared knowledge of a service (R3-14).
+    async fn knowledge(&self, service: &str) -> Result<BTreeMap<String, serde_json::Value>, PortError>;
+    /// Writes an entry of the knowledge of a service; `None` removes it.
+    async fn remember(
+        &self,
+        service: &str,
+        key: &str,
+        value: Option<serde_json::Value>,
+    ) -> Result<(), PortError>;
+
+    /// Every metric of every service, for `/metrics`.
+    async fn export(&self) -> Result<Vec<ExportedMetric>, PortError>;
+    /// The counters of homeostat about itself.
+    fn stats(&self) -> SelfStats;
+    /// Whether it is ready: policies applied, not stopping.
+    fn ready(&self) -> bool;
+}

@@ -1,0 +1,299 @@
+//! What goes into a turn and what comes out: messages and effects. Messages can be recorded; effects are carried out by the shell alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::control::{Event, ServiceStatus};
+use crate::model::connector::EffectorSpec;
+use crate::model::metric::Sample;
+use crate::model::ports::{MetricInfo, Notification, PortError, SubscriptionMode};
+use crate::model::{
+    Action, Alarm, Decision, DecisionId, HumanDuration, Outcome, Reading, ServiceId, SloStatus, Timestamp,
+};
+use crate::monitor::{Held, SensorWanted};
+use crate::policy::ServicePolicy;
+
+/// Stands in a [`Sample`] for "now": the turn gives it the time of its message.
+pub const NOW: Timestamp = Timestamp(i64::MIN);
+
+/// What arrives in the mailbox of a shard.
+#[derive(Debug, Clone)]
+pub enum Message {
+    /// Samples of any services of the shard.
+    Samples(Vec<Sample>),
+    /// The time that the shard asked to be woken at has come.
+    Wake,
+    /// Attach a service, or change what is attached.
+    Apply(Box<Apply>),
+    /// Detach a service.
+    Detach(Arc<str>),
+    /// Something for one service.
+    To(Arc<str>, Letter),
+}
+
+/// Attach a service, or change what is attached.
+#[derive(Debug, Clone)]
+pub struct Apply {
+    /// Its number.
+    pub id: ServiceId,
+    /// Its policy.
+    pub policy: ServicePolicy,
+    /// What the record knows of it; used when it was not attached before.
+    pub restored: Restored,
+}
+
+/// What outlives the daemon.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Restored {
+    /// The number of its last decision.
+    pub decisions: u64,
+    /// SLOs that were enabled or disabled by hand or by action.
+    pub slos: BTreeMap<String, bool>,
+    /// References that were bound or unbound by action.
+    pub bindings: BTreeMap<String, Option<String>>,
+    /// Its knowledge.
+    pub knowledge: BTreeMap<String, serde_json::Value>,
+}
+
+/// Something for one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Letter {
+    /// What a sensor delivered in one read, where that is more than one headline value.
+    Measured {
+        /// The sensor.
+        metric: Arc<str>,
+        /// Output, label, value, time.
+        values: Vec<(Option<Arc<str>>, Option<Arc<str>>, f64, Option<Timestamp>)>,
+    },
+    /// A sensor cannot measure.
+    SensorFailed {
+        /// The sensor.
+        metric: Arc<str>,
+        /// Why not.
+        why: String,
+    },
+    /// The monitor of `from` wants to be told of every value of `metric`.
+    Subscribe {
+        /// Who.
+        from: Arc<str>,
+        /// What.
+        metric: Arc<str>,
+    },
+    /// The monitor of `from` wants to be told no more.
+    Unsubscribe {
+        /// Who.
+        from: Arc<str>,
+        /// What.
+        metric: Arc<str>,
+    },
+    /// The monitor of `from` tells a value.
+    Tell {
+        /// Who.
+        from: Arc<str>,
+        /// What.
+        metric: Arc<str>,
+        /// The value.
+        held: Held,
+    },
+    /// `from` asks for a metric, once.
+    Ask {
+        /// Who.
+        from: Arc<str>,
+        /// The number of the question, of `from`'s choosing.
+        token: u64,
+        /// What.
+        metric: Arc<str>,
+        /// How old it may be.
+        max_age: Option<HumanDuration>,
+    },
+    /// The answer to an [`Letter::Ask`].
+    Answer {
+        /// Who answers.
+        from: Arc<str>,
+        /// The number of the question.
+        token: u64,
+        /// What was asked for.
+        metric: Arc<str>,
+        /// The answer.
+        held: Held,
+    },
+    /// The members of a group metric: service → labels.
+    Members {
+        /// The group metric.
+        metric: Arc<str>,
+        /// The members.
+        members: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    },
+    /// The executor of `from` asks for a step.
+    Step {
+        /// Who.
+        from: Arc<str>,
+        /// The decision, of `from`.
+        decision: DecisionId,
+        /// The step in it.
+        step: u32,
+        /// What.
+        action: Action,
+    },
+    /// A step has ended.
+    StepEnded {
+        /// The decision.
+        decision: DecisionId,
+        /// The step in it.
+        step: u32,
+        /// How.
+        outcome: Outcome,
+        /// What takes it back.
+        inverse: Option<Action>,
+    },
+    /// An effector has done, or failed to do, what it was asked for.
+    Performed {
+        /// The key of the command.
+        key: String,
+        /// What the effector said.
+        result: Result<String, String>,
+    },
+    /// A call from outside.
+    Call {
+        /// The number that the answer carries.
+        token: u64,
+        /// What.
+        request: Request,
+    },
+}
+
+/// A call from outside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// `getMetricList`.
+    MetricList,
+    /// `getMetric`.
+    GetMetric {
+        /// Which.
+        name: String,
+        /// How old it may be.
+        max_age: Option<HumanDuration>,
+    },
+    /// `subscribe`; notifications carry the token of the call.
+    Subscribe {
+        /// Which.
+        name: String,
+        /// When to tell.
+        mode: SubscriptionMode,
+    },
+    /// `unsubscribe`.
+    Unsubscribe {
+        /// The token of the call that subscribed.
+        token: u64,
+    },
+    /// The SLOs.
+    SloList,
+    /// `enableSLO`, `disableSLO`.
+    EnableSlo {
+        /// Which.
+        name: String,
+        /// On or off.
+        on: bool,
+    },
+    /// `notify`.
+    Notify(Alarm),
+    /// `sendActions`.
+    SendActions(Vec<Action>),
+    /// Carries out a proposed plan.
+    Approve(DecisionId),
+    /// Everything about the service.
+    Status,
+    /// Past readings.
+    History(String),
+    /// The knowledge.
+    Knowledge,
+    /// Writes the knowledge.
+    Remember {
+        /// Under which key.
+        key: String,
+        /// What; `None` removes it.
+        value: Option<serde_json::Value>,
+    },
+}
+
+/// What a call is answered with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Response {
+    /// Done.
+    Done,
+    /// To `MetricList`.
+    Metrics(Vec<MetricInfo>),
+    /// To `GetMetric`.
+    Reading(Reading),
+    /// To `SloList`.
+    Slos(Vec<SloStatus>),
+    /// To `SendActions` and `Approve`.
+    Outcomes(Vec<Outcome>),
+    /// To `Status`.
+    Status(Box<ServiceStatus>),
+    /// To `History`.
+    History(Vec<Reading>),
+    /// To `Knowledge`.
+    Knowledge(BTreeMap<String, serde_json::Value>),
+    /// Not what was asked for.
+    Error(PortError),
+}
+
+/// What a turn wants done. Only the shell does it.
+#[derive(Debug)]
+pub enum Effect {
+    /// Put this into the mailbox of the shard that owns the service.
+    Send(Arc<str>, Letter),
+    /// Answer a call.
+    Reply(u64, Response),
+    /// Tell a subscriber.
+    Notify(u64, Notification),
+    /// The subscription has ended by itself (its duration is over, its metric is gone).
+    EndOfSubscription(u64),
+    /// Let the sensors of a service run like this.
+    Sensors(Arc<str>, ServiceId, Vec<SensorWanted>),
+    /// Read a sensor now.
+    ReadNow(Arc<str>, Arc<str>),
+    /// Record the intent durably, then call the effectors in order, then answer with [`Letter::Performed`].
+    Perform(Box<Perform>),
+    /// Record a decision, or the news of it.
+    Decision(Box<Decision>),
+    /// Record what outlives the daemon.
+    Remember(Arc<str>, Lasting),
+    /// Tell people.
+    Event(Event),
+}
+
+/// A call of effectors.
+#[derive(Debug, Clone)]
+pub struct Perform {
+    /// The service whose executor it is.
+    pub service: Arc<str>,
+    /// The key of the command: `service/decision/step` of the service that decided.
+    pub key: String,
+    /// The service that decided.
+    pub origin: Arc<str>,
+    /// Its decision.
+    pub decision: DecisionId,
+    /// The step in it.
+    pub step: u32,
+    /// What.
+    pub action: Action,
+    /// How: all in order; the first failure ends it.
+    pub effectors: Vec<Arc<EffectorSpec>>,
+}
+
+/// What outlives the daemon.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Lasting {
+    /// An SLO was enabled or disabled.
+    Slo(String, bool),
+    /// A reference was bound or unbound.
+    Binding(String, Option<String>),
+    /// An entry of the knowledge; `None`: removed.
+    Knowledge(String, Option<serde_json::Value>),
+}

@@ -1,0 +1,386 @@
+//! Many services, one fold: a shard takes messages in order, gives letters to the services they are for, and collects what is to be done.
+//! Pure: the thread that feeds it is in `shell`.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::control::Event;
+use super::message::{Apply, Effect, Letter, Message, NOW, Request, Response};
+use super::turn::{ServiceLoop, Tally, Turn};
+use crate::model::ports::PortError;
+use crate::model::{MetricId, MissingReason, Outcome, OutcomeStatus, ServiceId, Timestamp};
+use crate::monitor::Held;
+use crate::plan::strategy::{RunLimits, StrategyHost};
+
+/// How many letters services of one shard may send each other within one message. More is a storm, and is said so.
+const MAX_LETTERS: usize = 1_000_000;
+
+/// What a shard asks of its surroundings during a turn. The same for life and for replay.
+pub trait Surroundings {
+    /// The number of a metric name.
+    fn metric_id(&mut self, name: &str) -> MetricId;
+    /// The limits of the next strategy run.
+    fn limits(&mut self) -> RunLimits;
+    /// A strategy run was cut by the clock at this progress.
+    fn cut(&mut self, progress: u64);
+}
+
+/// A service of the shard.
+enum Place {
+    Live(Box<ServiceLoop>),
+    /// A turn of it panicked.
+    Quarantined(Arc<str>, String),
+}
+
+type Listeners = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+
+/// One shard.
+pub struct Shard {
+    number: usize,
+    shards: usize,
+    places: Vec<Option<Place>>,
+    by_name: FxHashMap<Arc<str>, usize>,
+    by_id: FxHashMap<ServiceId, usize>,
+    free: Vec<usize>,
+    /// Who listens to services that are not attached.
+    orphans: FxHashMap<Arc<str>, Listeners>,
+    wakes: BinaryHeap<Reverse<(Timestamp, usize)>>,
+    /// The earliest wake in the heap for each place, so that a place is not in it for every sample.
+    armed: Vec<Option<Timestamp>>,
+    host: StrategyHost,
+    now: Timestamp,
+    tally: Tally,
+    mail: Vec<(Arc<str>, Letter)>,
+}
+
+/// Which of `shards` shards owns the service of this name. Stable over restarts and machines.
+pub fn shard_of(name: &str, shards: usize) -> usize {
+    let hash = blake3::hash(name.as_bytes());
+    let mut first = [0_u8; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    (u64::from_le_bytes(first) % shards.max(1) as u64) as usize
+}
+
+impl Shard {
+    /// Shard `number` of `shards`.
+    pub fn new(number: usize, shards: usize) -> Self {
+        Self {
+            number,
+            shards,
+            places: Vec::new(),
+            by_name: FxHashMap::default(),
+            by_id: FxHashMap::default(),
+            free: Vec::new(),
+            orphans: FxHashMap::default(),
+            wakes: BinaryHeap::new(),
+            armed: Vec::new(),
+            host: StrategyHost::new(),
+            now: Timestamp::default(),
+            tally: Tally::default(),
+            mail: Vec::new(),
+        }
+    }
+
+    /// What was counted since the beginning.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Services in quarantine.
+    pub fn quarantined(&self) -> usize {
+        self.places.iter().flatten().filter(|p| matches!(p, Place::Quarantined(..))).count()
+    }
+
+    /// When [`Message::Wake`] is due.
+    pub fn wake(&self) -> Option<Timestamp> {
+        self.wakes.peek().map(|Reverse((t, _))| *t)
+    }
+
+    /// One turn: handles `message` at `now` and appends what is to be done to `effects`. Time never runs backwards: an earlier `now` counts as the latest.
+    pub fn turn(
+        &mut self,
+        now: Timestamp,
+        message: Message,
+        surroundings: &mut dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.now = self.now.max(now);
+        // What was due before this message happened before it, whenever the wake-up call itself comes.
+        self.wake_due(surroundings, effects);
+        match message {
+            Message::Wake => {}
+            Message::Samples(samples) => {
+                for sample in samples {
+                    let at = (sample.at != NOW).then_some(sample.at);
+                    match self.by_id.get(&sample.service) {
+                        None => self.tally.refused += 1,
+                        Some(place) => self.with(*place, surroundings, effects, |service, turn| {
+                            service.sample(sample.metric, sample.value, at, turn);
+                        }),
+                    }
+                    if !self.mail.is_empty() {
+                        self.deliver(surroundings, effects);
+                    }
+                }
+            }
+            Message::Apply(apply) => self.apply(*apply, surroundings, effects),
+            Message::Detach(name) => self.detach(&name, surroundings, effects),
+            Message::To(name, letter) => self.mail.push((name, letter)),
+        }
+        self.deliver(surroundings, effects);
+    }
+
+    fn wake_due(&mut self, surroundings: &mut dyn Surroundings, effects: &mut Vec<Effect>) {
+        while let Some(Reverse((t, place))) = self.wakes.peek().copied()
+            && t <= self.now
+        {
+            self.wakes.pop();
+            if self.armed[place] != Some(t) {
+                continue;
+            }
+            self.armed[place] = None;
+            self.with(place, surroundings, effects, |service, turn| {
+                if service.wake().is_some_and(|t| t <= turn.now) {
+                    service.tick(turn);
+                }
+            });
+            self.deliver(surroundings, effects);
+        }
+    }
+
+    /// Lets a service have a turn. A panic quarantines the service, not the shard.
+    fn with(
+        &mut self,
+        place: usize,
+        surroundings: &mut dyn Surroundings,
+        effects: &mut Vec<Effect>,
+        work: impl FnOnce(&mut ServiceLoop, &mut Turn<'_>),
+    ) {
+        let Some(Some(Place::Live(service))) = self.places.get_mut(place) else { return };
+        let surroundings = std::cell::RefCell::new(surroundings);
+        let mut turn = Turn {
+            now: self.now,
+            host: &mut self.host,
+            limits: &mut || surroundings.borrow_mut().limits(),
+            cut: &mut |progress| surroundings.borrow_mut().cut(progress),
+            metric_id: &mut |name| surroundings.borrow_mut().metric_id(name),
+            effects,
+            mail: &mut self.mail,
+            tally: &mut self.tally,
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| work(service, &mut turn)));
+        match result {
+            Ok(()) => {
+                if let Some(wake) = service.wake() {
+                    arm(&mut self.wakes, &mut self.armed, place, wake);
+                }
+            }
+            Err(panic) => self.quarantine(place, panic.as_ref(), effects),
+        }
+    }
+
+    fn quarantine(&mut self, place: usize, panic: &(dyn std::any::Any + Send), effects: &mut Vec<Effect>) {
+        let why = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("a turn panicked")
+            .to_string();
+        let Some(Some(Place::Live(service))) = self.places.get(place) else { return };
+        let (name, id) = (service.name.clone(), service.id());
+        effects.push(Effect::Sensors(name.clone(), id, Vec::new()));
+        effects.push(Effect::Event(Event {
+            at: self.now,
+            service: Some(name.to_string()),
+            phase: "daemon".into(),
+            correlation: None,
+            text: format!("quarantined: a turn panicked: {why}"),
+        }));
+        self.places[place] = Some(Place::Quarantined(name, why));
+    }
+
+    fn apply(&mut self, apply: Apply, surroundings: &mut dyn Surroundings, effects: &mut Vec<Effect>) {
+        let name = apply.policy.name.clone();
+        let place = self.by_name.get(&name).copied();
+        if let Some(place) = place
+            && matches!(self.places[place], Some(Place::Live(_)))
+        {
+            self.with(place, surroundings, effects, |service, turn| {
+                service.apply(apply.policy, &BTreeMap::new(), turn);
+            });
+            return;
+        }
+        let place = place.or_else(|| self.free.pop()).unwrap_or_else(|| {
+            self.places.push(None);
+            self.armed.push(None);
+            self.places.len() - 1
+        });
+        let id = apply.id;
+        self.attach(place, apply, surroundings, effects);
+        self.by_name.insert(name.clone(), place);
+        self.by_id.insert(id, place);
+        if let Some(listeners) = self.orphans.remove(&name) {
+            self.with(place, surroundings, effects, |service, turn| service.adopt(listeners, turn));
+        }
+    }
+
+    fn attach(
+        &mut self,
+        place: usize,
+        apply: Apply,
+        surroundings: &mut dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let name = apply.policy.name.clone();
+        let surroundings = std::cell::RefCell::new(surroundings);
+        let mut turn = Turn {
+            now: self.now,
+            host: &mut self.host,
+            limits: &mut || surroundings.borrow_mut().limits(),
+            cut: &mut |progress| surroundings.borrow_mut().cut(progress),
+            metric_id: &mut |name| surroundings.borrow_mut().metric_id(name),
+            effects,
+            mail: &mut self.mail,
+            tally: &mut self.tally,
+        };
+        match catch_unwind(AssertUnwindSafe(|| ServiceLoop::attach(apply, &mut turn))) {
+            Ok(service) => {
+                if let Some(wake) = service.wake() {
+                    arm(&mut self.wakes, &mut self.armed, place, wake);
+                }
+                self.places[place] = Some(Place::Live(Box::new(service)));
+            }
+            Err(_) => {
+                self.places[place] = Some(Place::Quarantined(name, "attaching it panicked".into()));
+            }
+        }
+    }
+
+    fn detach(&mut self, name: &str, surroundings: &mut dyn Surroundings, effects: &mut Vec<Effect>) {
+        let Some(place) = self.by_name.remove(name) else { return };
+        self.by_id.retain(|_, p| *p != place);
+        self.armed[place] = None;
+        if let Some(Place::Live(service)) = self.places[place].take() {
+            let surroundings = std::cell::RefCell::new(surroundings);
+            let mut turn = Turn {
+                now: self.now,
+                host: &mut self.host,
+                limits: &mut || surroundings.borrow_mut().limits(),
+                cut: &mut |progress| surroundings.borrow_mut().cut(progress),
+                metric_id: &mut |name| surroundings.borrow_mut().metric_id(name),
+                effects,
+                mail: &mut self.mail,
+                tally: &mut self.tally,
+            };
+            let listeners = service.retire(&mut turn);
+            if !listeners.is_empty() {
+                self.orphans.insert(name.into(), listeners);
+            }
+        }
+        self.free.push(place);
+    }
+
+    /// Gives the letters to the services of this shard, in order, until none is left; those for other shards become effects.
+    fn deliver(&mut self, surroundings: &mut dyn Surroundings, effects: &mut Vec<Effect>) {
+        let mut queue: VecDeque<(Arc<str>, Letter)> = self.mail.drain(..).collect();
+        let mut count = 0;
+        while let Some((name, letter)) = queue.pop_front() {
+            count += 1;
+            if count > MAX_LETTERS {
+                effects.push(Effect::Event(Event {
+                    at: self.now,
+                    service: Some(name.to_string()),
+                    phase: "daemon".into(),
+                    correlation: None,
+                    text: format!("a storm of letters was cut off; {} dropped", queue.len() + 1),
+                }));
+                break;
+            }
+            if self.shards > 1 && shard_of(&name, self.shards) != self.number {
+                effects.push(Effect::Send(name, letter));
+                continue;
+            }
+            match self.by_name.get(&name).copied() {
+                Some(place) if matches!(self.places[place], Some(Place::Live(_))) => {
+                    self.with(place, surroundings, effects, |service, turn| service.handle(letter, turn));
+                }
+                Some(_) => self.return_letter(&name, letter, true, effects),
+                None => self.return_letter(&name, letter, false, effects),
+            }
+            queue.extend(self.mail.drain(..));
+        }
+    }
+
+    /// Nobody is there to take the letter: whoever waits for an answer is told so.
+    fn return_letter(
+        &mut self,
+        name: &Arc<str>,
+        letter: Letter,
+        quarantined: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let missing = || Held::missing(MissingReason::NoSuchService(name.to_string()));
+        match letter {
+            Letter::Subscribe { from, metric } => {
+                self.orphans
+                    .entry(name.clone())
+                    .or_default()
+                    .entry(metric.clone())
+                    .or_default()
+                    .insert(from.clone());
+                let letter = Letter::Tell { from: name.clone(), metric, held: missing() };
+                self.mail.push((from, letter));
+            }
+            Letter::Unsubscribe { from, metric } => {
+                if let Some(listeners) = self.orphans.get_mut(name) {
+                    if let Some(who) = listeners.get_mut(&metric) {
+                        who.remove(&from);
+                    }
+                    listeners.retain(|_, who| !who.is_empty());
+                    if listeners.is_empty() {
+                        self.orphans.remove(name);
+                    }
+                }
+            }
+            Letter::Ask { from, token, metric, .. } => {
+                self.mail.push((from, Letter::Answer { from: name.clone(), token, metric, held: missing() }));
+            }
+            Letter::Step { from, decision, step, action } => {
+                let outcome = Outcome {
+                    action,
+                    status: OutcomeStatus::NoRoute,
+                    executor: name.to_string(),
+                    detail: format!("no service `{name}` is managed here"),
+                    at: self.now,
+                };
+                self.mail.push((from, Letter::StepEnded { decision, step, outcome, inverse: None }));
+            }
+            Letter::Call { token, request } if !matches!(request, Request::Unsubscribe { .. }) => {
+                let error = match self.by_name.get(name).and_then(|p| self.places[*p].as_ref()) {
+                    Some(Place::Quarantined(name, _)) if quarantined => {
+                        PortError::Quarantined(name.to_string())
+                    }
+                    _ => PortError::NoSuchService(name.to_string()),
+                };
+                effects.push(Effect::Reply(token, Response::Error(error)));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn arm(
+    wakes: &mut BinaryHeap<Reverse<(Timestamp, usize)>>,
+    armed: &mut [Option<Timestamp>],
+    place: usize,
+    wake: Timestamp,
+) {
+    if armed[place].is_none_or(|t| wake < t) {
+        armed[place] = Some(wake);
+        wakes.push(Reverse((wake, place)));
+    }
+}

@@ -1,0 +1,398 @@
+//! From actions to outcomes: routing along references, built-in actions, effectors, undo.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ServiceLoop, Turn};
+use crate::execute::Next;
+use crate::model::{Action, DecisionId, Outcome, OutcomeStatus, Timestamp};
+use crate::service::message::{Effect, Lasting, Letter, Perform, Response};
+
+/// How long a step may be on its way before it counts as failed. Effectors have timeouts of their own; this is for services that vanish.
+const STEP_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a step ended here: what to say, and what takes it back.
+type Ended = Result<(String, Option<Action>), (OutcomeStatus, String)>;
+
+fn refused(why: impl Into<String>) -> (OutcomeStatus, String) {
+    (OutcomeStatus::Refused, why.into())
+}
+
+impl ServiceLoop {
+    /// Takes the next step of the lists that wait; answers whether there was one.
+    pub(super) fn act_next(&mut self, turn: &mut Turn<'_>) -> bool {
+        match self.ledger.next(turn.now) {
+            None => false,
+            Some(Next::Step { decision, step, action }) => {
+                self.dispatch(decision, step, action, turn);
+                true
+            }
+            Some(Next::Finished { decision, caller, outcomes }) => {
+                if let Some(planner) = &mut self.planner {
+                    planner.finished(decision, turn.now);
+                }
+                if let Some(token) = caller {
+                    turn.effects.push(Effect::Reply(token, Response::Outcomes(outcomes)));
+                }
+                true
+            }
+        }
+    }
+
+    fn dispatch(&mut self, decision: DecisionId, step: u32, action: Action, turn: &mut Turn<'_>) {
+        let target = self.target_of(&action);
+        if target == self.name {
+            self.step(self.name.clone(), decision, step, action, turn);
+        } else if self.routes_to(&target) {
+            let letter = Letter::Step { from: self.name.clone(), decision, step, action };
+            turn.mail.push((target, letter));
+        } else {
+            let detail = format!("`{}` has no reference that leads to `{target}`", self.name);
+            let outcome = self.outcome(action, OutcomeStatus::NoRoute, detail, turn);
+            self.step_ended(decision, step, outcome, None, turn);
+        }
+    }
+
+    fn outcome(&self, action: Action, status: OutcomeStatus, detail: String, turn: &Turn<'_>) -> Outcome {
+        Outcome { action, status, executor: self.name.to_string(), detail, at: turn.now }
+    }
+
+    /// A step for the executor of this service.
+    pub(super) fn step(
+        &mut self,
+        from: Arc<str>,
+        decision: DecisionId,
+        step: u32,
+        action: Action,
+        turn: &mut Turn<'_>,
+    ) {
+        match self.effectors_for(&action) {
+            Err((status, detail)) => self.end_step(from, decision, step, action, Err((status, detail)), turn),
+            Ok(effectors) if effectors.is_empty() => {
+                let ended = self.built_in(&action, turn);
+                self.end_step(from, decision, step, action, ended, turn);
+            }
+            Ok(effectors) => {
+                let key = format!("{from}/{decision}/{step}");
+                let perform = Perform {
+                    service: self.name.clone(),
+                    key,
+                    origin: from,
+                    decision,
+                    step,
+                    action,
+                    effectors,
+                };
+                self.performing.insert(perform.key.clone(), perform.clone());
+                turn.effects.push(Effect::Perform(Box::new(perform)));
+            }
+        }
+    }
+
+    /// The effectors that carry out an action; none for one that changes only what homeostat itself keeps.
+    fn effectors_for(
+        &self,
+        action: &Action,
+    ) -> Result<Vec<Arc<crate::model::connector::EffectorSpec>>, (OutcomeStatus, String)> {
+        let Some(executor) = &self.policy.execute else {
+            return Err(refused(format!("no executor is attached to `{}`", self.name)));
+        };
+        if let Some(effector) = executor.effectors.get(action.name()) {
+            self.allowed(action)?;
+            return Ok(vec![effector.clone()]);
+        }
+        if matches!(action, Action::Restart { .. })
+            && let (Some(stop), Some(start)) =
+                (executor.effectors.get("stop"), executor.effectors.get("start"))
+        {
+            return Ok(vec![stop.clone(), start.clone()]);
+        }
+        let built_in = matches!(
+            action,
+            Action::Bind { .. }
+                | Action::Unbind { .. }
+                | Action::Replace { .. }
+                | Action::EnableSlo { .. }
+                | Action::DisableSlo { .. }
+                | Action::Publish { .. }
+                | Action::Notify { .. }
+                | Action::Remember { .. }
+        );
+        if built_in {
+            return Ok(Vec::new());
+        }
+        let declared: Vec<&str> = executor.effectors.keys().map(|k| &**k).collect();
+        Err(refused(format!(
+            "`{}` does not declare the action `{}` under execute (declared: {})",
+            self.name,
+            action.name(),
+            if declared.is_empty() { "none".to_string() } else { declared.join(", ") }
+        )))
+    }
+
+    /// Whether a change of bindings is one that the policy allows, before any effector is told of it.
+    fn allowed(&self, action: &Action) -> Result<(), (OutcomeStatus, String)> {
+        match action {
+            Action::Bind { reference, to, .. } => self.candidate(reference, to).map(|_| ()),
+            Action::Unbind { reference, .. } => self.reference(reference).map(|_| ()),
+            Action::Replace { from, to, .. } => self.replaceable(from, to).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    fn reference(&self, name: &str) -> Result<Arc<str>, (OutcomeStatus, String)> {
+        match self.bindings.get_key_value(name) {
+            Some((name, _)) => Ok(name.clone()),
+            None => {
+                let known: Vec<&str> = self.bindings.keys().map(|k| &**k).collect();
+                Err(refused(format!(
+                    "`{}` has no reference `{name}` (it has: {})",
+                    self.name,
+                    if known.is_empty() { "none".to_string() } else { known.join(", ") }
+                )))
+            }
+        }
+    }
+
+    /// The candidate `to` of a reference: bindings go to declared candidates only, so that no binding can close a cycle of metrics.
+    fn candidate(&self, reference: &str, to: &str) -> Result<Arc<str>, (OutcomeStatus, String)> {
+        let name = self.reference(reference)?;
+        let candidates =
+            self.policy.references.get(&name).map(|r| r.candidates.as_slice()).unwrap_or_default();
+        candidates.iter().find(|c| &***c == to).cloned().ok_or_else(|| {
+            let list: Vec<&str> = candidates.iter().map(|c| &**c).collect();
+            refused(format!(
+                "`{to}` is no candidate of reference `{reference}` (candidates: {})",
+                list.join(", ")
+            ))
+        })
+    }
+
+    /// Every reference bound to `from`; an error if one of them may not be bound to `to`, or there is none.
+    fn replaceable(
+        &self,
+        from: &str,
+        to: &str,
+    ) -> Result<Vec<(Arc<str>, Arc<str>)>, (OutcomeStatus, String)> {
+        let bound: Vec<Arc<str>> = self
+            .bindings
+            .iter()
+            .filter(|(_, b)| b.as_deref() == Some(from))
+            .map(|(reference, _)| reference.clone())
+            .collect();
+        if bound.is_empty() {
+            return Err(refused(format!("no reference of `{}` is bound to `{from}`", self.name)));
+        }
+        bound.into_iter().map(|r| self.candidate(&r, to).map(|to| (r, to))).collect()
+    }
+
+    fn built_in(&mut self, action: &Action, turn: &mut Turn<'_>) -> Ended {
+        match action {
+            Action::Bind { reference, to, .. } => {
+                let to = self.candidate(reference, to)?;
+                let reference = self.reference(reference)?;
+                let before = self.bindings.get(&reference).cloned().flatten();
+                self.rebind(&[(reference.clone(), Some(to))], turn);
+                Ok((String::new(), Some(self.binding_action(&reference, before.as_deref()))))
+            }
+            Action::Unbind { reference, .. } => {
+                let reference = self.reference(reference)?;
+                let before = self.bindings.get(&reference).cloned().flatten();
+                self.rebind(&[(reference.clone(), None)], turn);
+                let inverse = before.map(|b| self.binding_action(&reference, Some(&b)));
+                Ok((String::new(), inverse))
+            }
+            Action::Replace { from, to, .. } => {
+                let changes = self.replaceable(from, to)?;
+                let names: Vec<&str> = changes.iter().map(|(r, _)| &**r).collect();
+                let detail = format!("rebound {}", names.join(", "));
+                let changes: Vec<_> = changes.into_iter().map(|(r, t)| (r, Some(t))).collect();
+                self.rebind(&changes, turn);
+                let inverse = Action::Replace {
+                    service: Some(self.name.to_string()),
+                    from: to.clone(),
+                    to: from.clone(),
+                };
+                Ok((detail, Some(inverse)))
+            }
+            Action::EnableSlo { slo, .. } => self.switch_slo(slo, true, turn),
+            Action::DisableSlo { slo, .. } => self.switch_slo(slo, false, turn),
+            Action::Publish { metric, value, .. } => {
+                let Some(monitor) = &mut self.monitor else {
+                    return Err(refused(format!("no monitor is attached to `{}`", self.name)));
+                };
+                monitor
+                    .publish(metric, *value, turn.now, turn.metric_id, &mut self.changed)
+                    .map_err(refused)?;
+                self.reweigh(turn);
+                Ok((String::new(), None))
+            }
+            Action::Notify { text, .. } => {
+                self.event("act", None, format!("notice: {text}"), turn);
+                Ok(("written to the event log".into(), None))
+            }
+            Action::Remember { key, value, .. } => {
+                self.learn(key, Some(value.clone()), turn);
+                Ok((String::new(), None))
+            }
+            other => Err(refused(format!("`{}` is not declared", other.name()))),
+        }
+    }
+
+    fn binding_action(&self, reference: &str, to: Option<&str>) -> Action {
+        let service = Some(self.name.to_string());
+        match to {
+            Some(to) => Action::Bind { service, reference: reference.to_string(), to: to.to_string() },
+            None => Action::Unbind { service, reference: reference.to_string() },
+        }
+    }
+
+    /// Changes bindings in one step; the monitor's references follow.
+    fn rebind(&mut self, changes: &[(Arc<str>, Option<Arc<str>>)], turn: &mut Turn<'_>) {
+        let mut rebound = Vec::new();
+        for (reference, to) in changes {
+            if self.bindings.insert(reference.clone(), to.clone()).as_ref() != Some(to) {
+                rebound.push(reference.clone());
+                let bound = to.as_deref().map(str::to_string);
+                self.remember(Lasting::Binding(reference.to_string(), bound), turn);
+            }
+        }
+        self.forget_remotes(&rebound, turn);
+        self.reweigh(turn);
+    }
+
+    pub(super) fn switch_slo(&mut self, slo: &str, on: bool, turn: &mut Turn<'_>) -> Ended {
+        let Some(analyzer) = &mut self.analyzer else {
+            return Err(refused(format!("no analyzer is attached to `{}`", self.name)));
+        };
+        let Some(number) = analyzer.find(slo) else {
+            return Err(refused(format!("`{}` has no SLO `{slo}`", self.name)));
+        };
+        let changed = analyzer.enable(number, on);
+        self.enabled.insert(slo.to_string(), on);
+        self.remember(Lasting::Slo(slo.to_string(), on), turn);
+        if !changed {
+            return Ok((format!("it was {} already", if on { "enabled" } else { "disabled" }), None));
+        }
+        if on {
+            self.dirty.push(number as u16);
+        } else if let Some(planner) = &mut self.planner {
+            planner.forget(slo);
+        }
+        self.reweigh(turn);
+        let (service, slo) = (Some(self.name.to_string()), slo.to_string());
+        let inverse =
+            if on { Action::DisableSlo { service, slo } } else { Action::EnableSlo { service, slo } };
+        Ok((String::new(), Some(inverse)))
+    }
+
+    pub(super) fn learn(&mut self, key: &str, value: Option<serde_json::Value>, turn: &mut Turn<'_>) {
+        match &value {
+            Some(value) => self.knowledge.insert(key.to_string(), value.clone()),
+            None => self.knowledge.remove(key),
+        };
+        self.remember(Lasting::Knowledge(key.to_string(), value), turn);
+    }
+
+    /// An effector has answered.
+    pub(super) fn performed(&mut self, key: &str, result: Result<String, String>, turn: &mut Turn<'_>) {
+        let Some(perform) = self.performing.remove(key) else { return };
+        let ended = match result {
+            Err(error) => Err((OutcomeStatus::Failed, error)),
+            Ok(said) => match self.after_effector(&perform.action, turn) {
+                Ok((_, inverse)) => Ok((said, inverse)),
+                Err(e) => Err(e),
+            },
+        };
+        self.end_step(perform.origin, perform.decision, perform.step, perform.action, ended, turn);
+    }
+
+    /// What homeostat itself keeps changes once the effector has done its part.
+    fn after_effector(&mut self, action: &Action, turn: &mut Turn<'_>) -> Ended {
+        let service = Some(self.name.to_string());
+        match action {
+            Action::Notify { .. } => Ok((String::new(), None)),
+            Action::Start { .. } => Ok((String::new(), Some(Action::Stop { service }))),
+            Action::Stop { .. } => Ok((String::new(), Some(Action::Start { service }))),
+            Action::Set { .. } | Action::Restart { .. } | Action::Invoke { .. } | Action::Custom { .. } => {
+                Ok((String::new(), None))
+            }
+            _ => self.built_in(action, turn),
+        }
+    }
+
+    fn end_step(
+        &mut self,
+        origin: Arc<str>,
+        decision: DecisionId,
+        step: u32,
+        action: Action,
+        ended: Ended,
+        turn: &mut Turn<'_>,
+    ) {
+        let (status, detail, inverse) = match ended {
+            Ok((detail, inverse)) => (OutcomeStatus::Done, detail, inverse),
+            Err((status, detail)) => (status, detail, None),
+        };
+        let outcome = self.outcome(action, status, detail, turn);
+        if origin == self.name {
+            self.step_ended(decision, step, outcome, inverse, turn);
+        } else {
+            turn.mail.push((origin, Letter::StepEnded { decision, step, outcome, inverse }));
+        }
+    }
+
+    /// A step of a decision of this service has ended, here or elsewhere.
+    pub(super) fn step_ended(
+        &mut self,
+        decision: DecisionId,
+        step: u32,
+        outcome: Outcome,
+        inverse: Option<Action>,
+        turn: &mut Turn<'_>,
+    ) {
+        let name = self.name.clone();
+        let text = format!(
+            "{} by {}: {}{}",
+            outcome.action,
+            outcome.executor,
+            status_text(&outcome.status),
+            if outcome.detail.is_empty() { String::new() } else { format!(" ({})", outcome.detail) }
+        );
+        *turn.tally.outcomes.entry(status_text(&outcome.status)).or_default() += 1;
+        let Some(outcomes) = self.ledger.ended(decision, step, outcome, inverse, &name) else { return };
+        let outcomes = outcomes.to_vec();
+        if let Some(record) = self.open.get_mut(&decision) {
+            record.outcomes = outcomes;
+            turn.effects.push(Effect::Decision(Box::new(record.clone())));
+        }
+        self.event("act", Some(decision), text, turn);
+    }
+
+    pub(super) fn tick_ledger(&mut self, turn: &mut Turn<'_>) {
+        if let Some((decision, step, since)) = self.ledger.on_its_way()
+            && turn.now >= since.after(STEP_PATIENCE)
+            && let Some(action) = self.ledger.action_on_its_way().cloned()
+        {
+            let detail = format!("no word of its end after {}", crate::model::HumanDuration(STEP_PATIENCE));
+            let outcome = self.outcome(action, OutcomeStatus::Failed, detail, turn);
+            self.step_ended(decision, step, outcome, None, turn);
+        }
+    }
+
+    pub(super) fn ledger_due(&self) -> Option<Timestamp> {
+        self.ledger.on_its_way().map(|(_, _, since)| since.after(STEP_PATIENCE))
+    }
+}
+
+fn status_text(status: &OutcomeStatus) -> &'static str {
+    match status {
+        OutcomeStatus::Done => "done",
+        OutcomeStatus::NoRoute => "no_route",
+        OutcomeStatus::Refused => "refused",
+        OutcomeStatus::Failed => "failed",
+        OutcomeStatus::Skipped => "skipped",
+        OutcomeStatus::Undone => "undone",
+        OutcomeStatus::Interrupted => "interrupted",
+    }
+}

@@ -1,0 +1,385 @@
+//! From alarms to decisions: which strategy, what it needs to know, what it came to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{ServiceLoop, Turn};
+use crate::execute::Run;
+use crate::model::plan::OnFailure;
+use crate::model::{
+    Action, Alarm, AlarmKind, Decision, DecisionId, MissingReason, Mode, Plan, Reading, Verdict,
+};
+use crate::plan::strategy::{End, Known, ReferenceView};
+use crate::plan::{Taken, TaskId, Upshot};
+use crate::policy::script::Script;
+use crate::policy::{PlanRow, Strategy};
+use crate::service::message::{Effect, Letter};
+
+/// How many decisions of the past are held in memory to note whether they helped; the record holds all.
+const OPEN_DECISIONS: usize = 64;
+
+/// A strategy's result on its way to a decision.
+struct Made {
+    actions: Vec<Action>,
+    readings: BTreeMap<String, Reading>,
+    reasons: Vec<String>,
+    strategy: String,
+    hash: String,
+}
+
+impl ServiceLoop {
+    pub(super) fn take_alarm(&mut self, alarm: Alarm, turn: &mut Turn<'_>) {
+        let text = format!("{} {}: {}", alarm.kind, alarm.slo, alarm.condition);
+        let Some(planner) = &mut self.planner else {
+            self.event("analyse", None, text, turn);
+            if alarm.kind == AlarmKind::Recovered {
+                self.note_recovery(&alarm.slo, turn);
+            } else {
+                self.decide_nothing(alarm, Verdict::NoPlanner, turn);
+            }
+            return;
+        };
+        match planner.take(alarm.clone()) {
+            Taken::Case if alarm.kind == AlarmKind::Recovered => self.note_recovery(&alarm.slo, turn),
+            Taken::Case => {}
+            Taken::Closed(acted) => {
+                self.event("analyse", acted.first().copied(), text, turn);
+                self.note_recovery(&alarm.slo, turn);
+            }
+            Taken::NoStrategy => {
+                self.event("analyse", None, text, turn);
+                if alarm.kind != AlarmKind::Warning {
+                    self.decide_nothing(alarm, Verdict::NoStrategy, turn);
+                }
+            }
+        }
+    }
+
+    fn decide_nothing(&mut self, alarm: Alarm, verdict: Verdict, turn: &mut Turn<'_>) {
+        let decision = self.new_decision(Some(alarm), verdict, None, turn);
+        self.publish_decision(decision, turn);
+    }
+
+    /// Plans whatever task may plan now; answers whether there was one.
+    pub(super) fn plan_next(&mut self, turn: &mut Turn<'_>) -> bool {
+        let Some(planner) = &mut self.planner else { return false };
+        let Some((task, row, alarm)) = planner.next(turn.now) else { return false };
+        match &row.strategy {
+            Strategy::Actions { actions, hash } => {
+                let made = Made {
+                    actions: actions.clone(),
+                    readings: BTreeMap::new(),
+                    reasons: Vec::new(),
+                    strategy: "actions".into(),
+                    hash: hash.to_string(),
+                };
+                self.made(&task, &row, alarm, Ok(made), turn);
+            }
+            Strategy::Script(script) => self.run_strategy(&task, &row, script, alarm, turn),
+        }
+        true
+    }
+
+    fn run_strategy(
+        &mut self,
+        task: &TaskId,
+        row: &PlanRow,
+        script: &Arc<Script>,
+        alarm: Alarm,
+        turn: &mut Turn<'_>,
+    ) {
+        let mut known = self.known(task, script, turn);
+        loop {
+            turn.tally.strategies += 1;
+            let limits = (turn.limits)();
+            let shared = Arc::new(known);
+            let run = turn.host.run(script, &alarm, shared.clone(), limits);
+            if let Some(progress) = run.cut {
+                (turn.cut)(progress);
+            }
+            for line in &run.log {
+                self.event("decide", None, format!("{}: {line}", script.name), turn);
+            }
+            match run.end {
+                End::Needs(needs) => {
+                    known = Arc::unwrap_or_clone(shared);
+                    let elsewhere = self.provide(&mut known, needs, turn);
+                    if elsewhere.is_empty() {
+                        continue;
+                    }
+                    self.fetch(task, row, script, alarm, elsewhere, turn);
+                    return;
+                }
+                End::Actions(actions) => {
+                    let made = Made {
+                        actions,
+                        readings: run.reads,
+                        reasons: run.reasons,
+                        strategy: script.name.to_string(),
+                        hash: script.hash.to_string(),
+                    };
+                    self.made(task, row, alarm, Ok(made), turn);
+                    return;
+                }
+                End::Failed(error) => {
+                    turn.tally.failed += 1;
+                    let made = Made {
+                        actions: Vec::new(),
+                        readings: run.reads,
+                        reasons: run.reasons,
+                        strategy: script.name.to_string(),
+                        hash: script.hash.to_string(),
+                    };
+                    self.made(task, row, alarm, Err((error.to_string(), made)), turn);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What the strategy may know without asking anybody.
+    fn known(&mut self, task: &TaskId, script: &Script, turn: &mut Turn<'_>) -> Known {
+        let (fetched, overdue) = match &mut self.planner {
+            Some(planner) => (planner.fetched(task), planner.overdue(task)),
+            None => Default::default(),
+        };
+        let mut readings = fetched;
+        for need in overdue {
+            readings.insert(need, Reading::missing(MissingReason::Timeout("5s".into())));
+        }
+        for (service, metric) in script.literal_readings() {
+            if service.is_none() {
+                let reading = self.read(&metric, turn.now);
+                readings.entry((self.name.to_string(), metric)).or_insert(reading);
+            }
+        }
+        let references = self
+            .policy
+            .references
+            .iter()
+            .map(|(name, reference)| {
+                let view = ReferenceView {
+                    bound: self.bindings.get(name).and_then(|b| b.as_deref()).map(str::to_string),
+                    candidates: reference.candidates.iter().map(ToString::to_string).collect(),
+                };
+                (name.to_string(), view)
+            })
+            .collect();
+        let slos = self.analyzer.as_ref().map(|a| {
+            a.names().filter_map(|n| Some((n.to_string(), a.state(n)?))).collect::<BTreeMap<_, _>>()
+        });
+        let families = self.monitor.as_ref().map(|m| {
+            m.families()
+                .map(|(name, f)| (name.to_string(), f.iter().map(|(l, v)| (l.to_string(), *v)).collect()))
+                .collect()
+        });
+        Known {
+            service: self.name.to_string(),
+            now: turn.now,
+            references,
+            readings,
+            families: families.unwrap_or_default(),
+            slos: slos.unwrap_or_default(),
+            knowledge: self.knowledge.clone(),
+        }
+    }
+
+    /// Fills in the readings of this service; answers with those of others.
+    fn provide(
+        &mut self,
+        known: &mut Known,
+        needs: Vec<(String, String)>,
+        turn: &mut Turn<'_>,
+    ) -> Vec<(String, String)> {
+        let (own, elsewhere): (Vec<_>, Vec<_>) = needs.into_iter().partition(|(s, _)| *s == *self.name);
+        for (service, metric) in own {
+            let reading = self.read(&metric, turn.now);
+            known.readings.insert((service, metric), reading);
+        }
+        elsewhere
+    }
+
+    fn fetch(
+        &mut self,
+        task: &TaskId,
+        row: &PlanRow,
+        script: &Script,
+        alarm: Alarm,
+        needs: Vec<(String, String)>,
+        turn: &mut Turn<'_>,
+    ) {
+        let goes_on = self.planner.as_mut().is_some_and(|p| p.wait(task, &needs, turn.now));
+        if !goes_on {
+            let made = Made {
+                actions: Vec::new(),
+                readings: BTreeMap::new(),
+                reasons: Vec::new(),
+                strategy: script.name.to_string(),
+                hash: script.hash.to_string(),
+            };
+            let error = "the strategy asked for more readings 16 times in a row".to_string();
+            self.made(task, row, alarm, Err((error, made)), turn);
+            return;
+        }
+        for (service, metric) in needs {
+            turn.tally.asks += 1;
+            let letter = Letter::Ask {
+                from: self.name.clone(),
+                token: 0,
+                metric: metric.as_str().into(),
+                max_age: None,
+            };
+            turn.mail.push((service.as_str().into(), letter));
+        }
+    }
+
+    /// A strategy has come to a result: that becomes a decision, unless it says what the last one of the same case said.
+    fn made(
+        &mut self,
+        task: &TaskId,
+        row: &PlanRow,
+        alarm: Alarm,
+        made: Result<Made, (String, Made)>,
+        turn: &mut Turn<'_>,
+    ) {
+        let (verdict, made) = match made {
+            Err((error, made)) => (Verdict::StrategyFailed(error), made),
+            Ok(made) if made.actions.is_empty() => (Verdict::Nothing, made),
+            Ok(made) => match row.mode {
+                Mode::Act if self.policy.execute.is_none() => (Verdict::NoExecutor, made),
+                Mode::Act => (Verdict::Planned, made),
+                _ => (Verdict::Proposed, made),
+            },
+        };
+        let upshot = Upshot { verdict: format!("{verdict:?}"), actions: made.actions.clone() };
+        let Some(planner) = &mut self.planner else { return };
+        let (new, did_not_help) = planner.planned(task, upshot, turn.now);
+        if let Some(earlier) = did_not_help {
+            self.note_helped(earlier, false, turn);
+        }
+        if !new {
+            return;
+        }
+        let actions = made.actions.clone();
+        let plan = Plan {
+            strategy: made.strategy,
+            hash: made.hash,
+            mode: row.mode,
+            actions: made.actions,
+            readings: made.readings,
+            reasons: made.reasons,
+            on_failure: row.on_failure,
+        };
+        let decision = self.new_decision(Some(alarm), verdict.clone(), Some(plan), turn);
+        let id = decision.id;
+        self.publish_decision(decision, turn);
+        if verdict == Verdict::Planned {
+            if let Some(planner) = &mut self.planner {
+                planner.started(task, id);
+            }
+            self.ledger.enqueue(Run::new(id, actions, row.on_failure, None));
+        }
+    }
+
+    pub(super) fn new_decision(
+        &mut self,
+        alarm: Option<Alarm>,
+        verdict: Verdict,
+        plan: Option<Plan>,
+        turn: &mut Turn<'_>,
+    ) -> Decision {
+        self.decisions += 1;
+        Decision {
+            id: DecisionId(self.decisions),
+            service: self.name.to_string(),
+            at: turn.now,
+            alarm,
+            verdict,
+            plan,
+            outcomes: Vec::new(),
+            helped: None,
+        }
+    }
+
+    /// Tells of a new decision: the record, and the event log with its tags collect, analyse, decide (R3-15).
+    pub(super) fn publish_decision(&mut self, decision: Decision, turn: &mut Turn<'_>) {
+        let id = decision.id;
+        if let Some(alarm) = &decision.alarm {
+            let values: Vec<String> = alarm.values.iter().map(|(name, r)| describe(name, r)).collect();
+            self.event("collect", Some(id), values.join(", "), turn);
+            let text = format!("{} {}: {}", alarm.kind, alarm.slo, alarm.condition);
+            self.event("analyse", Some(id), text, turn);
+        }
+        self.event("decide", Some(id), verdict_text(&decision), turn);
+        turn.effects.push(Effect::Decision(Box::new(decision.clone())));
+        self.open.insert(id, decision);
+        while self.open.len() > OPEN_DECISIONS {
+            self.open.pop_first();
+        }
+    }
+
+    fn note_recovery(&mut self, slo: &str, turn: &mut Turn<'_>) {
+        let waiting: Vec<DecisionId> = self
+            .open
+            .values()
+            .filter(|d| d.helped.is_none() && !d.outcomes.is_empty())
+            .filter(|d| d.alarm.as_ref().is_some_and(|a| a.slo == slo))
+            .map(|d| d.id)
+            .collect();
+        for id in waiting {
+            self.note_helped(id, true, turn);
+        }
+    }
+
+    fn note_helped(&mut self, id: DecisionId, helped: bool, turn: &mut Turn<'_>) {
+        if let Some(decision) = self.open.get_mut(&id)
+            && decision.helped.is_none()
+        {
+            decision.helped = Some(helped);
+            turn.effects.push(Effect::Decision(Box::new(decision.clone())));
+        }
+    }
+
+    /// Carries out a list that somebody outside sent.
+    pub(super) fn run_by_hand(&mut self, actions: Vec<Action>, caller: u64, turn: &mut Turn<'_>) {
+        let plan = Plan {
+            strategy: "by hand".into(),
+            hash: String::new(),
+            mode: Mode::Act,
+            actions: actions.clone(),
+            readings: BTreeMap::new(),
+            reasons: Vec::new(),
+            on_failure: OnFailure::Stop,
+        };
+        let decision = self.new_decision(None, Verdict::Planned, Some(plan), turn);
+        let id = decision.id;
+        self.publish_decision(decision, turn);
+        self.ledger.enqueue(Run::new(id, actions, OnFailure::Stop, Some(caller)));
+    }
+}
+
+fn describe(name: &str, reading: &Reading) -> String {
+    match reading {
+        Reading::Fresh { value, .. } => format!("{name} = {value}"),
+        Reading::Stale { value, .. } => format!("{name} = {value} (stale)"),
+        Reading::Missing { reason } => format!("{name} is missing: {reason}"),
+    }
+}
+
+fn verdict_text(decision: &Decision) -> String {
+    let list = || {
+        let actions = decision.plan.iter().flat_map(|p| &p.actions);
+        actions.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let strategy = decision.plan.as_ref().map_or("", |p| p.strategy.as_str());
+    match &decision.verdict {
+        Verdict::Planned => format!("{strategy}: {}", list()),
+        Verdict::Proposed => format!("{strategy} proposes: {}", list()),
+        Verdict::Nothing => format!("{strategy} sees nothing to do"),
+        Verdict::NoPlanner => "no planner is attached".into(),
+        Verdict::NoStrategy => "no strategy is declared for this".into(),
+        Verdict::StrategyFailed(error) => format!("{strategy} failed: {error}"),
+        Verdict::Held(why) => why.clone(),
+        Verdict::NoExecutor => format!("{strategy}: {}; no executor is attached", list()),
+    }
+}
