@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use homeostat::model::AlarmKind;
 use homeostat::policy::diff::{Change, Component, diff};
+use homeostat::policy::load::Changed;
 use homeostat::policy::{MetricKind, PolicySet, Problem, Sources, schema};
 
 /// The problems of a set of files, a line each.
@@ -401,6 +402,40 @@ fn scripts_are_found_beside_the_policy_and_in_sub_directories() {
     assert_eq!(set.services.len(), 1);
 }
 
+#[test]
+fn reading_what_changed_gives_what_reading_everything_gives() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dirs = [dir.path().to_path_buf()];
+    let path = |name: &str| dir.path().join(name);
+    let write = |name: &str, text: &str| std::fs::write(path(name), text).expect("written");
+    std::fs::create_dir(path("sub")).expect("created");
+    write("a.yaml", "service: a\n");
+    write("b.yaml", "service: b\n");
+    let mut sources = Sources::read(&dirs);
+    let mut step = |names: &[&str]| {
+        sources = sources.refresh(&dirs, &Changed::Files(names.iter().map(|name| path(name)).collect()));
+        let all = Sources::read(&dirs);
+        assert_eq!(sources.files, all.files);
+        assert_eq!(sources.problems, all.problems);
+    };
+    write("a.yaml", "service: aa\n");
+    write("c.yml", "service: c\n");
+    write("sub/s.rhai", STRATEGY);
+    write("sub/ignored.yaml", "service: d\n");
+    write(".hidden.yaml", "service: e\n");
+    step(&["a.yaml", "c.yml", "sub/s.rhai", "sub/ignored.yaml", ".hidden.yaml", "never.yaml"]);
+    std::fs::remove_file(path("b.yaml")).expect("removed");
+    std::fs::rename(path("c.yml"), path("d.yaml")).expect("renamed");
+    step(&["b.yaml", "c.yml", "d.yaml"]);
+    std::fs::write(path("a.yaml"), b"\xff").expect("written");
+    step(&["a.yaml"]);
+    write("a.yaml", "service: a\n");
+    step(&["a.yaml"]);
+    std::fs::remove_file(path("a.yaml")).expect("removed");
+    std::fs::remove_file(path("d.yaml")).expect("removed");
+    step(&["a.yaml", "d.yaml"]);
+}
+
 // ---- reload ----------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -709,7 +744,7 @@ fn said(run: &homeostat::plan::strategy::Run) -> String {
     match &run.end {
         homeostat::plan::strategy::End::Actions(actions) => {
             let lines =
-                actions.iter().map(ToString::to_string).chain(run.reasons.iter().map(|r| format!("  {r}")));
+                actions.iter().map(ToString::to_string).chain(run.reasons.iter().map(|r| format!("- {r}")));
             lines.collect::<Vec<_>>().join("\n")
         }
         other => format!("{other:?}"),
@@ -724,13 +759,13 @@ fn the_shop_replaces_the_dear_service_by_the_cheap_one() {
     let run = strategy(&set, "A", "cheap", &costs, &[]);
     insta::assert_snapshot!(said(&run), @r#"
     replace(C1, C2)
-      C1 costs 20.0, C2 costs 5.0
-      with B at 18.0, the cost becomes 23.0
+    - C1 costs 20.0, C2 costs 5.0
+    - with B at 18.0, the cost becomes 23.0
     "#);
     assert_eq!(run.reads.keys().collect::<Vec<_>>(), ["B.cost", "C1.cost", "C2.cost"]);
     let dearer = [("B", "cost", 18.0), ("C1", "cost", 20.0), ("C2", "cost", 50.0)];
     insta::assert_snapshot!(said(&strategy(&set, "A", "cheap", &dearer, &[])), @r#"
-      no candidate costs less than C1, which costs 20.0
+    - no candidate costs less than C1, which costs 20.0
     "#);
 }
 
@@ -764,23 +799,23 @@ fn the_host_strategies_say_what_to_look_at() {
     .concat();
     insta::assert_snapshot!(all, @r#"
     memory_short: notify(memory is short: look at postgres(812), which holds 56 % of it)
-      1024 MiB of 16384 MiB are available
-      postgres(812) holds 9216 MiB
-      chrome(77) holds 2048 MiB
+    - 1024 MiB of 16384 MiB are available
+    - postgres(812) holds 9216 MiB
+    - chrome(77) holds 2048 MiB
     memory_pressure: notify(memory is short, and no single process stands out; the largest is a(1) with 3 %)
-      1024 MiB of 16384 MiB are available
-    swap_full:   1024 MiB of 16384 MiB are available
-      no process is known yet
+    - 1024 MiB of 16384 MiB are available
+    swap_full: - 1024 MiB of 16384 MiB are available
+    - no process is known yet
     cpu_busy: notify(the CPU is busy: look at rustc(5), which uses 72 % of the machine)
-      CPU over one minute: 97 %, load per core: 2.13
-      rustc(5) uses 72 % of the machine
-      rustc(6) uses 24 % of the machine
+    - CPU over one minute: 97 %, load per core: 2.13
+    - rustc(5) uses 72 % of the machine
+    - rustc(6) uses 24 % of the machine
     disk_full: notify(a disk is nearly full: /)
-      / is used to 97 %
+    - / is used to 97 %
     disk_full: notify(a disk is nearly full)
-      the fullest disk is used to 97 %
+    - the fullest disk is used to 97 %
     io_pressure: notify(tasks wait for disks: look at what reads and writes)
-      sda is written at 48 MiB/s
+    - sda is written at 48 MiB/s
     "#);
 }
 
@@ -858,9 +893,11 @@ fn ten_thousand_services_cost() {
         std::fs::write(dir.path().join(format!("s{i}.yaml")), text).expect("written");
     }
     let dirs = [dir.path().to_path_buf()];
-    let timed = |what: &str, previous: Option<&PolicySet>| {
+    let mut sources = Sources::default();
+    let mut timed = |what: &str, previous: Option<&PolicySet>| {
         let start = std::time::Instant::now();
-        let sources = Sources::read(&dirs);
+        let changed = Changed::Files([dirs[0].join("s77.yaml")].into());
+        sources = if previous.is_none() { Sources::read(&dirs) } else { sources.refresh(&dirs, &changed) };
         let read = start.elapsed();
         let result = PolicySet::from_sources(&sources, previous);
         println!("{what}: read {read:?}, whole {:?}", start.elapsed());

@@ -1,6 +1,7 @@
 //! From directories to documents. [`Sources::read`] is the only input and output of the policy module besides `watch`;
 //! what follows is a function of the texts.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +41,21 @@ pub struct SourceFile {
     pub kind: SourceKind,
     /// The content.
     pub text: Arc<str>,
+}
+
+/// What changed since sources were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// Nothing is known; everything is read again.
+    Everything,
+    /// At most these files were written, created, moved or deleted.
+    Files(BTreeSet<PathBuf>),
+}
+
+impl Default for Changed {
+    fn default() -> Self {
+        Self::Files(BTreeSet::new())
+    }
 }
 
 /// Everything that was read, and what could not be.
@@ -90,6 +106,48 @@ impl Sources {
         sources.files.sort_by(|a, b| a.path.cmp(&b.path));
         sources.files.dedup_by(|a, b| a.path == b.path);
         sources
+    }
+
+    /// What [`Sources::read`] would give, when no more than `changed` is different since `self` was read from `dirs`.
+    /// Reads only those files; everything, when a problem of reading is among what is known.
+    pub fn refresh(&self, dirs: &[PathBuf], changed: &Changed) -> Self {
+        let Changed::Files(paths) = changed else { return Self::read(dirs) };
+        if !self.problems.is_empty() {
+            return Self::read(dirs);
+        }
+        let mut next = self.clone();
+        for path in paths {
+            // The watcher names files absolutely, whichever way the directory was given.
+            let inside = |dir: &PathBuf| {
+                let whole = std::path::absolute(dir).ok()?;
+                path.strip_prefix(dir).or_else(|_| path.strip_prefix(&whole)).map(Path::to_path_buf).ok()
+            };
+            let home = dirs.iter().find_map(|dir| Some((dir, inside(dir)?)));
+            let Some((dir, inside)) = home.filter(|(dir, _)| dir.is_dir()) else { return Self::read(dirs) };
+            let name = inside.to_string_lossy().replace('\\', "/");
+            let ignored = name.split('/').any(is_ignored);
+            let Some(kind) = kind_of(&name).filter(|_| !ignored) else { continue };
+            if kind == SourceKind::Policy && name.contains('/') {
+                continue;
+            }
+            let root = shown(dir);
+            let file = join(&root, &name);
+            if let Ok(known) = next.files.binary_search_by(|f| (*f.path).cmp(file.as_str())) {
+                next.files.remove(known);
+            }
+            let before = next.files.len();
+            next.read_file(path, &file, &root, &name, kind);
+            if let Some(new) = (next.files.len() > before).then(|| next.files.pop()).flatten() {
+                let at = next.files.partition_point(|f| f.path < new.path);
+                next.files.insert(at, new);
+            }
+        }
+        // Without a policy in one of the directories the answer is an error, which `read` words.
+        let empty = |dir: &PathBuf| {
+            let root = shown(dir);
+            !next.files.iter().any(|f| f.kind == SourceKind::Policy && *f.root == *root)
+        };
+        if dirs.iter().any(empty) { Self::read(dirs) } else { next }
     }
 
     fn complain(&mut self, file: &str, code: &'static str, message: String, hint: Option<String>) {

@@ -74,7 +74,13 @@ fn without(
 }
 
 fn hand_file(services: Vec<(usize, ServicePolicy)>) -> CompiledFile {
-    CompiledFile { hash: blake3::hash(BY_HAND.as_bytes()), services, resources: Vec::new(), script: None }
+    CompiledFile {
+        text: "".into(),
+        hash: blake3::hash(BY_HAND.as_bytes()),
+        services,
+        resources: Vec::new(),
+        script: None,
+    }
 }
 
 fn source(path: &Arc<str>) -> SourceFile {
