@@ -6,9 +6,7 @@ use std::sync::Arc;
 use super::{ServiceLoop, Turn};
 use crate::execute::Run;
 use crate::model::plan::OnFailure;
-use crate::model::{
-    Action, Alarm, AlarmKind, Decision, DecisionId, Mode, Plan, Reading, Verdict,
-};
+use crate::model::{Action, Alarm, AlarmKind, Decision, DecisionId, Mode, Plan, Reading, Verdict};
 use crate::plan::strategy::{End, Known, ReferenceView};
 use crate::plan::{Taken, TaskId, Upshot};
 use crate::policy::script::Script;
@@ -213,7 +211,9 @@ impl ServiceLoop {
     ) -> Vec<(String, String)> {
         let (own, elsewhere): (Vec<_>, Vec<_>) = needs.into_iter().partition(|(s, _)| *s == *self.name);
         // Where one reading of its own was not named by a literal, there may be more.
-        if !own.is_empty() && let Some(monitor) = &mut self.monitor {
+        if !own.is_empty()
+            && let Some(monitor) = &mut self.monitor
+        {
             for info in monitor.list(turn.now) {
                 known.readings.insert((known.service.clone(), info.name), info.reading);
             }

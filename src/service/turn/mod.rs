@@ -21,10 +21,10 @@ use super::control::Event;
 use super::message::{Effect, Lasting, Letter, Perform};
 use crate::analyze::{Analyzer, Readings};
 use crate::execute::Ledger;
+use crate::model::ports::PortError;
 use crate::model::{
     Action, Alarm, Decision, DecisionId, MetricId, MetricPath, MissingReason, Reading, ServiceId, Timestamp,
 };
-use crate::model::ports::PortError;
 use crate::monitor::{Held, Monitor, SensorWanted, SlotId};
 use crate::plan::Planner;
 use crate::plan::strategy::{RunLimits, StrategyHost};
