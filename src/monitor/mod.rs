@@ -333,13 +333,7 @@ impl Monitor {
     }
 
     /// Forgets what was heard of a metric of another service: `why` stands there until it is told (again).
-    pub fn forget(
-        &mut self,
-        slot: SlotId,
-        why: MissingReason,
-        now: Timestamp,
-        changed: &mut Vec<SlotId>,
-    ) {
+    pub fn forget(&mut self, slot: SlotId, why: MissingReason, now: Timestamp, changed: &mut Vec<SlotId>) {
         self.tell(slot, Held::missing(why), now, changed);
         if let Source::Remote { asked, .. } = &mut self.slots[slot as usize].source {
             *asked = false;

@@ -219,8 +219,7 @@ impl Group {
     fn inherit(&mut self, old: Self) {
         let Self { members, numbers, next, total, labelled, fed, .. } = old;
         self.total = total.reshape(&self.policy, &numbers);
-        self.labelled =
-            labelled.into_iter().map(|(l, t)| (l, t.reshape(&self.policy, &numbers))).collect();
+        self.labelled = labelled.into_iter().map(|(l, t)| (l, t.reshape(&self.policy, &numbers))).collect();
         (self.members, self.numbers, self.next, self.fed) = (members, numbers, next, fed);
     }
 

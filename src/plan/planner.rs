@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{
-    Action, Alarm, AlarmKind, DecisionId, HumanDuration, MissingReason, Reading, Timestamp,
-};
+use crate::model::{Action, Alarm, AlarmKind, DecisionId, HumanDuration, MissingReason, Reading, Timestamp};
 use crate::policy::{PlanPolicy, PlanRow};
 
 /// How long a strategy waits for readings of other services.

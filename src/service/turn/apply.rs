@@ -33,6 +33,7 @@ impl ServiceLoop {
             monitor: None,
             analyzer: None,
             planner: None,
+            foreign_planner: false,
             ledger: Ledger::default(),
             incarnations: [0; 4],
             enabled: restored.slos,
@@ -139,7 +140,8 @@ impl ServiceLoop {
             self.bindings.insert(name.clone(), bound);
         }
         let differs = |(name, bound): &(&Arc<str>, &Option<Arc<str>>)| old.get(*name) != Some(*bound);
-        let changed: Vec<_> = self.bindings.iter().filter(differs).map(|(n, b)| (n.clone(), b.clone())).collect();
+        let changed: Vec<_> =
+            self.bindings.iter().filter(differs).map(|(n, b)| (n.clone(), b.clone())).collect();
         for (name, bound) in changed.iter().filter(|(name, _)| old.contains_key(name)) {
             let bound = bound.as_deref().map(str::to_string);
             self.remember(Lasting::Binding(name.to_string(), bound), turn);

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use super::{ServiceLoop, Turn};
 use crate::execute::Run;
 use crate::model::plan::OnFailure;
-use crate::model::{
-    Action, Alarm, AlarmKind, Decision, DecisionId, Mode, Plan, Reading, Verdict,
-};
+use crate::model::{Action, Alarm, AlarmKind, Decision, DecisionId, Mode, Plan, Reading, Verdict};
 use crate::plan::strategy::{End, Known, ReferenceView};
 use crate::plan::{Taken, TaskId, Upshot};
 use crate::policy::script::Script;
@@ -34,10 +32,12 @@ impl ServiceLoop {
     pub(super) fn take_alarm(&mut self, alarm: Alarm, turn: &mut Turn<'_>) {
         let text = format!("{} {}: {}", alarm.kind, alarm.slo, alarm.condition);
         let Some(planner) = &mut self.planner else {
-            if alarm.kind == AlarmKind::Recovered {
+            if alarm.kind == AlarmKind::Recovered || self.foreign_planner {
                 self.event("analyse", None, text, turn);
+            }
+            if alarm.kind == AlarmKind::Recovered {
                 self.note_recovery(&alarm.slo, turn);
-            } else {
+            } else if !self.foreign_planner {
                 self.decide_nothing(alarm, Verdict::NoPlanner, turn);
             }
             return;
@@ -213,7 +213,9 @@ impl ServiceLoop {
     ) -> Vec<(String, String)> {
         let (own, elsewhere): (Vec<_>, Vec<_>) = needs.into_iter().partition(|(s, _)| *s == *self.name);
         // Where one reading of its own was not named by a literal, there may be more.
-        if !own.is_empty() && let Some(monitor) = &mut self.monitor {
+        if !own.is_empty()
+            && let Some(monitor) = &mut self.monitor
+        {
             for info in monitor.list(turn.now) {
                 known.readings.insert((known.service.clone(), info.name), info.reading);
             }
