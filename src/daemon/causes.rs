@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::policy::load::Changed;
 use crate::policy::watch::{Watch, watch};
 
 /// How long a burst of changes may pause before it is over.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
     /// A policy file was written, moved or deleted; a burst counts once.
-    PoliciesChanged,
+    PoliciesChanged(Changed),
     /// SIGHUP: read the policies again.
     Hangup,
     /// SIGINT, SIGTERM, or the screen was left.
@@ -57,7 +58,7 @@ impl Causes {
         let watched = async {
             match &mut self.watch {
                 Some(watch) => match watch.changed().await {
-                    Some(()) => {}
+                    Some(changed) => changed,
                     None => std::future::pending().await,
                 },
                 None => std::future::pending().await,
@@ -69,7 +70,7 @@ impl Causes {
             }
         };
         tokio::select! {
-            () = watched => Some(Cause::PoliciesChanged),
+            changed = watched => Some(Cause::PoliciesChanged(changed)),
             () = left => Some(Cause::Stop),
             () = interrupt() => Some(Cause::Stop),
             cause = signals(#[cfg(unix)] &mut self.hangup, #[cfg(unix)] &mut self.terminate) => Some(cause),

@@ -110,7 +110,7 @@ impl Control for Daemon {
     }
 
     async fn reload(&self) -> Result<Applied, ChangeError> {
-        self.read_again().await
+        self.read_again(&crate::policy::load::Changed::Everything).await
     }
 
     async fn rollback(&self) -> Result<Applied, ChangeError> {

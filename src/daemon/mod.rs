@@ -18,7 +18,7 @@ use crate::knowledge::record::RecordError;
 use crate::knowledge::store::{Store, StoreError};
 use crate::model::PortError;
 use crate::policy::diagnostics::Problem;
-use crate::policy::load::Sources;
+use crate::policy::load::{Changed, Sources};
 use crate::policy::set::PolicySet;
 use crate::service::control::{Applied, ChangeError, Refusal};
 use crate::service::record::Tape;
@@ -69,8 +69,8 @@ pub enum StartError {
 pub struct Daemon {
     supervisor: Arc<Supervisor>,
     dirs: Vec<PathBuf>,
-    /// One change of policies at a time, from reading to applying.
-    changing: Mutex<()>,
+    /// What was read last. Locked for one change of policies at a time, from reading to applying.
+    changing: Mutex<Option<Sources>>,
 }
 
 impl Daemon {
@@ -79,8 +79,11 @@ impl Daemon {
     /// # Errors
     /// When something it needs is not there or not right; nothing is left running then.
     pub async fn start(options: Options) -> Result<Arc<Self>, StartError> {
-        let (sources, read) = read(options.dirs.clone(), None).await;
-        let (set, warnings) = read.map_err(|problems| StartError::Policies(Box::new(sources), problems))?;
+        let (sources, read) = read(options.dirs.clone(), Changed::Everything, None, None).await;
+        let (set, warnings) = match read {
+            Ok(read) => read,
+            Err(problems) => return Err(StartError::Policies(Box::new(sources), problems)),
+        };
         let store = match &options.data_dir {
             Some(dir) => Store::open(dir)?,
             None => Store::in_memory()?,
@@ -93,7 +96,7 @@ impl Daemon {
         };
         let shell = Shell::start(Setting { shards, connectors: options.connectors, store, tape })?;
         let supervisor = Arc::new(Supervisor::new(shell));
-        let daemon = Self { supervisor, dirs: options.dirs, changing: Mutex::default() };
+        let daemon = Self { supervisor, dirs: options.dirs, changing: Mutex::new(Some(sources)) };
         match daemon.begin(set, &warnings).await {
             Ok(()) => Ok(Arc::new(daemon)),
             Err(error) => {
@@ -129,15 +132,18 @@ impl Daemon {
         while let Some(cause) = causes.next().await {
             tracing::debug!(?cause, "cause");
             match cause {
-                Cause::PoliciesChanged | Cause::Hangup => {
-                    if let Err(error) = self.read_again().await {
-                        tracing::error!(%error, "the policies keep running as they were");
-                    }
-                }
+                Cause::PoliciesChanged(changed) => self.follow(&changed).await,
+                Cause::Hangup => self.follow(&Changed::Everything).await,
                 Cause::Stop => break,
             }
         }
         self.stop(causes).await
+    }
+
+    async fn follow(&self, changed: &Changed) {
+        if let Err(error) = self.read_again(changed).await {
+            tracing::error!(%error, "the policies keep running as they were");
+        }
     }
 
     /// Stops in order. A second call to stop while it does cuts everything off.
@@ -150,14 +156,15 @@ impl Daemon {
         }
     }
 
-    /// Reads the policy directories again and applies the difference.
+    /// Reads what changed in the policy directories again and applies the difference.
     ///
     /// # Errors
     /// Every mistake; what runs keeps running.
-    pub async fn read_again(&self) -> Result<Applied, ChangeError> {
-        let _one = self.changing.lock().await;
+    pub async fn read_again(&self, changed: &Changed) -> Result<Applied, ChangeError> {
+        let mut known = self.changing.lock().await;
         let before = self.supervisor.files().await;
-        let (_, read) = read(self.dirs.clone(), Some(before)).await;
+        let (sources, read) = read(self.dirs.clone(), changed.clone(), known.take(), Some(before)).await;
+        *known = Some(sources);
         self.take(read).await
     }
 
@@ -176,9 +183,17 @@ impl Daemon {
 type Read = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
 
 /// Reads and compiles aside, so that no turn waits for it.
-async fn read(dirs: Vec<PathBuf>, before: Option<PolicySet>) -> (Sources, Read) {
+async fn read(
+    dirs: Vec<PathBuf>,
+    changed: Changed,
+    known: Option<Sources>,
+    before: Option<PolicySet>,
+) -> (Sources, Read) {
     let work = move || {
-        let sources = Sources::read(&dirs);
+        let sources = match known {
+            Some(known) => known.refresh(&dirs, &changed),
+            None => Sources::read(&dirs),
+        };
         let set = PolicySet::from_sources(&sources, before.as_ref());
         (sources, set)
     };

@@ -205,6 +205,8 @@ pub enum Request {
     SendActions(Vec<Action>),
     /// Carries out a proposed plan.
     Approve(DecisionId),
+    /// Alarms go to a planner of the embedding program as well, or no longer.
+    ForeignPlanner(bool),
     /// Everything about the service.
     Status,
     /// Past readings.
@@ -260,6 +262,8 @@ pub enum Effect {
     ReadNow(Arc<str>, Arc<str>),
     /// Record the intent durably, then call the effectors in order, then answer with [`Letter::Performed`].
     Perform(Box<Perform>),
+    /// Hand the alarm to the planner that the embedding program attached.
+    Alarm(Arc<str>, Box<Alarm>),
     /// Record a decision, or the news of it.
     Decision(Box<Decision>),
     /// Record what outlives the daemon.

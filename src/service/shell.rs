@@ -21,7 +21,7 @@ use super::turn::Tally;
 use crate::connectors::Connectors;
 use crate::knowledge::store::{Binding, Intent, Store};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
-use crate::model::ports::{Notification, PortError};
+use crate::model::ports::{Alarms, Notification, PortError};
 use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus};
 use crate::plan::strategy::{Deadline, RunLimits, STACK_SIZE};
 
@@ -83,6 +83,7 @@ struct Inner {
     messages: AtomicU64,
     missed: AtomicU64,
     sensing: Sensing,
+    planners: DashMap<Arc<str>, Arc<dyn Alarms>>,
     performing: DashMap<String, JoinHandle<()>>,
     writes: mpsc::UnboundedSender<crate::knowledge::store::Pending<()>>,
     stopping: AtomicBool,
@@ -143,6 +144,7 @@ impl Shell {
             messages: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             sensing: Sensing::new(runtime.clone()),
+            planners: DashMap::new(),
             performing: DashMap::new(),
             writes,
             stopping: AtomicBool::new(false),
@@ -305,6 +307,24 @@ impl Shell {
                 Err(error)
             }
         }
+    }
+
+    /// Hands the alarms of a service to a planner of the embedding program from now on, besides the one that its policy describes;
+    /// `None` detaches it. What the planner does comes back through the ports, and so it is recorded like everything else.
+    ///
+    /// # Errors
+    /// When there is no such service.
+    pub async fn set_planner(
+        &self,
+        service: &str,
+        planner: Option<Arc<dyn Alarms>>,
+    ) -> Result<(), PortError> {
+        let attached = planner.is_some();
+        match planner {
+            Some(planner) => self.0.planners.insert(service.into(), planner),
+            None => self.0.planners.remove(service).map(|(_, p)| p),
+        };
+        self.call(service, Request::ForeignPlanner(attached)).await.map(drop)
     }
 
     /// Ends a subscription, from wherever its last owner is dropped.
@@ -505,6 +525,15 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect) {
         }
         Effect::ReadNow(service, metric) => inner.sensing.read_now(&service, &metric, deliver_to(inner)),
         Effect::Perform(perform) => perform_soon(inner, *perform),
+        Effect::Alarm(service, alarm) => {
+            if let Some(planner) = inner.planners.get(&service).map(|p| p.clone()) {
+                inner.runtime.spawn(async move {
+                    if let Err(error) = planner.notify(*alarm).await {
+                        tracing::error!(%error, service = &*service, "a planner did not take an alarm");
+                    }
+                });
+            }
+        }
         Effect::Decision(decision) => {
             let _ = inner.writes.send(inner.store.decision(&decision));
         }

@@ -33,6 +33,7 @@ impl ServiceLoop {
             monitor: None,
             analyzer: None,
             planner: None,
+            foreign_planner: false,
             ledger: Ledger::default(),
             incarnations: [0; 4],
             enabled: restored.slos,
