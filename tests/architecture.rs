@@ -104,7 +104,7 @@ fn sources() -> Vec<Source> {
         .collect()
 }
 
-/// The lines of code with their numbers, without comments and without items under `#[cfg(test)]`.
+/// The lines of code with their numbers, without comments and without items under `#[cfg(test)]` or `#[cfg(all(test, …))]`.
 /// That rustfmt has been over the file is what finds the end of an item: its brace stands below its beginning.
 fn code(text: &str) -> Vec<(usize, String)> {
     let mut kept = Vec::new();
@@ -126,7 +126,7 @@ fn code(text: &str) -> Vec<(usize, String)> {
             }
             None => {}
         }
-        if trimmed.starts_with("#[cfg(test)]") {
+        if trimmed.starts_with("#[cfg(test)]") || trimmed.starts_with("#[cfg(all(test,") {
             skip = Some(None);
         } else if !trimmed.starts_with("//") {
             let code = line.split(" // ").next().unwrap_or_default();
@@ -291,7 +291,7 @@ fn nothing_outside_tests_panics_on_purpose() {
 
 #[test]
 fn tests_and_comments_are_not_code() {
-    let text = "use a;\n// crate::x\n#[cfg(test)]\nmod tests {\n    use b;\n    fn f() {\n    }\n}\n#[cfg(test)]\nmod more;\nuse c; // why\n";
+    let text = "use a;\n// crate::x\n#[cfg(test)]\nmod tests {\n    use b;\n    fn f() {\n    }\n}\n#[cfg(all(test, unix))]\n#[path = \"x\"]\nmod more;\nuse c; // why\n";
     let lines: Vec<String> = code(text).into_iter().map(|(_, line)| line).collect();
     assert_eq!(lines, ["use a;", "use c;"]);
     assert_eq!(names_after("pub use crate::model::X; crate::plan::f(); my_crate::z", "crate::").count(), 2);
