@@ -3,6 +3,7 @@ pub mod analyze;
 pub mod api;
 pub mod cli;
 pub mod connectors;
+pub mod daemon;
 pub mod execute;
 pub mod knowledge;
 pub mod model;

@@ -1,1 +1,16 @@
-fn main() {}
+//! The `homeostat` command: parses, hands over, sets the exit code.
+
+use clap::Parser;
+use homeostat::cli::{Cli, local, run};
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(cli, local::LOCAL)),
+        Err(error) => {
+            eprintln!("homeostat: no threads: {error}");
+            std::process::ExitCode::from(7)
+        }
+    }
+}

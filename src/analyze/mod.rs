@@ -1,15 +1,17 @@
 //! A: checks objectives against readings and says what changed. Pure.
 //!
+//! What an SLO stands at follows from its gates; an alarm is raised when that differs from what was told last, so alarms alternate.
+//!
 //! ```text
-//!              broken            for `for`
-//!   ok ──────────────▶ pending ──────────────▶ violated ──┐
-//!   ▲ ▲                   │ holds again                   │ holds for `recover_for`
-//!   │ └───────────────────┘                               │
-//!   └─────────────── recovered ◀───────────────────────────┘     (`warning` lies between ok and violated)
+//!            broken for `for`
+//!   holds ──────────────────────▶ broken      two such gates: one for `objective`, one for `warn`;
+//!     ▲                              │        a change that does not last is forgotten
+//!     └── holds for `recover_for` ◀──┘
 //! ```
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,22 +31,43 @@ pub enum Level {
     Violated,
 }
 
-/// The life of one SLO.
+/// How long a reading may be awaited (no sample yet, a service not attached yet) before it counts as missing.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// A condition that counts as broken, or as holding again, only after it has been so for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Gate {
+    /// What counts.
+    broken: bool,
+    /// Since when it is the other way round.
+    pending: Option<Timestamp>,
+}
+
+impl Gate {
+    fn step(&mut self, broken: bool, now: Timestamp, delay: Duration) {
+        if broken == self.broken {
+            self.pending = None;
+        } else if now.since(*self.pending.get_or_insert(now)) >= delay {
+            *self = Self { broken, pending: None };
+        }
+    }
+}
+
+/// What was told of an SLO last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// How well it holds.
+    Level(Level),
+    /// That it cannot be decided.
+    Missing,
+}
+
+/// Since when an SLO cannot be decided.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Life {
-    /// Not checked, by policy or by hand.
-    Disabled,
-    /// Never decided yet.
-    Unknown,
-    /// Decided; a change of level may be on its way.
-    Decided {
-        /// The level last told.
-        level: Level,
-        /// Since when.
-        since: Timestamp,
-        /// The level that it is going to, and since when.
-        pending: Option<(Level, Timestamp)>,
-    },
+struct Gap {
+    since: Timestamp,
+    /// Until when that is only to be expected.
+    grace: Option<Timestamp>,
 }
 
 /// One SLO with its state.
@@ -54,11 +77,16 @@ struct Objective {
     /// Where the readings of `policy.objective` and `policy.warn` are, in the order of their inputs.
     inputs: Vec<Option<u32>>,
     warn_inputs: Vec<Option<u32>>,
-    life: Life,
-    /// Since when it cannot be decided.
-    missing: Option<Timestamp>,
-    /// Whether the alarm `missing` is out.
-    missing_told: bool,
+    /// Whether it is checked: by policy, by hand or by action.
+    enabled: bool,
+    /// Whether it was ever decided since it was enabled.
+    decided: bool,
+    warn: Gate,
+    broken: Gate,
+    told: Told,
+    /// Since when it stands as told.
+    since: Option<Timestamp>,
+    missing: Option<Gap>,
 }
 
 /// What the analyzer reads: the monitor of its service, or whatever stands for it. Metrics have numbers there.
@@ -71,6 +99,8 @@ pub trait Readings {
     fn reading(&mut self, metric: u32, now: Timestamp) -> Reading;
     /// What a metric that has no number reads as.
     fn absent(&self, path: &MetricPath) -> Reading;
+    /// Whether a metric without a value may well get one soon: nobody has said yet that it cannot.
+    fn awaited(&self, metric: u32) -> bool;
 }
 
 /// The analyzer of one service.
@@ -83,7 +113,10 @@ pub struct Analyzer {
 /// What one evaluation came to.
 enum Finding {
     Level(Level),
-    Missing,
+    /// It cannot be decided; `awaited`: not yet.
+    Missing {
+        awaited: bool,
+    },
 }
 
 impl Analyzer {
@@ -101,14 +134,7 @@ impl Analyzer {
             .iter()
             .map(|slo| {
                 let on = enabled.get(&*slo.name).copied().unwrap_or(slo.enabled);
-                let mut objective = old.remove(&slo.name).unwrap_or(Objective {
-                    policy: slo.clone(),
-                    inputs: Vec::new(),
-                    warn_inputs: Vec::new(),
-                    life: Life::Unknown,
-                    missing: None,
-                    missing_told: false,
-                });
+                let mut objective = old.remove(&slo.name).unwrap_or_else(|| Objective::new(slo.clone()));
                 objective.policy = slo.clone();
                 objective.switch(on);
                 objective
@@ -139,8 +165,7 @@ impl Analyzer {
     /// The metrics that SLO number `slo` reads; nothing while it is disabled (R3-47).
     pub fn reads(&self, slo: usize) -> impl Iterator<Item = u32> {
         let o = &self.objectives[slo];
-        let on = o.life != Life::Disabled;
-        o.inputs.iter().chain(&o.warn_inputs).flatten().copied().filter(move |_| on)
+        o.inputs.iter().chain(&o.warn_inputs).flatten().copied().filter(|_| o.enabled)
     }
 
     /// The metrics that any SLO may read.
@@ -178,41 +203,46 @@ impl Analyzer {
 
     fn evaluate(&mut self, slo: usize, readings: &dyn Readings, now: Timestamp) -> Option<Finding> {
         let o = &self.objectives[slo];
-        if o.life == Life::Disabled {
+        if !o.enabled {
             return None;
         }
         let mut holds =
             |e: &Expression, inputs: &[Option<u32>]| holds(e, inputs, readings, now, &mut self.inputs);
-        Some(match holds(&o.policy.objective, &o.inputs) {
-            None => Finding::Missing,
-            Some(false) => Finding::Level(Level::Violated),
+        let level = match holds(&o.policy.objective, &o.inputs) {
+            Some(false) => Some(Level::Violated),
             Some(true) => match o.policy.warn.as_ref().map(|w| holds(w, &o.warn_inputs)) {
-                None | Some(Some(true)) => Finding::Level(Level::Ok),
-                Some(Some(false)) => Finding::Level(Level::Warning),
-                Some(None) => Finding::Missing,
+                None | Some(Some(true)) => Some(Level::Ok),
+                Some(Some(false)) => Some(Level::Warning),
+                Some(None) => None,
             },
+            None => None,
+        };
+        Some(match level {
+            Some(level) => Finding::Level(level),
+            None => Finding::Missing { awaited: self.reads(slo).any(|metric| readings.awaited(metric)) },
         })
     }
 
     /// When SLO number `slo` must be checked again though no new value comes: a pending change is over, or a reading gets stale.
     pub fn due(&self, slo: usize, readings: &dyn Readings) -> Option<Timestamp> {
         let o = &self.objectives[slo];
-        let waiting = match o.life {
-            Life::Disabled => return None,
-            Life::Decided { pending: Some((level, since)), .. } => Some(since.after(o.delay(level))),
-            _ => None,
-        };
-        let stale = if o.missing.is_some() {
-            None
-        } else {
-            self.reads(slo)
+        if !o.enabled {
+            return None;
+        }
+        let Some(gap) = o.missing else {
+            let stale = self
+                .reads(slo)
                 .filter_map(|metric| readings.value(metric).and_then(|(_, stale_at)| stale_at))
                 .min()
-                .map(|t| Timestamp(t.0.saturating_add(1)))
+                .map(|t| Timestamp(t.0.saturating_add(1)));
+            return earlier(o.gates_due(), stale);
         };
-        match (waiting, stale) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        match o.policy.missing {
+            MissingPolicy::Hold => None,
+            _ if gap.grace.is_some() => gap.grace,
+            MissingPolicy::Ok | MissingPolicy::Violate => o.gates_due(),
+            MissingPolicy::Alarm if o.told == Told::Missing => None,
+            MissingPolicy::Alarm => Some(gap.since.after(o.policy.hold_for)),
         }
     }
 
@@ -225,11 +255,10 @@ impl Analyzer {
         service: &str,
     ) -> Option<Alarm> {
         let o = &self.objectives[slo];
-        let kind = match o.life {
-            _ if o.missing_told => AlarmKind::Missing,
-            Life::Decided { level: Level::Violated, .. } => AlarmKind::Violation,
-            Life::Decided { level: Level::Warning, .. } => AlarmKind::Warning,
-            _ => return None,
+        let kind = match o.told {
+            _ if !o.enabled => return None,
+            Told::Level(Level::Ok) => return None,
+            told => told.kind(),
         };
         Some(self.alarm(slo, kind, readings, now, service))
     }
@@ -324,109 +353,127 @@ fn holds(
     }
 }
 
-impl Objective {
-    fn switch(&mut self, on: bool) -> bool {
-        match (on, self.life) {
-            (true, Life::Disabled) => self.life = Life::Unknown,
-            (false, Life::Disabled) | (true, _) => return false,
-            (false, _) => {
-                self.life = Life::Disabled;
-                self.missing = None;
-                self.missing_told = false;
-            }
-        }
-        true
+fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
+}
 
-    /// How long a level must last before it is told.
-    fn delay(&self, to: Level) -> std::time::Duration {
-        match self.life {
-            Life::Decided { level, .. } if to < level => self.policy.recover_for,
-            _ if to == Level::Ok => std::time::Duration::ZERO,
-            _ => self.policy.hold_for,
-        }
-    }
-
-    fn step(&mut self, finding: Finding, now: Timestamp) -> Option<AlarmKind> {
-        let level = match (finding, self.policy.missing) {
-            (Finding::Level(level), _) => {
-                let was_told = std::mem::take(&mut self.missing_told);
-                self.missing = None;
-                if was_told
-                    && let Life::Decided { level: told, pending: None, .. } = self.life
-                    && told == level
-                {
-                    return Some(told_as(level));
-                }
-                level
-            }
-            (Finding::Missing, policy) => {
-                // Before the first sample has had a chance to come, nothing is missing.
-                self.missing.get_or_insert(now);
-                match policy {
-                    MissingPolicy::Hold => return None,
-                    MissingPolicy::Ok => Level::Ok,
-                    MissingPolicy::Violate => Level::Violated,
-                    MissingPolicy::Alarm => {
-                        let first = !std::mem::replace(&mut self.missing_told, true);
-                        return first.then_some(AlarmKind::Missing);
-                    }
-                }
-            }
-        };
-        self.step_level(level, now)
-    }
-
-    fn step_level(&mut self, level: Level, now: Timestamp) -> Option<AlarmKind> {
-        let delay = self.delay(level);
-        let (told, since, pending) = match self.life {
-            Life::Disabled => return None,
-            Life::Unknown => (Level::Ok, now, None),
-            Life::Decided { level, since, pending } => (level, since, pending),
-        };
-        if level == told {
-            self.life = Life::Decided { level, since, pending: None };
-            return None;
-        }
-        // A pending warning that grows into a violation keeps the time already spent.
-        let from = match pending {
-            Some((towards, from)) if (towards > told) == (level > told) => from,
-            _ => now,
-        };
-        if now.since(from) < delay {
-            self.life = Life::Decided { level: told, since, pending: Some((level, from)) };
-            return None;
-        }
-        self.life = Life::Decided { level, since: now, pending: None };
-        Some(told_as(level))
-    }
-
-    fn state(&self) -> (SloState, Option<Timestamp>) {
-        let unresolved = self.inputs.iter().chain(&self.warn_inputs).any(Option::is_none);
-        match self.life {
-            Life::Disabled => (SloState::Disabled, None),
-            _ if unresolved => (SloState::Unresolved, self.missing),
-            Life::Unknown if self.missing.is_none() => (SloState::Unknown, None),
-            _ if self.missing.is_some()
-                && matches!(self.policy.missing, MissingPolicy::Hold | MissingPolicy::Alarm) =>
-            {
-                (SloState::Missing, self.missing)
-            }
-            Life::Unknown => (SloState::Unknown, None),
-            Life::Decided { pending: Some((level, since)), level: told, .. } if level > told => {
-                (SloState::Pending, Some(since))
-            }
-            Life::Decided { level: Level::Ok, since, .. } => (SloState::Ok, Some(since)),
-            Life::Decided { level: Level::Warning, since, .. } => (SloState::Warning, Some(since)),
-            Life::Decided { level: Level::Violated, since, .. } => (SloState::Violated, Some(since)),
+impl Told {
+    fn kind(self) -> AlarmKind {
+        match self {
+            Self::Level(Level::Ok) => AlarmKind::Recovered,
+            Self::Level(Level::Warning) => AlarmKind::Warning,
+            Self::Level(Level::Violated) => AlarmKind::Violation,
+            Self::Missing => AlarmKind::Missing,
         }
     }
 }
 
-fn told_as(level: Level) -> AlarmKind {
-    match level {
-        Level::Ok => AlarmKind::Recovered,
-        Level::Warning => AlarmKind::Warning,
-        Level::Violated => AlarmKind::Violation,
+impl Objective {
+    /// An SLO that nothing is known of yet.
+    fn new(policy: Arc<SloPolicy>) -> Self {
+        Self {
+            policy,
+            inputs: Vec::new(),
+            warn_inputs: Vec::new(),
+            enabled: true,
+            decided: false,
+            warn: Gate::default(),
+            broken: Gate::default(),
+            told: Told::Level(Level::Ok),
+            since: None,
+            missing: None,
+        }
+    }
+
+    /// Switched off and on again, an SLO begins anew.
+    fn switch(&mut self, on: bool) -> bool {
+        if on == self.enabled {
+            return false;
+        }
+        let fresh = Self::new(self.policy.clone());
+        let inputs = std::mem::take(&mut self.inputs);
+        let warn_inputs = std::mem::take(&mut self.warn_inputs);
+        *self = Self { inputs, warn_inputs, enabled: on, ..fresh };
+        true
+    }
+
+    /// How long a gate must stand the other way before that counts.
+    fn delay(&self, gate: Gate) -> Duration {
+        if gate.broken { self.policy.recover_for } else { self.policy.hold_for }
+    }
+
+    fn gates_due(&self) -> Option<Timestamp> {
+        let due = |gate: Gate| gate.pending.map(|since| since.after(self.delay(gate)));
+        earlier(due(self.warn), due(self.broken))
+    }
+
+    fn step(&mut self, finding: Finding, now: Timestamp) -> Option<AlarmKind> {
+        let standing = match finding {
+            Finding::Level(level) => {
+                self.missing = None;
+                self.step_gates(level, now)
+            }
+            Finding::Missing { awaited } => self.step_missing(awaited, now)?,
+        };
+        if self.since.is_none() {
+            self.since = Some(now);
+        }
+        if standing == self.told {
+            return None;
+        }
+        (self.told, self.since) = (standing, Some(now));
+        Some(standing.kind())
+    }
+
+    fn step_gates(&mut self, level: Level, now: Timestamp) -> Told {
+        self.decided = true;
+        let (warn_delay, delay) = (self.delay(self.warn), self.delay(self.broken));
+        self.warn.step(level >= Level::Warning && self.policy.warn.is_some(), now, warn_delay);
+        self.broken.step(level == Level::Violated, now, delay);
+        Told::Level(match (self.broken.broken, self.warn.broken) {
+            (true, _) => Level::Violated,
+            (false, true) => Level::Warning,
+            (false, false) => Level::Ok,
+        })
+    }
+
+    /// What missing data come to; `None`: nothing changes.
+    fn step_missing(&mut self, awaited: bool, now: Timestamp) -> Option<Told> {
+        let gap = self.missing.get_or_insert(Gap { since: now, grace: Some(now.after(GRACE)) });
+        if !awaited || gap.grace.is_some_and(|end| end <= now) {
+            gap.grace = None;
+        }
+        if gap.grace.is_some() {
+            return None;
+        }
+        let lasts = now.since(gap.since);
+        match self.policy.missing {
+            MissingPolicy::Hold => None,
+            MissingPolicy::Ok => Some(self.step_gates(Level::Ok, now)),
+            MissingPolicy::Violate => Some(self.step_gates(Level::Violated, now)),
+            MissingPolicy::Alarm => (lasts >= self.policy.hold_for).then_some(Told::Missing),
+        }
+    }
+
+    fn state(&self) -> (SloState, Option<Timestamp>) {
+        let unresolved = self.inputs.iter().chain(&self.warn_inputs).any(Option::is_none);
+        let gap = self.missing.filter(|gap| gap.grace.is_none() || self.decided);
+        match (self.told, self.broken.pending) {
+            _ if !self.enabled => (SloState::Disabled, None),
+            _ if unresolved => (SloState::Unresolved, self.missing.map(|gap| gap.since)),
+            _ if matches!(self.policy.missing, MissingPolicy::Hold | MissingPolicy::Alarm)
+                && gap.is_some() =>
+            {
+                (SloState::Missing, gap.map(|gap| gap.since))
+            }
+            _ if !self.decided => (SloState::Unknown, None),
+            (Told::Level(Level::Violated), _) => (SloState::Violated, self.since),
+            (_, Some(since)) => (SloState::Pending, Some(since)),
+            (Told::Level(Level::Warning), _) => (SloState::Warning, self.since),
+            (Told::Level(Level::Ok) | Told::Missing, _) => (SloState::Ok, self.since),
+        }
     }
 }

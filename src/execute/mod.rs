@@ -18,6 +18,8 @@ pub struct Run {
     /// The inverse of each action done, with its place in the list.
     undo: Vec<(usize, Action)>,
     undoing: Option<usize>,
+    /// The action of the step at hand.
+    action: Option<Action>,
     /// Since when the step at hand is on its way.
     since: Option<Timestamp>,
     step: u32,
@@ -52,7 +54,32 @@ pub struct Ledger {
     runs: VecDeque<Run>,
 }
 
+/// A list that has come to its end early.
+#[derive(Debug, PartialEq)]
+pub struct Ended {
+    /// The decision that it belongs to.
+    pub decision: DecisionId,
+    /// Who waits for the outcomes.
+    pub caller: Option<u64>,
+    /// One per action, in order.
+    pub outcomes: Vec<Outcome>,
+}
+
 impl Run {
+    fn abandon(mut self, why: &str, executor: &str, now: Timestamp) -> Ended {
+        if self.since.is_some() && self.undoing.is_none() {
+            self.outcomes.extend(self.action.take().map(|action| Outcome {
+                action,
+                status: OutcomeStatus::Interrupted,
+                executor: executor.to_string(),
+                detail: why.to_string(),
+                at: now,
+            }));
+        }
+        self.skip_rest(why, executor, now);
+        Ended { decision: self.decision, caller: self.caller, outcomes: self.outcomes }
+    }
+
     /// A list that has not begun.
     pub fn new(
         decision: DecisionId,
@@ -68,6 +95,7 @@ impl Run {
             outcomes: Vec::new(),
             undo: Vec::new(),
             undoing: None,
+            action: None,
             since: None,
             step: 0,
         }
@@ -158,6 +186,7 @@ impl Ledger {
         }
         if let Some(action) = run.next() {
             run.since = Some(now);
+            run.action = Some(action.clone());
             return Some(Next::Step { decision: run.decision, step: run.step, action });
         }
         let run = self.runs.pop_front()?;
@@ -191,7 +220,12 @@ impl Ledger {
     pub fn action_on_its_way(&self) -> Option<&Action> {
         let run = self.runs.front()?;
         run.since?;
-        run.actions.get(run.outcomes.len())
+        run.action.as_ref()
+    }
+
+    /// Whether a list of this decision waits or is on its way.
+    pub fn has(&self, decision: DecisionId) -> bool {
+        self.runs.iter().any(|r| r.decision == decision)
     }
 
     /// Whether nothing waits.
@@ -199,8 +233,8 @@ impl Ledger {
         self.runs.is_empty()
     }
 
-    /// Takes all lists out, with who waits for each: the executor is going away.
-    pub fn drain(&mut self) -> impl Iterator<Item = (DecisionId, Option<u64>)> {
-        std::mem::take(&mut self.runs).into_iter().map(|r| (r.decision, r.caller))
+    /// Takes all lists out, because of `why`: nobody knows how the step on its way ends, and the others are not tried.
+    pub fn drain(&mut self, why: &str, executor: &str, now: Timestamp) -> Vec<Ended> {
+        std::mem::take(&mut self.runs).into_iter().map(|run| run.abandon(why, executor, now)).collect()
     }
 }

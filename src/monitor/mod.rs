@@ -52,6 +52,18 @@ impl Held {
     fn known(&self) -> Option<f64> {
         self.missing.is_none().then_some(self.value)
     }
+
+    /// Whether there is no value yet, and nobody has said that there will be none.
+    pub fn is_awaited(&self) -> bool {
+        fn awaited(reason: &MissingReason) -> bool {
+            match reason {
+                MissingReason::NoSample | MissingReason::NoSuchService(_) => true,
+                MissingReason::Input(_, root) => awaited(root),
+                _ => false,
+            }
+        }
+        self.missing.as_deref().is_some_and(awaited)
+    }
 }
 
 /// The number of a slot. Valid until the monitor is built again.
@@ -86,6 +98,8 @@ pub struct Monitor {
     by_id: FxHashMap<MetricId, SlotId>,
     inputs: Vec<Option<f64>>,
     generation: u64,
+    /// The earliest time at which one of the slots computed since [`Monitor::soonest`] was asked is due.
+    soonest: Option<Timestamp>,
 }
 
 impl Monitor {
@@ -108,6 +122,7 @@ impl Monitor {
             by_id: FxHashMap::default(),
             inputs: Vec::new(),
             generation: 0,
+            soonest: None,
             policy: policy.clone(),
         };
         for path in slot::remote_paths(&policy, paths) {
@@ -305,10 +320,38 @@ impl Monitor {
         }
     }
 
-    /// Takes what another monitor says of a metric that this one reads over a reference.
+    /// Takes what another monitor says of a metric that this one reads over a reference. Being told the same again changes nothing.
     pub fn tell(&mut self, slot: SlotId, held: Held, now: Timestamp, changed: &mut Vec<SlotId>) {
-        self.slots[slot as usize].held = held;
-        self.spread(slot, now, changed);
+        let s = &mut self.slots[slot as usize];
+        if let Source::Remote { asked, .. } = &mut s.source {
+            *asked = true;
+        }
+        if s.held != held {
+            s.held = held;
+            self.spread(slot, now, changed);
+        }
+    }
+
+    /// Forgets what was heard of a metric of another service: `why` stands there until it is told (again).
+    pub fn forget(
+        &mut self,
+        slot: SlotId,
+        why: MissingReason,
+        now: Timestamp,
+        changed: &mut Vec<SlotId>,
+    ) {
+        self.tell(slot, Held::missing(why), now, changed);
+        if let Source::Remote { asked, .. } = &mut self.slots[slot as usize].source {
+            *asked = false;
+        }
+    }
+
+    /// Notes that the metric of another service in this slot is asked for; answers whether it was not before.
+    pub fn ask(&mut self, slot: SlotId) -> bool {
+        match &mut self.slots[slot as usize].source {
+            Source::Remote { asked, .. } => !std::mem::replace(asked, true),
+            _ => false,
+        }
     }
 
     /// Gives a metric a value by action; creates the metric when there is none of this name.
@@ -349,6 +392,7 @@ impl Monitor {
     fn spread(&mut self, slot: SlotId, now: Timestamp, changed: &mut Vec<SlotId>) {
         self.generation += 1;
         self.mark(slot, changed);
+        self.note_due(slot);
         for i in 0..self.slots[slot as usize].dependents.len() {
             let dependent = self.slots[slot as usize].dependents[i];
             let touched = {
@@ -357,15 +401,30 @@ impl Monitor {
                     .source
                     .any_input(|input| slots[input as usize].generation == self.generation)
             };
-            if touched && self.compute(dependent, now) {
-                self.mark(dependent, changed);
+            if touched {
+                if self.compute(dependent, now) {
+                    self.mark(dependent, changed);
+                }
+                self.note_due(dependent);
             }
         }
+    }
+
+    fn note_due(&mut self, slot: SlotId) {
+        if let Some(due) = self.slots[slot as usize].due() {
+            self.soonest = Some(self.soonest.map_or(due, |s| s.min(due)));
+        }
+    }
+
+    /// When the first of the slots is due that were computed since this was asked last. The others are due when they were.
+    pub fn soonest(&mut self) -> Option<Timestamp> {
+        self.soonest.take()
     }
 
     fn mark(&mut self, slot: SlotId, changed: &mut Vec<SlotId>) {
         let s = &mut self.slots[slot as usize];
         s.generation = self.generation;
+        s.waiting = false;
         if let (Some(history), Some(value)) = (&mut s.history, s.held.known()) {
             history.push(s.held.at, value);
         }
@@ -396,23 +455,25 @@ impl Monitor {
     /// The reading of a slot, computed to the moment.
     pub fn reading(&mut self, slot: SlotId, now: Timestamp) -> Reading {
         let s = &mut self.slots[slot as usize];
-        if s.is_windowed() {
-            s.refresh(now);
-        }
-        self.slots[slot as usize].held.reading(now)
+        s.peek(now);
+        s.held.reading(now)
     }
 
     /// The reading of a metric by name; `name[label]` is a member of a family.
     pub fn read(&mut self, name: &str, now: Timestamp) -> Option<Reading> {
+        self.holds(name, now).map(|held| held.reading(now))
+    }
+
+    /// What is held of a metric by name; `name[label]` is a member of a family.
+    pub fn holds(&mut self, name: &str, now: Timestamp) -> Option<Held> {
         if let Some(slot) = self.named(name) {
-            return Some(self.reading(slot, now));
+            self.slots[slot as usize].peek(now);
+            return Some(self.held(slot).clone());
         }
         let (base, label) = name.strip_suffix(']')?.split_once('[')?;
-        let slot = self.named(base)?;
-        let s = &self.slots[slot as usize];
+        let s = &self.slots[self.named(base)? as usize];
         let value = s.family().iter().find(|(l, _)| &**l == label)?.1;
-        let held = Held { value, ..s.held.clone() };
-        Some(held.reading(now))
+        Some(Held { value, ..s.held.clone() })
     }
 
     /// The members of the family of a metric.
@@ -473,7 +534,7 @@ impl Monitor {
     /// The metrics of other services that are needed, by reference: what to be subscribed to.
     pub fn remotes(&self) -> impl Iterator<Item = (SlotId, &Arc<str>, &Arc<str>, bool)> {
         self.slots.iter().enumerate().filter_map(|(n, s)| match &s.source {
-            Source::Remote { reference, metric } => Some((n as SlotId, reference, metric, s.needed)),
+            Source::Remote { reference, metric, .. } => Some((n as SlotId, reference, metric, s.needed)),
             _ => None,
         })
     }
@@ -518,11 +579,18 @@ impl Monitor {
         now: Timestamp,
         changed: &mut Vec<SlotId>,
     ) {
-        if let Source::Group(group) = &mut self.slots[slot as usize].source
-            && group.take(member, held, now)
-        {
-            self.slots[slot as usize].refresh(now);
-            self.spread(slot, now, changed);
+        let s = &mut self.slots[slot as usize];
+        let Source::Group(group) = &mut s.source else { return };
+        match group.take(member, held, now) {
+            None => {}
+            Some(true) => {
+                s.refresh(now);
+                self.spread(slot, now, changed);
+            }
+            Some(false) => {
+                s.waiting = true;
+                self.note_due(slot);
+            }
         }
     }
 
@@ -571,7 +639,7 @@ impl Monitor {
                 Source::Sensor { spec, .. } if spec.every().is_some() => {
                     leaves.push(Refresh::Sensor(number, s.name.clone()));
                 }
-                Source::Remote { reference, metric } => {
+                Source::Remote { reference, metric, .. } => {
                     leaves.push(Refresh::Remote(number, reference.clone(), metric.clone()));
                 }
                 _ => {}

@@ -1,6 +1,6 @@
 //! One metric of a monitor: where its values come from, what it holds, who wants it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::knowledge::pool::Pool;
 use crate::knowledge::window::Window;
 use crate::model::connector::SensorSpec;
 use crate::model::ports::MetricInfo;
-use crate::model::{MetricPath, MissingReason, Reading, Timestamp};
+use crate::model::{Aggregate, MetricPath, MissingReason, Reading, Timestamp};
 use crate::policy::expression::{EvalError, Expression};
 use crate::policy::{GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, WindowPolicy};
 
@@ -19,6 +19,12 @@ const FUTURE: Duration = Duration::from_secs(10);
 
 /// How many members of a family are kept.
 const MAX_FAMILY: usize = 1_024;
+
+/// The time of what is computed from constants alone: never old, and still a time that can be written down (the end of the year 9999).
+const TIMELESS: Timestamp = Timestamp(253_402_300_799_000_000);
+
+/// How often an `age` without a window is computed anew.
+const AGE_STEP: Duration = Duration::from_secs(1);
 
 /// A window that loses samples is computed again at most this often within its length, so that expiry costs no more than arrival.
 const EXPIRY_STEPS: u32 = 64;
@@ -39,7 +45,7 @@ pub enum Refused {
     #[error("the sample is more than 10 s in the future")]
     Future,
     /// No such metric.
-    #[error("there is no such metric")]
+    #[error("there is no such metric, or it is computed")]
     NoMetric,
 }
 
@@ -54,6 +60,8 @@ pub(super) struct Slot {
     pub(super) consumers: Vec<u16>,
     pub(super) observed: bool,
     pub(super) needed: bool,
+    /// Whether the value may differ from what was spread last: it waits for [`Slot::due`].
+    pub(super) waiting: bool,
     /// The spread in which it last got a value.
     pub(super) generation: u64,
     pub(super) history: Option<Box<History>>,
@@ -73,6 +81,8 @@ pub(super) enum Source {
     Remote {
         reference: Arc<str>,
         metric: Arc<str>,
+        /// Whether the service that the reference leads to was asked for it, or has told it, since the reference was bound.
+        asked: bool,
     },
     Expression {
         expression: Expression,
@@ -131,6 +141,25 @@ impl Tally {
         }
     }
 
+    /// The same values, added up as `policy` says.
+    fn reshape(self, policy: &GroupPolicy, numbers: &BTreeMap<Arc<str>, u32>) -> Self {
+        match (self, policy.over) {
+            (Self::Over(window), Some(over)) => {
+                Self::Over(Box::new(window.reshape(policy.aggregate, Some(over))))
+            }
+            (Self::Newest(old), None) => {
+                let mut pool = Pool::new(policy.aggregate);
+                for number in numbers.values() {
+                    if let Some(value) = old.get(*number) {
+                        pool.set(*number, value);
+                    }
+                }
+                Self::Newest(pool)
+            }
+            _ => Self::new(policy),
+        }
+    }
+
     fn value(&mut self, now: Timestamp) -> Option<f64> {
         match self {
             Self::Newest(pool) => pool.value(),
@@ -154,28 +183,50 @@ impl Group {
     }
 
     pub(super) fn set_members(&mut self, members: BTreeMap<Arc<str>, Vec<Arc<str>>>) {
-        let gone: Vec<Arc<str>> = self
-            .members
-            .iter()
-            .filter(|(m, labels)| members.get(*m) != Some(labels))
-            .map(|(m, _)| m.clone())
-            .collect();
-        for member in gone {
-            if let Some(number) = self.numbers.remove(&member) {
-                self.total.drop_member(number);
-                for tally in self.labelled.values_mut() {
+        let before = std::mem::replace(&mut self.members, members);
+        for (member, labels) in before {
+            let now = self.members.get(&member);
+            let Some(number) = self.numbers.get(&member).copied() else { continue };
+            for label in labels.iter().filter(|l| now.is_none_or(|now| !now.contains(l))) {
+                if let Some(tally) = self.labelled.get_mut(label) {
                     tally.drop_member(number);
                 }
             }
+            match now.cloned() {
+                None => {
+                    self.numbers.remove(&member);
+                    self.total.drop_member(number);
+                }
+                Some(now) => self.move_member(number, now.iter().filter(|l| !labels.contains(l))),
+            }
         }
-        self.members = members;
-        let live: Vec<&Arc<str>> = self.members.values().flatten().collect();
-        self.labelled.retain(|label, _| live.contains(&label));
+        let live: BTreeSet<&Arc<str>> = self.members.values().flatten().collect();
+        self.labelled.retain(|label, _| live.contains(label));
     }
 
-    /// Whether the group has a new value to compute.
-    pub(super) fn take(&mut self, member: &str, held: &Held, now: Timestamp) -> bool {
-        let Some((member, labels)) = self.members.get_key_value(member) else { return false };
+    /// Counts what a member said last under further labels.
+    fn move_member<'a>(&mut self, number: u32, labels: impl Iterator<Item = &'a Arc<str>>) {
+        let Tally::Newest(pool) = &self.total else { return };
+        let Some(value) = pool.get(number) else { return };
+        for label in labels {
+            let policy = &self.policy;
+            let tally = self.labelled.entry(label.clone()).or_insert_with(|| Tally::new(policy));
+            tally.put(number, value, self.fed);
+        }
+    }
+
+    /// Takes over the members of `old`, and of their values what means the same here.
+    fn inherit(&mut self, old: Self) {
+        let Self { members, numbers, next, total, labelled, fed, .. } = old;
+        self.total = total.reshape(&self.policy, &numbers);
+        self.labelled =
+            labelled.into_iter().map(|(l, t)| (l, t.reshape(&self.policy, &numbers))).collect();
+        (self.members, self.numbers, self.next, self.fed) = (members, numbers, next, fed);
+    }
+
+    /// Whether the group is to be computed now; `None` when nobody of this name is a member.
+    pub(super) fn take(&mut self, member: &str, held: &Held, now: Timestamp) -> Option<bool> {
+        let (member, labels) = self.members.get_key_value(member)?;
         let number = match self.numbers.get(member) {
             Some(number) => *number,
             None => {
@@ -206,10 +257,10 @@ impl Group {
                 }
             }
         }
-        match (self.policy.every, self.computed) {
+        Some(match (self.policy.every, self.computed) {
             (Some(every), Some(last)) => now.since(last) >= every,
             _ => true,
-        }
+        })
     }
 
     fn value(&mut self, now: Timestamp) -> (Option<f64>, Vec<(Arc<str>, f64)>) {
@@ -247,6 +298,11 @@ impl Source {
         !matches!(self, Self::Remote { .. })
     }
 
+    /// Whether its values come as samples, rather than being computed or told by another monitor.
+    pub(super) fn takes_samples(&self) -> bool {
+        matches!(self, Self::Sensor { .. } | Self::Output | Self::Published)
+    }
+
     pub(super) fn takes_pushed(&self) -> bool {
         match self {
             Self::Published => true,
@@ -282,6 +338,7 @@ impl Slot {
             consumers: Vec::new(),
             observed: false,
             needed: false,
+            waiting: false,
             generation: 0,
             history: None,
             family: None,
@@ -293,7 +350,7 @@ impl Slot {
     pub(super) fn remote(path: &MetricPath) -> Self {
         let source = match path {
             MetricPath::Via { reference, metric } => {
-                Source::Remote { reference: reference.clone(), metric: metric.clone() }
+                Source::Remote { reference: reference.clone(), metric: metric.clone(), asked: false }
             }
             MetricPath::Own(_) => Source::Published,
         };
@@ -336,7 +393,11 @@ impl Slot {
             (Source::Sensor { .. }, Source::Sensor { .. })
             | (Source::Output, Source::Output)
             | (Source::Published, Source::Published) => true,
-            (Source::Remote { reference: a, metric: b }, Source::Remote { reference: c, metric: d }) => {
+            (
+                Source::Remote { reference: a, metric: b, asked },
+                Source::Remote { reference: c, metric: d, asked: was_asked },
+            ) => {
+                *asked = was_asked;
                 *a == c && *b == d
             }
             (
@@ -347,8 +408,12 @@ impl Slot {
                 (*computed, *fed) = (when, newest);
                 policy.aggregate == old.aggregate && policy.over == old.over
             }
-            (Source::Group(new), Source::Group(old)) if new.policy == old.policy => {
-                *new = old;
+            (Source::Group(new), Source::Group(old))
+                if new.policy.of == old.policy.of
+                    && new.policy.from == old.policy.from
+                    && new.policy.by == old.policy.by =>
+            {
+                new.inherit(*old);
                 true
             }
             _ => false,
@@ -385,6 +450,9 @@ impl Slot {
         at: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<(), Refused> {
+        if !self.source.takes_samples() {
+            return Err(Refused::NoMetric);
+        }
         if !value.is_finite() {
             return Err(Refused::NotFinite);
         }
@@ -434,6 +502,7 @@ impl Slot {
                     window.insert(*fed, value);
                     self.held.stale_at = input.held.stale_at;
                     self.held.at = input.held.at;
+                    self.waiting = true;
                 }
                 if let (Some(every), Some(last)) = (policy.every, *computed)
                     && now.since(last) < every
@@ -457,6 +526,9 @@ impl Slot {
                         self.held.value = value;
                         self.held.missing = None;
                     }
+                    // What was never fed has not had its chance yet.
+                    None if *fed == Timestamp::default() => {}
+                    None if self.held.missing.as_deref() == Some(&MissingReason::EmptyWindow) => {}
                     None => self.held.missing = Some(Arc::new(MissingReason::EmptyWindow)),
                 }
             }
@@ -464,6 +536,10 @@ impl Slot {
                 let (value, family) = group.value(now);
                 self.held = match value {
                     Some(value) => Held { value, missing: None, at: group.fed, stale_at: None },
+                    // Members that have not spoken yet may still do.
+                    None if group.fed == Timestamp::default() && !group.members.is_empty() => {
+                        Held::missing(MissingReason::NoSample)
+                    }
                     None => Held::missing(MissingReason::EmptyWindow),
                 };
                 self.set_family(family);
@@ -481,6 +557,24 @@ impl Slot {
         }
     }
 
+    /// Brings a windowed value to the moment for one reader; others learn of a change when it is [`Slot::due`].
+    /// A metric that is computed `every` so often keeps its value in between.
+    pub(super) fn peek(&mut self, now: Timestamp) {
+        let (every, computed) = match &self.source {
+            Source::Window { policy, computed, .. } => (policy.every, *computed),
+            Source::Group(g) if g.policy.over.is_some() => (g.policy.every, g.computed),
+            _ => return,
+        };
+        if let (Some(every), Some(last)) = (every, computed)
+            && now.since(last) < every
+        {
+            return;
+        }
+        let (value, known) = (self.held.value, self.held.missing.is_none());
+        self.refresh(now);
+        self.waiting |= value != self.held.value || known != self.held.missing.is_none();
+    }
+
     /// When the value changes by the mere passing of time, if somebody wants to know.
     pub(super) fn due(&self) -> Option<Timestamp> {
         if !self.needed {
@@ -488,7 +582,9 @@ impl Slot {
         }
         let (over, every, computed, expiry) = match &self.source {
             Source::Window { window, policy, computed, .. } => {
-                (policy.over, policy.every, *computed, window.next_expiry())
+                let ages = policy.aggregate == Aggregate::Age && self.held.missing.is_none();
+                let expiry = if ages { computed.map(|c| c.after(AGE_STEP)) } else { window.next_expiry() };
+                (policy.over, policy.every, *computed, expiry)
             }
             Source::Group(g) => {
                 let expiry = match &g.total {
@@ -501,9 +597,8 @@ impl Slot {
         };
         // What arrived since the last computation waits for `every`; what expires waits for a step of the window.
         let step = every.or(over.map(|o| o / EXPIRY_STEPS)).unwrap_or_default();
-        let waiting = every.is_some() && computed.is_some_and(|c| self.held.at > c);
         let soonest = computed.map(|c| c.after(step));
-        match (expiry, waiting) {
+        match (expiry, self.waiting) {
             (_, true) => soonest,
             (Some(expiry), false) => Some(soonest.map_or(expiry, |s| s.max(expiry))),
             (None, false) => None,
@@ -601,8 +696,7 @@ fn evaluate(
     }
     let reason = match expression.eval(scratch) {
         Ok(value) => {
-            // A constant is as old as time; it is given the newest there is so that it never looks old.
-            *held = Held { value, missing: None, at: at.unwrap_or(Timestamp(i64::MAX)), stale_at };
+            *held = Held { value, missing: None, at: at.unwrap_or(TIMELESS), stale_at };
             return;
         }
         Err(EvalError::MissingInput(number)) => {

@@ -7,11 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Action, Alarm, AlarmKind, DecisionId, Reading, Timestamp};
+use crate::model::{
+    Action, Alarm, AlarmKind, DecisionId, HumanDuration, MissingReason, Reading, Timestamp,
+};
 use crate::policy::{PlanPolicy, PlanRow};
 
 /// How long a strategy waits for readings of other services.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The shortest rest between two plans, whatever the cooldown: a row never plans twice in one turn.
+const LEAST_REST: Duration = Duration::from_millis(100);
 
 /// How many times one strategy may come back for more readings within one plan.
 const MAX_ROUNDS: u32 = 16;
@@ -47,7 +52,6 @@ struct Wait {
 #[derive(Debug, Default)]
 struct Task {
     wait: Option<Wait>,
-    running: Option<DecisionId>,
     /// Nothing more to plan: an alarm of recovery is answered once.
     done: bool,
     upshot: Option<Upshot>,
@@ -77,33 +81,32 @@ pub struct Planner {
     policy: Arc<PlanPolicy>,
     cases: BTreeMap<String, Case>,
     rest: BTreeMap<TaskId, Timestamp>,
+    /// The plans that are being carried out. They outlive their cases, so that none is started twice.
+    running: BTreeMap<TaskId, DecisionId>,
 }
 
 impl Planner {
     /// Builds the planner of `policy`. Standing alarms are kept; rows that are the same keep their cooldowns and what runs.
     pub fn build(policy: Arc<PlanPolicy>, before: Option<Self>) -> Self {
-        let mut planner = Self { policy, cases: BTreeMap::new(), rest: BTreeMap::new() };
+        let mut planner =
+            Self { policy, cases: BTreeMap::new(), rest: BTreeMap::new(), running: BTreeMap::new() };
         let Some(before) = before else { return planner };
-        let moved = |row: usize| planner.policy.rows.iter().position(|r| *r == before.policy.rows[row]);
-        for (task, until) in &before.rest {
-            if let Some(row) = moved(task.row) {
-                planner.rest.insert(TaskId { slo: task.slo.clone(), row }, *until);
-            }
-        }
-        let mut cases = BTreeMap::new();
+        let rows = planner.policy.clone();
+        let moved = |row: usize| rows.rows.iter().position(|r| *r == before.policy.rows[row]);
+        let moved_task = |task: &TaskId| Some(TaskId { slo: task.slo.clone(), row: moved(task.row)? });
+        planner.rest = before.rest.iter().filter_map(|(t, until)| Some((moved_task(t)?, *until))).collect();
+        planner.running = before.running.iter().filter_map(|(t, d)| Some((moved_task(t)?, *d))).collect();
         for (slo, case) in before.cases {
-            let mut tasks: BTreeMap<usize, Task> = BTreeMap::new();
-            for (row, task) in case.tasks {
-                if let Some(row) = planner.policy.rows.iter().position(|r| *r == before.policy.rows[row]) {
-                    tasks.insert(row, task);
+            let mut tasks: BTreeMap<usize, Task> =
+                case.tasks.into_iter().filter_map(|(row, task)| Some((moved(row)?, task))).collect();
+            // A recovery that is over is no matter for a row that was not there.
+            if case.alarm.kind != AlarmKind::Recovered {
+                for row in planner.matching(&case.alarm) {
+                    tasks.entry(row).or_default();
                 }
             }
-            for row in planner.matching(&case.alarm) {
-                tasks.entry(row).or_default();
-            }
-            cases.insert(slo, Case { alarm: case.alarm, tasks });
+            planner.cases.insert(slo, Case { alarm: case.alarm, tasks });
         }
-        planner.cases = cases;
         planner
     }
 
@@ -164,30 +167,33 @@ impl Planner {
 
     /// The next task that may plan at `now`. A strategy whose readings did not come in time plans without them.
     pub fn next(&mut self, now: Timestamp) -> Option<(TaskId, Arc<PlanRow>, Alarm)> {
-        let (slo, row) = self.cases.iter().find_map(|(slo, case)| {
-            case.tasks.iter().find_map(|(row, task)| {
-                let rested = self.rest.get(&TaskId { slo: slo.clone(), row: *row }).is_none_or(|t| *t <= now);
-                let waits = task.wait.as_ref().is_some_and(|w| !w.missing.is_empty() && now < w.deadline);
-                (task.running.is_none() && !task.done && !waits && (rested || task.wait.is_some()))
-                    .then(|| (slo.clone(), *row))
-            })
-        })?;
-        let policy = self.policy.rows[row].clone();
-        let alarm = self.cases.get(&slo)?.alarm.clone();
-        Some((TaskId { slo, row }, policy, alarm))
+        let id = self.ready().find(|(_, at)| at.is_none_or(|t| t <= now)).map(|(id, _)| id)?;
+        let policy = self.policy.rows[id.row].clone();
+        let alarm = self.cases.get(&id.slo)?.alarm.clone();
+        if let Some(wait) = self.task(&id).and_then(|t| t.wait.as_mut()) {
+            wait.give_up();
+        }
+        Some((id, policy, alarm))
     }
 
     /// When [`Planner::next`] will have something that it has not now.
     pub fn due(&self) -> Option<Timestamp> {
-        let tasks =
-            self.cases.iter().flat_map(|(slo, case)| case.tasks.iter().map(move |(row, t)| (slo, *row, t)));
-        tasks
-            .filter(|(_, _, task)| task.running.is_none() && !task.done)
-            .filter_map(|(slo, row, task)| match &task.wait {
+        self.ready().filter_map(|(_, at)| at).min()
+    }
+
+    /// The tasks that have something to plan, and from when on they may (`None`: at once).
+    fn ready(&self) -> impl Iterator<Item = (TaskId, Option<Timestamp>)> {
+        let tasks = self.cases.iter().flat_map(|(slo, case)| {
+            case.tasks.iter().map(move |(row, task)| (TaskId { slo: slo.clone(), row: *row }, task))
+        });
+        tasks.filter(|(id, task)| !task.done && !self.running.contains_key(id)).map(|(id, task)| {
+            let at = match &task.wait {
+                Some(wait) if wait.missing.is_empty() => None,
                 Some(wait) => Some(wait.deadline),
-                None => self.rest.get(&TaskId { slo: slo.clone(), row }).copied(),
-            })
-            .min()
+                None => self.rest.get(&id).copied(),
+            };
+            (id, at)
+        })
     }
 
     fn task(&mut self, id: &TaskId) -> Option<&mut Task> {
@@ -197,14 +203,6 @@ impl Planner {
     /// The readings that were fetched for this plan so far.
     pub fn fetched(&mut self, id: &TaskId) -> BTreeMap<(String, String), Reading> {
         self.task(id).and_then(|t| t.wait.as_ref()).map(|w| w.known.clone()).unwrap_or_default()
-    }
-
-    /// The readings that did not come, if the strategy has run out of patience for them.
-    pub fn overdue(&mut self, id: &TaskId) -> Vec<(String, String)> {
-        self.task(id)
-            .and_then(|t| t.wait.as_ref())
-            .map(|w| w.missing.iter().cloned().collect())
-            .unwrap_or_default()
     }
 
     /// The strategy needs these readings; `false` when it has come back too often.
@@ -232,8 +230,7 @@ impl Planner {
     /// The plan of a task is made. Answers whether it says anything new since the last plan of the same case, and which decision it
     /// follows on: one that was carried out and did not help.
     pub fn planned(&mut self, id: &TaskId, upshot: Upshot, now: Timestamp) -> (bool, Option<DecisionId>) {
-        let cooldown = self.policy.rows[id.row].cooldown;
-        self.rest.insert(id.clone(), now.after(cooldown));
+        self.rest.insert(id.clone(), self.rested(id.row, now));
         let once = self.cases.get(&id.slo).is_some_and(|c| c.alarm.kind == AlarmKind::Recovered);
         let Some(task) = self.task(id) else { return (true, None) };
         task.wait = None;
@@ -245,8 +242,8 @@ impl Planner {
 
     /// The plan of a task is being carried out.
     pub fn started(&mut self, id: &TaskId, decision: DecisionId) {
+        self.running.insert(id.clone(), decision);
         if let Some(task) = self.task(id) {
-            task.running = Some(decision);
             // The same actions again, after these were carried out, are news.
             task.upshot = None;
         }
@@ -254,15 +251,29 @@ impl Planner {
 
     /// A plan was carried out; the cooldown counts from now.
     pub fn finished(&mut self, decision: DecisionId, now: Timestamp) {
-        let rows = &self.policy.rows;
-        for (slo, case) in &mut self.cases {
-            for (row, task) in &mut case.tasks {
-                if task.running == Some(decision) {
-                    task.running = None;
-                    task.acted = Some(decision);
-                    self.rest.insert(TaskId { slo: slo.clone(), row: *row }, now.after(rows[*row].cooldown));
-                }
+        let done: Vec<TaskId> =
+            self.running.iter().filter(|(_, d)| **d == decision).map(|(id, _)| id.clone()).collect();
+        for id in done {
+            self.running.remove(&id);
+            if let Some(task) = self.task(&id) {
+                task.acted = Some(decision);
             }
+            let until = self.rested(id.row, now);
+            self.rest.insert(id, until);
+        }
+    }
+
+    fn rested(&self, row: usize, now: Timestamp) -> Timestamp {
+        now.after(self.policy.rows[row].cooldown.max(LEAST_REST))
+    }
+}
+
+impl Wait {
+    /// What has not come by now will not come.
+    fn give_up(&mut self) {
+        for need in std::mem::take(&mut self.missing) {
+            let reason = MissingReason::Timeout(HumanDuration(PATIENCE).to_string());
+            self.known.insert(need, Reading::missing(reason));
         }
     }
 }

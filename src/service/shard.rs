@@ -33,7 +33,16 @@ pub trait Surroundings {
 enum Place {
     Live(Box<ServiceLoop>),
     /// A turn of it panicked.
-    Quarantined(Arc<str>, String),
+    Quarantined(ServiceId),
+}
+
+impl Place {
+    fn id(&self) -> ServiceId {
+        match self {
+            Self::Live(service) => service.id(),
+            Self::Quarantined(id) => *id,
+        }
+    }
 }
 
 type Listeners = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
@@ -118,6 +127,9 @@ impl Shard {
                     let at = (sample.at != NOW).then_some(sample.at);
                     match self.by_id.get(&sample.service) {
                         None => self.tally.refused += 1,
+                        Some(place) if !matches!(self.places[*place], Some(Place::Live(_))) => {
+                            self.tally.refused += 1;
+                        }
                         Some(place) => self.with(*place, surroundings, effects, |service, turn| {
                             service.sample(sample.metric, sample.value, at, turn);
                         }),
@@ -161,38 +173,41 @@ impl Shard {
         work: impl FnOnce(&mut ServiceLoop, &mut Turn<'_>),
     ) {
         let Some(Some(Place::Live(service))) = self.places.get_mut(place) else { return };
-        let surroundings = std::cell::RefCell::new(surroundings);
-        let mut turn = Turn {
-            now: self.now,
-            host: &mut self.host,
-            limits: &mut || surroundings.borrow_mut().limits(),
-            cut: &mut |progress| surroundings.borrow_mut().cut(progress),
-            metric_id: &mut |name| surroundings.borrow_mut().metric_id(name),
+        let result = guarded(
+            self.now,
+            &mut self.host,
+            &mut self.mail,
+            &mut self.tally,
+            surroundings,
             effects,
-            mail: &mut self.mail,
-            tally: &mut self.tally,
-        };
-        let result = catch_unwind(AssertUnwindSafe(|| work(service, &mut turn)));
+            |turn| work(service, turn),
+        );
         match result {
             Ok(()) => {
                 if let Some(wake) = service.wake() {
                     arm(&mut self.wakes, &mut self.armed, place, wake);
                 }
             }
-            Err(panic) => self.quarantine(place, panic.as_ref(), effects),
+            Err(why) => self.quarantine(place, &why, surroundings, effects),
         }
     }
 
-    fn quarantine(&mut self, place: usize, panic: &(dyn std::any::Any + Send), effects: &mut Vec<Effect>) {
-        let why = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("a turn panicked")
-            .to_string();
-        let Some(Some(Place::Live(service))) = self.places.get(place) else { return };
+    fn quarantine(
+        &mut self,
+        place: usize,
+        why: &str,
+        surroundings: &mut dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(Some(Place::Live(service))) = self.places.get_mut(place).map(Option::take) else { return };
         let (name, id) = (service.name.clone(), service.id());
-        effects.push(Effect::Sensors(name.clone(), id, Vec::new()));
+        self.places[place] = Some(Place::Quarantined(id));
+        self.armed[place] = None;
+        self.say_quarantined(&name, why, effects);
+        self.retire(*service, &PortError::Quarantined(name.to_string()), surroundings, effects);
+    }
+
+    fn say_quarantined(&self, name: &str, why: &str, effects: &mut Vec<Effect>) {
         effects.push(Effect::Event(Event {
             at: self.now,
             service: Some(name.to_string()),
@@ -200,7 +215,31 @@ impl Shard {
             correlation: None,
             text: format!("quarantined: a turn panicked: {why}"),
         }));
-        self.places[place] = Some(Place::Quarantined(name, why));
+    }
+
+    /// Lets a service say its last words; who listens to it is kept for when it comes back.
+    fn retire(
+        &mut self,
+        service: ServiceLoop,
+        why: &PortError,
+        surroundings: &mut dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (name, id) = (service.name.clone(), service.id());
+        let result = guarded(
+            self.now,
+            &mut self.host,
+            &mut self.mail,
+            &mut self.tally,
+            surroundings,
+            effects,
+            |turn| service.retire(why, turn),
+        );
+        match result {
+            Ok(listeners) if listeners.is_empty() => {}
+            Ok(listeners) => drop(self.orphans.insert(name, listeners)),
+            Err(_) => effects.push(Effect::Sensors(name, id, Vec::new())),
+        }
     }
 
     fn apply(&mut self, apply: Apply, surroundings: &mut dyn Surroundings, effects: &mut Vec<Effect>) {
@@ -235,53 +274,40 @@ impl Shard {
         surroundings: &mut dyn Surroundings,
         effects: &mut Vec<Effect>,
     ) {
-        let name = apply.policy.name.clone();
-        let surroundings = std::cell::RefCell::new(surroundings);
-        let mut turn = Turn {
-            now: self.now,
-            host: &mut self.host,
-            limits: &mut || surroundings.borrow_mut().limits(),
-            cut: &mut |progress| surroundings.borrow_mut().cut(progress),
-            metric_id: &mut |name| surroundings.borrow_mut().metric_id(name),
+        let (name, id) = (apply.policy.name.clone(), apply.id);
+        let result = guarded(
+            self.now,
+            &mut self.host,
+            &mut self.mail,
+            &mut self.tally,
+            surroundings,
             effects,
-            mail: &mut self.mail,
-            tally: &mut self.tally,
-        };
-        match catch_unwind(AssertUnwindSafe(|| ServiceLoop::attach(apply, &mut turn))) {
+            |turn| ServiceLoop::attach(apply, turn),
+        );
+        match result {
             Ok(service) => {
                 if let Some(wake) = service.wake() {
                     arm(&mut self.wakes, &mut self.armed, place, wake);
                 }
                 self.places[place] = Some(Place::Live(Box::new(service)));
             }
-            Err(_) => {
-                self.places[place] = Some(Place::Quarantined(name, "attaching it panicked".into()));
+            Err(why) => {
+                self.say_quarantined(&name, &why, effects);
+                self.places[place] = Some(Place::Quarantined(id));
             }
         }
     }
 
     fn detach(&mut self, name: &str, surroundings: &mut dyn Surroundings, effects: &mut Vec<Effect>) {
         let Some(place) = self.by_name.remove(name) else { return };
-        self.by_id.retain(|_, p| *p != place);
         self.armed[place] = None;
-        if let Some(Place::Live(service)) = self.places[place].take() {
-            let surroundings = std::cell::RefCell::new(surroundings);
-            let mut turn = Turn {
-                now: self.now,
-                host: &mut self.host,
-                limits: &mut || surroundings.borrow_mut().limits(),
-                cut: &mut |progress| surroundings.borrow_mut().cut(progress),
-                metric_id: &mut |name| surroundings.borrow_mut().metric_id(name),
-                effects,
-                mail: &mut self.mail,
-                tally: &mut self.tally,
-            };
-            let listeners = service.retire(&mut turn);
-            if !listeners.is_empty() {
-                self.orphans.insert(name.into(), listeners);
-            }
-        }
         self.free.push(place);
+        let Some(gone) = self.places[place].take() else { return };
+        self.by_id.remove(&gone.id());
+        if let Place::Live(service) = gone {
+            let why = PortError::Unavailable("the service was detached".into());
+            self.retire(*service, &why, surroundings, effects);
+        }
     }
 
     /// Gives the letters to the services of this shard, in order, until none is left; those for other shards become effects.
@@ -300,16 +326,14 @@ impl Shard {
                 }));
                 break;
             }
-            if self.shards > 1 && shard_of(&name, self.shards) != self.number {
-                effects.push(Effect::Send(name, letter));
-                continue;
-            }
             match self.by_name.get(&name).copied() {
                 Some(place) if matches!(self.places[place], Some(Place::Live(_))) => {
                     self.with(place, surroundings, effects, |service, turn| service.handle(letter, turn));
                 }
-                Some(_) => self.return_letter(&name, letter, true, effects),
-                None => self.return_letter(&name, letter, false, effects),
+                None if self.shards > 1 && shard_of(&name, self.shards) != self.number => {
+                    effects.push(Effect::Send(name, letter));
+                }
+                place => self.return_letter(&name, letter, place.is_some(), effects),
             }
             queue.extend(self.mail.drain(..));
         }
@@ -359,18 +383,49 @@ impl Shard {
                 };
                 self.mail.push((from, Letter::StepEnded { decision, step, outcome, inverse: None }));
             }
-            Letter::Call { token, request } if !matches!(request, Request::Unsubscribe { .. }) => {
-                let error = match self.by_name.get(name).and_then(|p| self.places[*p].as_ref()) {
-                    Some(Place::Quarantined(name, _)) if quarantined => {
-                        PortError::Quarantined(name.to_string())
-                    }
-                    _ => PortError::NoSuchService(name.to_string()),
+            Letter::Call { token, request: Request::Unsubscribe { .. } } => {
+                effects.push(Effect::Reply(token, Response::Done));
+            }
+            Letter::Call { token, .. } => {
+                let error = match quarantined {
+                    true => PortError::Quarantined(name.to_string()),
+                    false => PortError::NoSuchService(name.to_string()),
                 };
                 effects.push(Effect::Reply(token, Response::Error(error)));
             }
             _ => {}
         }
     }
+}
+
+/// Runs `work` as a turn at `now`.
+///
+/// # Errors
+/// What it panicked with.
+fn guarded<T>(
+    now: Timestamp,
+    host: &mut StrategyHost,
+    mail: &mut Vec<(Arc<str>, Letter)>,
+    tally: &mut Tally,
+    surroundings: &mut dyn Surroundings,
+    effects: &mut Vec<Effect>,
+    work: impl FnOnce(&mut Turn<'_>) -> T,
+) -> Result<T, String> {
+    let surroundings = std::cell::RefCell::new(surroundings);
+    let mut turn = Turn {
+        now,
+        host,
+        limits: &mut || surroundings.borrow_mut().limits(),
+        cut: &mut |progress| surroundings.borrow_mut().cut(progress),
+        metric_id: &mut |name| surroundings.borrow_mut().metric_id(name),
+        effects,
+        mail,
+        tally,
+    };
+    catch_unwind(AssertUnwindSafe(|| work(&mut turn))).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for no known reason").to_string()
+    })
 }
 
 fn arm(

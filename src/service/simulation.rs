@@ -264,6 +264,11 @@ impl Simulation {
         sum
     }
 
+    /// How many services are in quarantine because a turn of theirs panicked.
+    pub fn quarantined(&self) -> usize {
+        self.shards.iter().map(Shard::quarantined).sum()
+    }
+
     /// A letter to a service.
     pub fn letter(&mut self, service: &str, letter: Letter) {
         self.message(service, Message::To(service.into(), letter));

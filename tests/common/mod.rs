@@ -1,13 +1,133 @@
 //! What the tests in virtual time share.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use homeostat::model::Timestamp;
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use homeostat::model::ports::PortError;
+use homeostat::model::{Action, AlarmKind, Decision, OutcomeStatus, Timestamp, Verdict};
 use homeostat::policy::load::Sources;
 use homeostat::policy::set::PolicySet;
+use homeostat::service::message::{Request, Response};
 use homeostat::service::simulation::Simulation;
 
 /// 2013-12-13T09:03:06Z, the time base of the CPU alarm of S1.
 pub const START: Timestamp = Timestamp(1_386_925_386_000_000);
+
+/// A simulation that fails its test when a turn panicked in it.
+pub struct Sim(pub Simulation);
+
+impl Deref for Sim {
+    type Target = Simulation;
+    fn deref(&self) -> &Simulation {
+        &self.0
+    }
+}
+
+impl DerefMut for Sim {
+    fn deref_mut(&mut self) -> &mut Simulation {
+        &mut self.0
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let said: Vec<&str> =
+                self.events.iter().filter(|e| e.phase == "daemon").map(|e| e.text.as_str()).collect();
+            assert_eq!(self.quarantined(), 0, "{said:?}");
+        }
+    }
+}
+
+impl Sim {
+    /// Nothing attached, at [`START`].
+    pub fn new(shards: usize) -> Self {
+        Self(Simulation::new(START, shards))
+    }
+
+    /// Makes `yaml` what is attached: services that it lacks are detached.
+    pub fn reapply(&mut self, running: &mut PolicySet, yaml: &str) {
+        let next = policies(&[("policy.yaml", yaml)]);
+        for name in running.services.keys().filter(|name| !next.services.contains_key(*name)) {
+            self.detach(name);
+        }
+        self.apply(&next);
+        *running = next;
+    }
+
+    /// Applies a text over what is attached.
+    pub fn change(&mut self, yaml: &str) {
+        self.apply(&policies(&[("policy.yaml", yaml)]));
+    }
+
+    /// Lets so many seconds pass.
+    pub fn wait(&mut self, seconds: u64) {
+        self.advance(Duration::from_secs(seconds));
+    }
+
+    /// The value of a metric, if it is fresh.
+    pub fn value(&mut self, service: &str, metric: &str) -> Option<f64> {
+        self.get(service, metric).fresh()
+    }
+
+    /// The components of a service, by their first letters: `MAPE`.
+    pub fn components(&mut self, service: &str) -> String {
+        let Ok(status) = self.status(service) else { return "-".into() };
+        status.components.iter().map(|c| c.component.as_str()[..1].to_uppercase()).collect()
+    }
+
+    /// The alarms that decisions of a service are about, in order.
+    pub fn alarms(&self, service: &str) -> Vec<AlarmKind> {
+        self.decisions_of(service).iter().filter_map(|d| Some(d.alarm.as_ref()?.kind)).collect()
+    }
+
+    /// The verdicts of a service, in order.
+    pub fn verdicts(&self, service: &str) -> Vec<Verdict> {
+        self.decisions_of(service).iter().map(|d| d.verdict.clone()).collect()
+    }
+
+    /// How the actions of the last decision ended.
+    pub fn outcomes(&self, service: &str) -> Vec<OutcomeStatus> {
+        let last = self.decisions_of(service).last().map(|d| d.outcomes.clone()).unwrap_or_default();
+        last.into_iter().map(|o| o.status).collect()
+    }
+
+    /// What a reference is bound to.
+    pub fn bound(&mut self, service: &str, reference: &str) -> Option<String> {
+        self.status(service).ok()?.references.get(reference)?.bound.clone()
+    }
+
+    /// Switches an SLO on or off.
+    pub fn enable(&mut self, service: &str, slo: &str, on: bool) {
+        let response = self.call(service, Request::EnableSlo { name: slo.into(), on });
+        assert_eq!(response, Some(Response::Done));
+    }
+
+    /// The values told to a subscription, with the seconds since [`START`].
+    pub fn told(&self, token: u64) -> Vec<(f64, Option<f64>)> {
+        self.notifications
+            .iter()
+            .filter(|(t, ..)| *t == token)
+            .map(|(_, at, n)| (at.since(START).as_secs_f64(), n.reading.value()))
+            .collect()
+    }
+
+    /// The error that a call is answered with.
+    pub fn error(&mut self, service: &str, request: Request) -> PortError {
+        match self.call(service, request) {
+            Some(Response::Error(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All decisions as JSON lines, by service and number.
+    pub fn record(&self) -> String {
+        let line = |d: &Decision| serde_json::to_string(d).expect("decisions are JSON");
+        self.decisions.values().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
 
 /// Builds a set of policies from texts; panics with every mistake when there is one.
 pub fn policies(files: &[(&str, &str)]) -> PolicySet {
@@ -20,15 +140,20 @@ pub fn policies(files: &[(&str, &str)]) -> PolicySet {
 }
 
 /// A simulation of one YAML text.
-pub fn simulate(yaml: &str) -> Simulation {
-    let mut simulation = Simulation::new(START, 1);
-    simulation.apply(&policies(&[("policy.yaml", yaml)]));
+pub fn simulate(yaml: &str) -> Sim {
+    simulate_files(&[("policy.yaml", yaml)])
+}
+
+/// A simulation of YAML texts and scripts.
+pub fn simulate_files(files: &[(&str, &str)]) -> Sim {
+    let mut simulation = Sim::new(1);
+    simulation.apply(&policies(files));
     simulation
 }
 
 /// The shop of `policies/shop`, on this many shards, with `cost` of B, C1 and C2 as in R3-52.
-pub fn shop(shards: usize) -> Simulation {
-    let mut simulation = Simulation::new(START, shards);
+pub fn shop(shards: usize) -> Sim {
+    let mut simulation = Sim::new(shards);
     simulation.apply(&shop_policies());
     for (service, cost) in [("B", 18.0), ("C2", 5.0), ("C1", 20.0)] {
         simulation.push(service, "cost", cost);
@@ -43,3 +168,9 @@ pub fn shop_policies() -> PolicySet {
         ("shop/cheapest.rhai", include_str!("../../policies/shop/cheapest.rhai")),
     ])
 }
+
+/// An action from JSON.
+pub fn action(json: serde_json::Value) -> Action {
+    serde_json::from_value(json).expect("an action")
+}
+

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{ServiceLoop, Turn};
 use crate::execute::Next;
+use crate::model::ports::PortError;
 use crate::model::{Action, DecisionId, Outcome, OutcomeStatus, Timestamp};
 use crate::service::message::{Effect, Lasting, Letter, Perform, Response};
 
@@ -28,6 +29,7 @@ impl ServiceLoop {
                 true
             }
             Some(Next::Finished { decision, caller, outcomes }) => {
+                count(&outcomes, turn);
                 if let Some(planner) = &mut self.planner {
                     planner.finished(decision, turn.now);
                 }
@@ -221,10 +223,15 @@ impl ServiceLoop {
                 let Some(monitor) = &mut self.monitor else {
                     return Err(refused(format!("no monitor is attached to `{}`", self.name)));
                 };
+                let known = monitor.named(metric).is_some();
                 monitor
                     .publish(metric, *value, turn.now, turn.metric_id, &mut self.changed)
                     .map_err(refused)?;
-                self.reweigh(turn);
+                if !known {
+                    self.wire_analyzer();
+                    self.reweigh(turn);
+                    self.dirty_all();
+                }
                 Ok((String::new(), None))
             }
             Action::Notify { text, .. } => {
@@ -359,7 +366,6 @@ impl ServiceLoop {
             status_text(&outcome.status),
             if outcome.detail.is_empty() { String::new() } else { format!(" ({})", outcome.detail) }
         );
-        *turn.tally.outcomes.entry(status_text(&outcome.status)).or_default() += 1;
         let Some(outcomes) = self.ledger.ended(decision, step, outcome, inverse, &name) else { return };
         let outcomes = outcomes.to_vec();
         if let Some(record) = self.open.get_mut(&decision) {
@@ -369,11 +375,30 @@ impl ServiceLoop {
         self.event("act", Some(decision), text, turn);
     }
 
+    /// Ends every list on its way: its executor goes away.
+    pub(super) fn end_runs(&mut self, why: &PortError, turn: &mut Turn<'_>) {
+        let name = self.name.clone();
+        for ended in self.ledger.drain(&why.to_string(), &name, turn.now) {
+            count(&ended.outcomes, turn);
+            if let Some(planner) = &mut self.planner {
+                planner.finished(ended.decision, turn.now);
+            }
+            if let Some(record) = self.open.get_mut(&ended.decision) {
+                record.outcomes = ended.outcomes;
+                turn.effects.push(Effect::Decision(Box::new(record.clone())));
+            }
+            if let Some(token) = ended.caller {
+                turn.effects.push(Effect::Reply(token, Response::Error(why.clone())));
+            }
+        }
+    }
+
     pub(super) fn tick_ledger(&mut self, turn: &mut Turn<'_>) {
         if let Some((decision, step, since)) = self.ledger.on_its_way()
             && turn.now >= since.after(STEP_PATIENCE)
             && let Some(action) = self.ledger.action_on_its_way().cloned()
         {
+            self.performing.remove(&format!("{}/{decision}/{step}", self.name));
             let detail = format!("no word of its end after {}", crate::model::HumanDuration(STEP_PATIENCE));
             let outcome = self.outcome(action, OutcomeStatus::Failed, detail, turn);
             self.step_ended(decision, step, outcome, None, turn);
@@ -382,6 +407,12 @@ impl ServiceLoop {
 
     pub(super) fn ledger_due(&self) -> Option<Timestamp> {
         self.ledger.on_its_way().map(|(_, _, since)| since.after(STEP_PATIENCE))
+    }
+}
+
+fn count(outcomes: &[Outcome], turn: &mut Turn<'_>) {
+    for outcome in outcomes {
+        *turn.tally.outcomes.entry(status_text(&outcome.status)).or_default() += 1;
     }
 }
 

@@ -46,7 +46,8 @@ pub(super) struct Watcher {
     begin: Timestamp,
     end: Option<Timestamp>,
     next: Option<Timestamp>,
-    told: Option<f64>,
+    /// What the subscriber knows: nothing yet, that there is no value, or a value.
+    told: Option<Option<f64>>,
 }
 
 impl Watcher {
@@ -68,6 +69,30 @@ impl Watcher {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
+    }
+
+    /// Whether the subscriber is to be told of this value (`None`: there is none), which has come just now.
+    fn wants(&mut self, value: Option<f64>, now: Timestamp) -> bool {
+        let before = self.told;
+        if value.is_none() && before.is_none() {
+            return false;
+        }
+        self.told = Some(value);
+        match self.mode {
+            SubscriptionMode::Interval { .. } => false,
+            SubscriptionMode::Update => value.is_some() || before != Some(None),
+            // The first value ever is what later ones are compared with.
+            SubscriptionMode::Change { .. } => {
+                before.is_some_and(|b| b != value) && now >= self.begin && !self.over(now)
+            }
+        }
+    }
+
+    /// The first time for a notification after `now`.
+    fn after(next: Timestamp, interval: Duration, now: Timestamp) -> Timestamp {
+        let interval = interval.as_micros().max(1);
+        let steps = now.since(next).as_micros() / interval + 1;
+        next.after(Duration::from_micros(u64::try_from(steps * interval).unwrap_or(u64::MAX)))
     }
 
     fn over(&self, now: Timestamp) -> bool {
@@ -189,6 +214,12 @@ impl ServiceLoop {
         let Some(plan) = &mut decision.plan else {
             return Err(PortError::Conflict(format!("decision {id} of `{}` has no plan", self.name)));
         };
+        if plan.mode == Mode::Observe {
+            return Err(PortError::Conflict(format!(
+                "decision {id} of `{}` was made in mode `observe`, which only records",
+                self.name
+            )));
+        }
         plan.mode = Mode::Act;
         decision.verdict = Verdict::Planned;
         let run = crate::execute::Run::new(id, plan.actions.clone(), plan.on_failure, Some(caller));
@@ -457,7 +488,7 @@ impl ServiceLoop {
         }
         let mut watcher = Watcher::new(token, name, mode, turn.now);
         // A subscriber on change is told of changes, so it must know from which value.
-        watcher.told = self.read_call(&watcher.metric, turn.now).and_then(|r| r.value());
+        watcher.told = self.read_call(&watcher.metric, turn.now).and_then(|r| r.value()).map(Some);
         self.watchers.push(watcher);
         self.reweigh(turn);
         self.tick_watchers(turn);
@@ -469,44 +500,32 @@ impl ServiceLoop {
             return;
         }
         let Some(reading) = self.read_call(metric, turn.now) else { return };
+        let mut told = Vec::new();
         for w in self.watchers.iter_mut().filter(|w| w.metric == metric) {
-            let tell = match w.mode {
-                SubscriptionMode::Interval { .. } => false,
-                SubscriptionMode::Update => true,
-                SubscriptionMode::Change { .. } => {
-                    let changed = w.told != reading.value();
-                    w.told = reading.value();
-                    changed && turn.now >= w.begin && !w.over(turn.now)
-                }
-            };
-            if tell {
-                let notification = Notification {
-                    service: self.name.to_string(),
-                    metric: metric.to_string(),
-                    reading: reading.clone(),
-                };
-                turn.effects.push(Effect::Notify(w.token, notification));
+            if w.wants(reading.value(), turn.now) {
+                told.push(w.token);
             }
         }
+        for token in told {
+            turn.effects.push(Effect::Notify(token, self.notification(metric, reading.clone())));
+        }
+    }
+
+    fn notification(&self, metric: &str, reading: Reading) -> Notification {
+        Notification { service: self.name.to_string(), metric: metric.to_string(), reading }
     }
 
     /// Interval subscriptions whose time has come are told; those whose duration is over end.
     pub(super) fn tick_watchers(&mut self, turn: &mut Turn<'_>) {
         let mut watchers = std::mem::take(&mut self.watchers);
         for w in &mut watchers {
-            while let (Some(next), SubscriptionMode::Interval { interval, .. }) = (w.next, w.mode) {
-                if next > turn.now || w.end.is_some_and(|end| next > end) {
-                    break;
-                }
+            if let (Some(next), SubscriptionMode::Interval { interval, .. }) = (w.next, w.mode)
+                && next <= turn.now
+            {
                 let reading = self.read(&w.metric, turn.now);
-                let notification =
-                    Notification { service: self.name.to_string(), metric: w.metric.clone(), reading };
-                turn.effects.push(Effect::Notify(w.token, notification));
+                turn.effects.push(Effect::Notify(w.token, self.notification(&w.metric, reading)));
                 // After a long sleep there is one notification, not one per interval missed.
-                let mut after = next.after(interval.0);
-                while after <= turn.now {
-                    after = after.after(interval.0);
-                }
+                let after = Watcher::after(next, interval.0, turn.now);
                 w.next = w.end.is_none_or(|end| after <= end).then_some(after);
             }
         }
@@ -538,15 +557,14 @@ impl ServiceLoop {
     }
 
     /// Answers everybody who waits: the service goes away.
-    pub(super) fn end_all(&mut self, why: &str, turn: &mut Turn<'_>) {
+    pub(super) fn end_all(&mut self, why: &PortError, turn: &mut Turn<'_>) {
         for watcher in self.watchers.drain(..) {
             turn.effects.push(Effect::EndOfSubscription(watcher.token));
         }
         for ask in std::mem::take(&mut self.asks) {
             match ask.asker {
                 Asker::Call(token) => {
-                    let error = PortError::Unavailable(why.to_string());
-                    turn.effects.push(Effect::Reply(token, Response::Error(error)));
+                    turn.effects.push(Effect::Reply(token, Response::Error(why.clone())));
                 }
                 Asker::Service(from, token) => {
                     let held =
@@ -556,17 +574,12 @@ impl ServiceLoop {
                 }
             }
         }
-        for (_, caller) in self.ledger.drain() {
-            if let Some(token) = caller {
-                let error = PortError::Unavailable(why.to_string());
-                turn.effects.push(Effect::Reply(token, Response::Error(error)));
-            }
-        }
+        self.end_runs(why, turn);
         for (_, perform) in std::mem::take(&mut self.performing) {
             if perform.origin != self.name {
                 let outcome = crate::model::Outcome {
                     action: perform.action,
-                    status: OutcomeStatus::Failed,
+                    status: OutcomeStatus::Interrupted,
                     executor: self.name.to_string(),
                     detail: why.to_string(),
                     at: turn.now,

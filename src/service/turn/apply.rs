@@ -11,7 +11,7 @@ use crate::model::ports::PortError;
 use crate::monitor::{Held, Monitor};
 use crate::plan::Planner;
 use crate::policy::ServicePolicy;
-use crate::service::message::{Apply, Effect, Response};
+use crate::service::message::{Apply, Lasting};
 
 impl ServiceLoop {
     /// A service that is attached for the first time.
@@ -76,42 +76,76 @@ impl ServiceLoop {
         turn: &mut Turn<'_>,
     ) {
         let before = std::mem::replace(&mut self.policy, next);
-        let rebound = self.apply_references(&before, bindings);
+        let planner = self.incarnations[2];
+        let rebound = self.apply_references(&before, bindings, turn);
+        let told = self.outside_view(turn);
         let monitor = self.apply_monitor(&before, &rebound, turn);
         self.apply_analyze(&before, monitor);
         self.apply_plan(&before);
         self.apply_execute(&before, turn);
         self.reweigh(turn);
         self.dirty_all();
-        self.tell_all_again(monitor, turn);
+        if monitor {
+            self.tell_what_changed(told, turn);
+        }
         self.settle(turn);
-        self.catch_up(turn);
-        self.settle(turn);
+        if self.incarnations[2] != planner {
+            self.catch_up(turn);
+            self.settle(turn);
+        }
     }
 
-    /// References that the policy changed are bound as it says; others stay where actions put them. Answers which changed.
+    /// The metrics that somebody outside listens to, as they are now.
+    fn outside_view(&mut self, turn: &Turn<'_>) -> BTreeMap<Arc<str>, Held> {
+        let listened = self.listeners.keys().cloned();
+        let watched = self.watchers.iter().map(|w| w.metric.as_str().into());
+        let names: Vec<Arc<str>> = listened.chain(watched).collect();
+        names.into_iter().map(|name| (name.clone(), self.holds(&name, turn.now))).collect()
+    }
+
+    /// After the monitor was built anew, whoever listens learns what became of the metrics that differ now.
+    fn tell_what_changed(&mut self, told: BTreeMap<Arc<str>, Held>, turn: &mut Turn<'_>) {
+        for (metric, before) in told {
+            if self.holds(&metric, turn.now) != before {
+                self.tell_listeners(&metric, turn);
+                self.tell_watchers(&metric, turn);
+            }
+        }
+        self.end_watchers_of_missing(turn);
+    }
+
+    /// A reference stays where actions put it, as long as the policy declares the same service and still has the other as a candidate.
+    /// Answers which references lead elsewhere now.
     fn apply_references(
         &mut self,
         before: &ServicePolicy,
         restored: &BTreeMap<String, Option<String>>,
+        turn: &mut Turn<'_>,
     ) -> Vec<Arc<str>> {
         let old = std::mem::take(&mut self.bindings);
         for (name, reference) in &self.policy.references {
-            let unchanged = before.references.get(name) == Some(reference);
+            let candidate = |to: &str| reference.candidates.iter().find(|c| &***c == to).cloned();
             let declared = reference.service.clone();
-            let bound = match old.get(name) {
-                Some(bound) if unchanged => bound.clone(),
-                _ => match restored.get(&**name) {
-                    Some(None) => None,
-                    Some(Some(to)) => reference.candidates.iter().find(|c| &***c == to).cloned().or(declared),
-                    None => declared,
-                },
+            let same = before.references.get(name).is_some_and(|r| r.service == declared);
+            let kept = match old.get(name) {
+                Some(bound) => same.then(|| bound.as_deref().map(str::to_string)),
+                None => restored.get(&**name).cloned(),
+            };
+            let bound = match kept {
+                Some(None) => None,
+                Some(Some(to)) => candidate(&to).or(declared),
+                None => declared,
             };
             self.bindings.insert(name.clone(), bound);
         }
-        let changed = self.bindings.iter().filter(|(name, bound)| old.get(*name) != Some(*bound));
-        let gone = old.keys().filter(|name| !self.bindings.contains_key(*name));
-        changed.map(|(name, _)| name).chain(gone).cloned().collect()
+        let differs = |(name, bound): &(&Arc<str>, &Option<Arc<str>>)| old.get(*name) != Some(*bound);
+        let changed: Vec<_> = self.bindings.iter().filter(differs).map(|(n, b)| (n.clone(), b.clone())).collect();
+        for (name, bound) in changed.iter().filter(|(name, _)| old.contains_key(name)) {
+            let bound = bound.as_deref().map(str::to_string);
+            self.remember(Lasting::Binding(name.to_string(), bound), turn);
+        }
+        let gone = old.keys().filter(|name| !self.bindings.contains_key(*name)).cloned();
+        changed.into_iter().map(|(name, _)| name).chain(gone).collect()
     }
 
     fn apply_monitor(&mut self, before: &ServicePolicy, rebound: &[Arc<str>], turn: &mut Turn<'_>) -> bool {
@@ -152,7 +186,7 @@ impl ServiceLoop {
             })
             .collect();
         for (slot, why) in unbound {
-            monitor.tell(slot, Held::missing(why), turn.now, &mut self.changed);
+            monitor.forget(slot, why, turn.now, &mut self.changed);
         }
     }
 
@@ -175,14 +209,19 @@ impl ServiceLoop {
             }
         }
         if !same || monitor_changed {
-            let nothing = NoMonitor(&self.name);
-            let readings: &dyn Readings = match &self.monitor {
-                Some(monitor) => monitor,
-                None => &nothing,
-            };
-            if let Some(analyzer) = &mut self.analyzer {
-                analyzer.wire(readings);
-            }
+            self.wire_analyzer();
+        }
+    }
+
+    /// Lets the analyzer look up where its readings are.
+    pub(super) fn wire_analyzer(&mut self) {
+        let nothing = NoMonitor(&self.name);
+        let readings: &dyn Readings = match &self.monitor {
+            Some(monitor) => monitor,
+            None => &nothing,
+        };
+        if let Some(analyzer) = &mut self.analyzer {
+            analyzer.wire(readings);
         }
     }
 
@@ -204,12 +243,7 @@ impl ServiceLoop {
             self.incarnations[3] += 1;
         }
         if self.policy.execute.is_none() {
-            for (_, caller) in self.ledger.drain() {
-                if let Some(token) = caller {
-                    let error = PortError::NoExecutorAttached(self.name.to_string());
-                    turn.effects.push(Effect::Reply(token, Response::Error(error)));
-                }
-            }
+            self.end_runs(&PortError::NoExecutorAttached(self.name.to_string()), turn);
         }
     }
 
@@ -231,23 +265,5 @@ impl ServiceLoop {
         for alarm in standing {
             self.take_alarm(alarm, turn);
         }
-    }
-
-    /// After the monitor was built anew, listeners learn what became of their metrics.
-    fn tell_all_again(&mut self, rebuilt: bool, turn: &mut Turn<'_>) {
-        if !rebuilt {
-            return;
-        }
-        let pairs: Vec<(Arc<str>, Arc<str>)> = self
-            .listeners
-            .iter()
-            .flat_map(|(metric, who)| who.iter().map(move |w| (metric.clone(), w.clone())))
-            .collect();
-        for (metric, who) in pairs {
-            let held = self.holds(&metric, turn.now);
-            let letter = crate::service::message::Letter::Tell { from: self.name.clone(), metric, held };
-            turn.mail.push((who, letter));
-        }
-        self.end_watchers_of_missing(turn);
     }
 }

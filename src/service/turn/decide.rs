@@ -7,7 +7,7 @@ use super::{ServiceLoop, Turn};
 use crate::execute::Run;
 use crate::model::plan::OnFailure;
 use crate::model::{
-    Action, Alarm, AlarmKind, Decision, DecisionId, MissingReason, Mode, Plan, Reading, Verdict,
+    Action, Alarm, AlarmKind, Decision, DecisionId, Mode, Plan, Reading, Verdict,
 };
 use crate::plan::strategy::{End, Known, ReferenceView};
 use crate::plan::{Taken, TaskId, Upshot};
@@ -17,6 +17,9 @@ use crate::service::message::{Effect, Letter};
 
 /// How many decisions of the past are held in memory to note whether they helped; the record holds all.
 const OPEN_DECISIONS: usize = 64;
+
+/// How often one strategy is run for one plan, each time with the readings that it asked for.
+const MAX_RUNS: u32 = 16;
 
 /// A strategy's result on its way to a decision.
 struct Made {
@@ -31,8 +34,8 @@ impl ServiceLoop {
     pub(super) fn take_alarm(&mut self, alarm: Alarm, turn: &mut Turn<'_>) {
         let text = format!("{} {}: {}", alarm.kind, alarm.slo, alarm.condition);
         let Some(planner) = &mut self.planner else {
-            self.event("analyse", None, text, turn);
             if alarm.kind == AlarmKind::Recovered {
+                self.event("analyse", None, text, turn);
                 self.note_recovery(&alarm.slo, turn);
             } else {
                 self.decide_nothing(alarm, Verdict::NoPlanner, turn);
@@ -47,8 +50,10 @@ impl ServiceLoop {
                 self.note_recovery(&alarm.slo, turn);
             }
             Taken::NoStrategy => {
-                self.event("analyse", None, text, turn);
-                if alarm.kind != AlarmKind::Warning {
+                if alarm.kind == AlarmKind::Warning {
+                    self.event("analyse", None, text, turn);
+                    self.event("decide", None, "no strategy is declared for this".into(), turn);
+                } else {
                     self.decide_nothing(alarm, Verdict::NoStrategy, turn);
                 }
             }
@@ -89,7 +94,7 @@ impl ServiceLoop {
         turn: &mut Turn<'_>,
     ) {
         let mut known = self.known(task, script, turn);
-        loop {
+        for _ in 0..MAX_RUNS {
             turn.tally.strategies += 1;
             let limits = (turn.limits)();
             let shared = Arc::new(known);
@@ -135,18 +140,33 @@ impl ServiceLoop {
                 }
             }
         }
+        self.never_content(task, row, script, alarm, turn);
+    }
+
+    /// The strategy wants to know ever more.
+    fn never_content(
+        &mut self,
+        task: &TaskId,
+        row: &PlanRow,
+        script: &Script,
+        alarm: Alarm,
+        turn: &mut Turn<'_>,
+    ) {
+        let made = Made {
+            actions: Vec::new(),
+            readings: BTreeMap::new(),
+            reasons: Vec::new(),
+            strategy: script.name.to_string(),
+            hash: script.hash.to_string(),
+        };
+        turn.tally.failed += 1;
+        let error = format!("the strategy asked for more readings {MAX_RUNS} times in a row");
+        self.made(task, row, alarm, Err((error, made)), turn);
     }
 
     /// What the strategy may know without asking anybody.
     fn known(&mut self, task: &TaskId, script: &Script, turn: &mut Turn<'_>) -> Known {
-        let (fetched, overdue) = match &mut self.planner {
-            Some(planner) => (planner.fetched(task), planner.overdue(task)),
-            None => Default::default(),
-        };
-        let mut readings = fetched;
-        for need in overdue {
-            readings.insert(need, Reading::missing(MissingReason::Timeout("5s".into())));
-        }
+        let mut readings = self.planner.as_mut().map(|p| p.fetched(task)).unwrap_or_default();
         for (service, metric) in script.literal_readings() {
             if service.is_none() {
                 let reading = self.read(&metric, turn.now);
@@ -192,6 +212,12 @@ impl ServiceLoop {
         turn: &mut Turn<'_>,
     ) -> Vec<(String, String)> {
         let (own, elsewhere): (Vec<_>, Vec<_>) = needs.into_iter().partition(|(s, _)| *s == *self.name);
+        // Where one reading of its own was not named by a literal, there may be more.
+        if !own.is_empty() && let Some(monitor) = &mut self.monitor {
+            for info in monitor.list(turn.now) {
+                known.readings.insert((known.service.clone(), info.name), info.reading);
+            }
+        }
         for (service, metric) in own {
             let reading = self.read(&metric, turn.now);
             known.readings.insert((service, metric), reading);
@@ -210,15 +236,7 @@ impl ServiceLoop {
     ) {
         let goes_on = self.planner.as_mut().is_some_and(|p| p.wait(task, &needs, turn.now));
         if !goes_on {
-            let made = Made {
-                actions: Vec::new(),
-                readings: BTreeMap::new(),
-                reasons: Vec::new(),
-                strategy: script.name.to_string(),
-                hash: script.hash.to_string(),
-            };
-            let error = "the strategy asked for more readings 16 times in a row".to_string();
-            self.made(task, row, alarm, Err((error, made)), turn);
+            self.never_content(task, row, script, alarm, turn);
             return;
         }
         for (service, metric) in needs {
@@ -313,8 +331,10 @@ impl ServiceLoop {
         self.event("decide", Some(id), verdict_text(&decision), turn);
         turn.effects.push(Effect::Decision(Box::new(decision.clone())));
         self.open.insert(id, decision);
-        while self.open.len() > OPEN_DECISIONS {
-            self.open.pop_first();
+        if self.open.len() > OPEN_DECISIONS {
+            // What is still being carried out must be there when its outcomes come.
+            let oldest = self.open.keys().find(|id| !self.ledger.has(**id)).copied();
+            oldest.and_then(|id| self.open.remove(&id));
         }
     }
 

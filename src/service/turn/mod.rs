@@ -15,6 +15,7 @@ mod observe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::control::Event;
 use super::message::{Effect, Lasting, Letter, Perform};
@@ -23,6 +24,7 @@ use crate::execute::Ledger;
 use crate::model::{
     Action, Alarm, Decision, DecisionId, MetricId, MetricPath, MissingReason, Reading, ServiceId, Timestamp,
 };
+use crate::model::ports::PortError;
 use crate::monitor::{Held, Monitor, SensorWanted, SlotId};
 use crate::plan::Planner;
 use crate::plan::strategy::{RunLimits, StrategyHost};
@@ -103,7 +105,7 @@ pub struct ServiceLoop {
     /// Monitors of other services that listen, by metric.
     listeners: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Metrics of other services that this monitor listens to.
-    listening: BTreeSet<(Arc<str>, Arc<str>)>,
+    listening: Listening,
     watchers: Vec<Watcher>,
     asks: Vec<Ask>,
     next_token: u64,
@@ -124,6 +126,12 @@ impl std::fmt::Debug for ServiceLoop {
     }
 }
 
+/// Metrics of other services, by service.
+type Listening = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+
+/// A tick that left something due at once is followed by the next after this time: no mistake makes a service turn for ever.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
+
 /// What the analyzer reads where no monitor is attached.
 struct NoMonitor<'a>(&'a str);
 
@@ -139,6 +147,9 @@ impl Readings for NoMonitor<'_> {
     }
     fn absent(&self, _: &MetricPath) -> Reading {
         Reading::missing(MissingReason::NoMonitor(self.0.to_string()))
+    }
+    fn awaited(&self, _: u32) -> bool {
+        false
     }
 }
 
@@ -156,10 +167,13 @@ impl Readings for Monitor {
     fn absent(&self, path: &MetricPath) -> Reading {
         Reading::missing(MissingReason::NoSuchMetric(path.to_string()))
     }
+    fn awaited(&self, metric: u32) -> bool {
+        self.held(metric).is_awaited()
+    }
 }
 
 impl ServiceLoop {
-    /// Handles one letter. `Err` gives a letter back that is not for a turn of the loop.
+    /// Handles one letter.
     pub fn handle(&mut self, letter: Letter, turn: &mut Turn<'_>) {
         match letter {
             Letter::Measured { metric, values } => self.measured(&metric, values, turn),
@@ -190,6 +204,8 @@ impl ServiceLoop {
         self.tick_asks(turn);
         self.tick_ledger(turn);
         self.settle(turn);
+        let soonest = turn.now.after(LEAST_WAIT);
+        self.wake = self.wake.map(|t| t.max(soonest));
     }
 
     /// Its number.
@@ -271,13 +287,9 @@ impl ServiceLoop {
     fn holds(&mut self, metric: &str, now: Timestamp) -> Held {
         match &mut self.monitor {
             None => Held::missing(MissingReason::NoMonitor(self.name.to_string())),
-            Some(monitor) => match monitor.named(metric) {
-                None => Held::missing(MissingReason::NoSuchMetric(metric.to_string())),
-                Some(slot) => {
-                    monitor.reading(slot, now);
-                    monitor.held(slot).clone()
-                }
-            },
+            Some(monitor) => monitor
+                .holds(metric, now)
+                .unwrap_or_else(|| Held::missing(MissingReason::NoSuchMetric(metric.to_string()))),
         }
     }
 
@@ -304,10 +316,13 @@ impl ServiceLoop {
     }
 
     /// Lets go of everything before the service is detached: callers are answered, sensors stop, listeners are told.
-    pub fn retire(mut self, turn: &mut Turn<'_>) -> BTreeMap<Arc<str>, BTreeSet<Arc<str>>> {
-        self.end_all("the service was detached", turn);
-        for (service, metric) in std::mem::take(&mut self.listening) {
-            turn.mail.push((service, Letter::Unsubscribe { from: self.name.clone(), metric }));
+    pub fn retire(mut self, why: &PortError, turn: &mut Turn<'_>) -> BTreeMap<Arc<str>, BTreeSet<Arc<str>>> {
+        self.end_all(why, turn);
+        for (service, metrics) in std::mem::take(&mut self.listening) {
+            for metric in metrics {
+                let letter = Letter::Unsubscribe { from: self.name.clone(), metric };
+                turn.mail.push((service.clone(), letter));
+            }
         }
         turn.effects.push(Effect::Sensors(self.name.clone(), self.id, Vec::new()));
         for (metric, listeners) in &self.listeners {

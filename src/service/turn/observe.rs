@@ -1,16 +1,22 @@
 //! From values to alarms: sensors, other monitors, and the check of SLOs whose readings changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{NoMonitor, ServiceLoop, Turn};
+use super::{Listening, NoMonitor, ServiceLoop, Turn};
 use crate::analyze::Readings;
-use crate::model::{Measurement, Timestamp};
-use crate::monitor::Held;
+use crate::model::{Measurement, MissingReason, Timestamp};
+use crate::monitor::{Held, Monitor};
 use crate::service::message::{Effect, Letter};
 
 /// A value as a letter carries it: output, label, value, time.
 type Measured = (Option<Arc<str>>, Option<Arc<str>>, f64, Option<Timestamp>);
+
+/// What checking the SLOs that a sample touched came to.
+struct Touched {
+    raised: bool,
+    due: Option<Timestamp>,
+}
 
 impl ServiceLoop {
     pub(super) fn measured(&mut self, metric: &str, values: Vec<Measured>, turn: &mut Turn<'_>) {
@@ -40,8 +46,11 @@ impl ServiceLoop {
         let held = self.holds(&metric, turn.now);
         turn.mail
             .push((from.clone(), Letter::Tell { from: self.name.clone(), metric: metric.clone(), held }));
+        let first = !self.listeners.contains_key(&metric);
         self.listeners.entry(metric).or_default().insert(from);
-        self.reweigh(turn);
+        if first {
+            self.reweigh(turn);
+        }
     }
 
     pub(super) fn unsubscribed(&mut self, from: &str, metric: &str, turn: &mut Turn<'_>) {
@@ -49,13 +58,13 @@ impl ServiceLoop {
             listeners.remove(from);
             if listeners.is_empty() {
                 self.listeners.remove(metric);
+                self.reweigh(turn);
             }
         }
-        self.reweigh(turn);
     }
 
     pub(super) fn told(&mut self, from: &str, metric: &str, held: Held, turn: &mut Turn<'_>) {
-        if !self.listening.contains(&(from.into(), metric.into())) {
+        if !self.listening.get(from).is_some_and(|metrics| metrics.contains(metric)) {
             return;
         }
         self.fill(from, metric, &held, turn);
@@ -123,12 +132,12 @@ impl ServiceLoop {
         self.changed.clear();
     }
 
-    fn tell_listeners(&mut self, metric: &Arc<str>, turn: &mut Turn<'_>) {
-        let Some(listeners) = self.listeners.get(metric) else { return };
-        let Some(monitor) = &self.monitor else { return };
-        let Some(slot) = monitor.named(metric) else { return };
-        let held = monitor.held(slot);
-        for listener in listeners {
+    pub(super) fn tell_listeners(&mut self, metric: &Arc<str>, turn: &mut Turn<'_>) {
+        if !self.listeners.contains_key(metric) {
+            return;
+        }
+        let held = self.holds(metric, turn.now);
+        for listener in self.listeners.get(metric).into_iter().flatten() {
             turn.tally.told += 1;
             let letter = Letter::Tell { from: self.name.clone(), metric: metric.clone(), held: held.clone() };
             turn.mail.push((listener.clone(), letter));
@@ -141,29 +150,33 @@ impl ServiceLoop {
         if !self.asks.is_empty() {
             self.progress_asks("", turn);
         }
-        if self.dirty.is_empty() {
-            self.wake_for_window();
-            return;
+        let mut due = self.monitor.as_mut().and_then(Monitor::soonest);
+        if !self.dirty.is_empty() {
+            let touched = self.check_touched(turn);
+            if touched.raised {
+                self.settle(turn);
+                return;
+            }
+            due = [due, touched.due].into_iter().flatten().min();
         }
-        if self.check_dirty(turn) {
-            self.settle(turn);
-        } else {
-            self.wake_for_sample();
-        }
+        // Whatever was not touched is due when it was.
+        self.wake = [self.wake, due].into_iter().flatten().min();
     }
 
-    /// A sample moves no deadline forward but those of SLOs and windows; nothing else needs to be looked at.
-    fn wake_for_sample(&mut self) {
-        if let Some(due) = self.objectives_due() {
-            self.wake = Some(self.wake.map_or(due, |w| w.min(due)));
+    /// Checks the SLOs whose readings changed, and looks when they are due again.
+    fn check_touched(&mut self, turn: &mut Turn<'_>) -> Touched {
+        let mut touched = Touched { raised: false, due: None };
+        for n in 0..self.dirty.len() {
+            let slo = self.dirty[n] as usize;
+            touched.raised |= self.check(slo, turn);
+            if let (Some(analyzer), Some(monitor)) = (&self.analyzer, &self.monitor)
+                && slo < analyzer.len()
+            {
+                touched.due = [touched.due, analyzer.due(slo, monitor)].into_iter().flatten().min();
+            }
         }
-        self.wake_for_window();
-    }
-
-    fn wake_for_window(&mut self) {
-        if let Some(due) = self.monitor.as_ref().and_then(crate::monitor::Monitor::due) {
-            self.wake = Some(self.wake.map_or(due, |w| w.min(due)));
-        }
+        self.dirty.clear();
+        touched
     }
 
     /// Checks the SLOs whose readings changed; answers whether one raised an alarm.
@@ -232,12 +245,12 @@ impl ServiceLoop {
     pub(super) fn reweigh(&mut self, turn: &mut Turn<'_>) {
         let wanted = self.wanted_remotes();
         let before = std::mem::replace(&mut self.listening, wanted);
-        for (service, metric) in before.difference(&self.listening) {
-            let letter = Letter::Unsubscribe { from: self.name.clone(), metric: metric.clone() };
-            turn.mail.push((service.clone(), letter));
+        for (service, metric) in missing_in(&before, &self.listening) {
+            let letter = Letter::Unsubscribe { from: self.name.clone(), metric };
+            turn.mail.push((service, letter));
         }
-        let new: Vec<_> = self.listening.difference(&before).cloned().collect();
-        for (service, metric) in new.into_iter().chain(self.unfilled(&before)) {
+        let new = missing_in(&self.listening, &before);
+        for (service, metric) in self.ask_remotes(&new, turn).into_iter().chain(new) {
             let letter = Letter::Subscribe { from: self.name.clone(), metric };
             turn.mail.push((service, letter));
         }
@@ -248,23 +261,34 @@ impl ServiceLoop {
         }
     }
 
-    /// What is listened to already, and stands for a slot that has heard nothing yet: asking again fills it.
-    fn unfilled(
-        &self,
-        before: &std::collections::BTreeSet<(Arc<str>, Arc<str>)>,
-    ) -> Vec<(Arc<str>, Arc<str>)> {
-        let Some(monitor) = &self.monitor else { return Vec::new() };
-        monitor
+    /// Prepares the slots of other services' metrics for what will be told: those newly listened to forget what they heard long ago.
+    /// Answers what is listened to already and must be asked again, because a slot now stands for it that has heard nothing of it.
+    fn ask_remotes(
+        &mut self,
+        new: &BTreeSet<(Arc<str>, Arc<str>)>,
+        turn: &mut Turn<'_>,
+    ) -> BTreeSet<(Arc<str>, Arc<str>)> {
+        let mut again = BTreeSet::new();
+        let Some(monitor) = &mut self.monitor else { return again };
+        let needed: Vec<_> = monitor
             .remotes()
-            .filter(|(slot, _, _, needed)| *needed && monitor.held(*slot).missing.is_some())
-            .filter_map(|(_, reference, metric, _)| {
-                Some((self.bindings.get(reference)?.clone()?, metric.clone()))
+            .filter(|(.., needed)| *needed)
+            .filter_map(|(slot, reference, metric, _)| {
+                Some((slot, (self.bindings.get(reference)?.clone()?, metric.clone())))
             })
-            .filter(|pair| before.contains(pair) && self.listening.contains(pair))
-            .collect()
+            .collect();
+        for (slot, pair) in needed {
+            if new.contains(&pair) {
+                monitor.forget(slot, MissingReason::NoSample, turn.now, &mut self.changed);
+            }
+            if monitor.ask(slot) && !new.contains(&pair) {
+                again.insert(pair);
+            }
+        }
+        again
     }
 
-    fn wanted_remotes(&mut self) -> std::collections::BTreeSet<(Arc<str>, Arc<str>)> {
+    fn wanted_remotes(&mut self) -> Listening {
         let Some(monitor) = &mut self.monitor else { return Default::default() };
         monitor.clear_consumers();
         if let Some(analyzer) = &self.analyzer {
@@ -278,17 +302,28 @@ impl ServiceLoop {
             self.listeners.contains_key(name) || self.watchers.iter().any(|w| *w.metric == **name)
         });
         monitor.weigh();
-        let mut wanted = std::collections::BTreeSet::new();
+        let mut wanted = Listening::new();
         for (_, reference, metric, needed) in monitor.remotes() {
             if needed && let Some(Some(bound)) = self.bindings.get(reference) {
-                wanted.insert((bound.clone(), metric.clone()));
+                wanted.entry(bound.clone()).or_default().insert(metric.clone());
             }
         }
         for (slot, group, needed) in monitor.groups() {
             if needed {
-                wanted.extend(monitor.members(slot).into_iter().map(|m| (m, group.of.clone())));
+                for member in monitor.members(slot) {
+                    wanted.entry(member).or_default().insert(group.of.clone());
+                }
             }
         }
         wanted
     }
+}
+
+/// What `a` has and `b` has not.
+fn missing_in(a: &Listening, b: &Listening) -> BTreeSet<(Arc<str>, Arc<str>)> {
+    a.iter()
+        .flat_map(|(service, metrics)| metrics.iter().map(move |metric| (service, metric)))
+        .filter(|(service, metric)| !b.get(*service).is_some_and(|metrics| metrics.contains(*metric)))
+        .map(|(service, metric)| (service.clone(), metric.clone()))
+        .collect()
 }
