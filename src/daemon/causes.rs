@@ -57,7 +57,7 @@ impl Causes {
         let watched = async {
             match &mut self.watch {
                 Some(watch) => match watch.changed().await {
-                    Some(()) => {}
+                    Some(_) => {}
                     None => std::future::pending().await,
                 },
                 None => std::future::pending().await,
