@@ -681,6 +681,37 @@ fn plans_are_lists_of_actions_in_a_published_format() {
     assert!(!validator.is_valid(&serde_json::json!({"replace": {"from": "C1"}})));
 }
 
+#[test]
+fn the_sections_that_the_manual_shows_are_good() {
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policies.md");
+    let manual = std::fs::read_to_string(manual).expect("the manual");
+    let block = |language: &str, start: &str| -> String {
+        let fence = format!("```{language}\n");
+        let blocks = manual.split(fence.as_str()).skip(1);
+        let mut found =
+            blocks.filter_map(|rest| rest.split("```").next()).filter(|block| block.starts_with(start));
+        found.next().unwrap_or_else(|| panic!("no block begins with {start}")).to_string()
+    };
+    set([("web.yaml", &*block("yaml", "service: web"))]);
+    let metrics =
+        block("yaml", "metrics:\n  limit").lines().map(|line| format!("  {line}\n")).collect::<String>();
+    let policy = [
+        "service: shop\n",
+        &block("yaml", "references:"),
+        "monitor:\n  sensors: { own_cost: push, latency: push }\n",
+        &metrics,
+        &block("yaml", "analyze:"),
+        &block("yaml", "plan:"),
+        &block("yaml", "execute:"),
+        "---\nservice: pay-gold\nmonitor: { sensors: { cost: push, delay: push } }\n",
+        "---\nservice: pay-basic\nmonitor: { sensors: { cost: push, delay: push } }\n",
+        "---\nservice: stock\n---\nservice: backup\n",
+    ]
+    .concat();
+    let strategy = block("rhai", "fn plan");
+    set([("shop.yaml", &*policy), ("cheapest.rhai", &*strategy), ("report.rhai", STRATEGY)]);
+}
+
 // ---- shipped strategies ---------------------------------------------------------------------------------------------
 
 /// Runs the strategy that answers `slo` on these readings (`service.metric`) and families.
