@@ -31,9 +31,10 @@ execute: {}
 
 /// Follows the pressure and raises an alarm at the first odd value.
 async fn watch(pump: Handle, supervisor: Arc<Supervisor>) -> Result<(), PortError> {
-    let mut pressures = pump.subscribe("pressure", SubscriptionMode::Update).await?.notifications;
+    // Dropping the subscription would end it.
+    let mut pressures = pump.subscribe("pressure", SubscriptionMode::Update).await?;
     let (mut count, mut mean) = (0.0, 0.0);
-    while let Some(notification) = pressures.next().await {
+    while let Some(notification) = pressures.notifications.next().await {
         let Some(value) = notification.reading.fresh() else { continue };
         if count >= 3.0 && (value - mean).abs() > 0.5 * mean {
             let alarm = Alarm {
