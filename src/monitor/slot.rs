@@ -263,7 +263,7 @@ impl Group {
     }
 
     fn value(&mut self, now: Timestamp) -> (Option<f64>, Vec<(Arc<str>, f64)>) {
-        self.computed = Some(now);
+        self.computed = (self.fed != Timestamp::default()).then_some(now);
         let family = self
             .labelled
             .iter_mut()
@@ -518,6 +518,8 @@ impl Slot {
     /// Brings a windowed value to the moment.
     pub(super) fn refresh(&mut self, now: Timestamp) {
         match &mut self.source {
+            // What was never fed has not had its chance yet.
+            Source::Window { fed: Timestamp(0), .. } => {}
             Source::Window { window, computed, fed, .. } => {
                 *computed = Some(now);
                 match window.value(now.max(*fed)) {
@@ -525,8 +527,6 @@ impl Slot {
                         self.held.value = value;
                         self.held.missing = None;
                     }
-                    // What was never fed has not had its chance yet.
-                    None if *fed == Timestamp::default() => {}
                     None if self.held.missing.as_deref() == Some(&MissingReason::EmptyWindow) => {}
                     None => self.held.missing = Some(Arc::new(MissingReason::EmptyWindow)),
                 }

@@ -1,11 +1,13 @@
 //! What the tests in virtual time share.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use homeostat::model::ports::PortError;
 use homeostat::model::{Action, AlarmKind, Decision, OutcomeStatus, Timestamp, Verdict};
+use homeostat::policy::ServicePolicy;
 use homeostat::policy::load::Sources;
 use homeostat::policy::set::PolicySet;
 use homeostat::service::message::{Request, Response};
@@ -59,6 +61,13 @@ impl Sim {
     /// Applies a text over what is attached.
     pub fn change(&mut self, yaml: &str) {
         self.apply(&policies(&[("policy.yaml", yaml)]));
+    }
+
+    /// Applies a service of `yaml` without some of it, whatever the other components would still like to use.
+    pub fn strip(&mut self, service: &str, yaml: &str, take: impl FnOnce(&mut ServicePolicy)) {
+        let mut policy = policies(&[("policy.yaml", yaml)]).services[service].clone();
+        take(&mut policy);
+        self.attach(policy, Default::default());
     }
 
     /// Lets so many seconds pass.
@@ -171,4 +180,20 @@ pub fn shop_policies() -> PolicySet {
 /// An action from JSON.
 pub fn action(json: serde_json::Value) -> Action {
     serde_json::from_value(json).expect("an action")
+}
+
+
+/// The surroundings of a shard that a test feeds itself.
+#[derive(Default)]
+pub struct Still(homeostat::service::names::Names);
+
+impl homeostat::service::shard::Surroundings for Still {
+    fn metric_id(&mut self, name: &str) -> homeostat::model::MetricId {
+        self.0.metric(name)
+    }
+    fn limits(&mut self) -> homeostat::plan::strategy::RunLimits {
+        let deadline = homeostat::plan::strategy::Deadline::CutAt(None);
+        homeostat::plan::strategy::RunLimits { operations: 100_000, deadline }
+    }
+    fn cut(&mut self, _: u64) {}
 }

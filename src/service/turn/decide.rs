@@ -335,7 +335,7 @@ impl ServiceLoop {
         self.open.insert(id, decision);
         if self.open.len() > OPEN_DECISIONS {
             // What is still being carried out must be there when its outcomes come.
-            let oldest = self.open.keys().find(|id| !self.ledger.has(**id)).copied();
+            let oldest = self.open.keys().find(|old| **old != id && !self.ledger.has(**old)).copied();
             oldest.and_then(|id| self.open.remove(&id));
         }
     }
