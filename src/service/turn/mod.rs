@@ -4,7 +4,7 @@
 //!  sample ─▶ monitor ─changed─▶ analyze ─alarm─▶ plan ─actions─▶ execute ─▶ effects
 //!            (slots)            (levels)         (cases)         (ledger)
 //! ```
-//! A turn handles one letter and then [`ServiceLoop::settle`]s: SLOs whose readings changed are checked, alarms open cases,
+//! A turn handles one letter and then settles: SLOs whose readings changed are checked, alarms open cases,
 //! tasks plan, ledgers step, until nothing is left to do at this time.
 
 mod act;
