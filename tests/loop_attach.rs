@@ -185,9 +185,8 @@ fn another_analyzer_finds_the_metrics_as_they_were() {
 /// Requirement: R3-45, R3-46
 #[test]
 fn a_renamed_slo_is_a_new_one() {
-    let policy = |name: &str| {
-        format!("service: A\n{M}analyze: {{ {name}: {{ objective: cost < 30, for: 60s }} }}\n")
-    };
+    let policy =
+        |name: &str| format!("service: A\n{M}analyze: {{ {name}: {{ objective: cost < 30, for: 60s }} }}\n");
     let mut s = simulate(&policy("cheap"));
     s.push("A", "cost", 50.0);
     s.wait(50);
@@ -211,7 +210,8 @@ fn what_was_disabled_by_hand_stays_so_over_a_change_and_a_restart() {
 
     let mut again = Sim::new(1);
     let policy = policies(&[("p.yaml", &three(["MA", "", ""]))]).services["A"].clone();
-    let restored = Restored { slos: [("cheap".to_string(), false)].into(), decisions: 7, ..Restored::default() };
+    let restored =
+        Restored { slos: [("cheap".to_string(), false)].into(), decisions: 7, ..Restored::default() };
     again.attach(policy, restored);
     again.push("A", "cost", 50.0);
     assert_eq!(again.slo("A", "cheap"), Some(SloState::Disabled));
@@ -258,7 +258,9 @@ fn a_planner_attached_late_answers_the_violation_that_stands() {
 
 #[test]
 fn applying_the_same_policy_again_decides_nothing_again() {
-    let policy = format!("service: A\n{M}{A}plan: [ {{ when: cheap, on: [recovered], do: [ {{ notify: {{ text: x }} }} ], mode: act }} ]\n{E}");
+    let policy = format!(
+        "service: A\n{M}{A}plan: [ {{ when: cheap, on: [recovered], do: [ {{ notify: {{ text: x }} }} ], mode: act }} ]\n{E}"
+    );
     let mut s = simulate(&policy);
     s.push("A", "cost", 31.0);
     for _ in 0..5 {
@@ -271,7 +273,9 @@ fn applying_the_same_policy_again_decides_nothing_again() {
 #[test]
 fn a_new_row_about_recovery_leaves_a_recovery_long_past_alone() {
     let policy = |text: &str| {
-        format!("service: A\n{M}{A}plan: [ {{ when: cheap, on: [recovered], do: [ {{ notify: {{ text: {text} }} }} ], mode: act }} ]\n{E}")
+        format!(
+            "service: A\n{M}{A}plan: [ {{ when: cheap, on: [recovered], do: [ {{ notify: {{ text: {text} }} }} ], mode: act }} ]\n{E}"
+        )
     };
     let mut s = simulate(&policy("one"));
     s.push("A", "cost", 31.0);
@@ -315,7 +319,9 @@ fn a_subscription_ends_with_its_metric_and_a_change_of_definition_is_told() {
 
 #[test]
 fn a_detached_service_answers_whoever_waits() {
-    let mut s = simulate("service: A\nreferences: { b: { service: B } }\nmonitor: { metrics: { cost: b.cost } }\n---\nservice: B\nmonitor: { sensors: { cost: { exec: { command: [x] } } } }\n");
+    let mut s = simulate(
+        "service: A\nreferences: { b: { service: B } }\nmonitor: { metrics: { cost: b.cost } }\n---\nservice: B\nmonitor: { sensors: { cost: { exec: { command: [x] } } } }\n",
+    );
     s.on_demand(|_, _| Some(7.0));
     assert_eq!(s.get_within("A", "cost", Some(HumanDuration::seconds(1))).fresh(), Some(7.0));
     let token = s.subscribe("A", "cost", SubscriptionMode::Update).unwrap();

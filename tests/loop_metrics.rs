@@ -19,7 +19,9 @@ fn seconds(n: u64) -> HumanDuration {
 /// Requirement: R3-30, R3-31
 #[test]
 fn metrics_are_listed_by_name_and_read_with_value_time_and_state() {
-    let mut s = simulate("service: A\nmonitor: { sensors: { z: push, b: { push: { unit: kW, stale_after: 10s } } }, metrics: { m: z + b } }\n---\nservice: N\nmonitor: {}\n");
+    let mut s = simulate(
+        "service: A\nmonitor: { sensors: { z: push, b: { push: { unit: kW, stale_after: 10s } } }, metrics: { m: z + b } }\n---\nservice: N\nmonitor: {}\n",
+    );
     let Some(Response::Metrics(list)) = s.call("A", Request::MetricList) else { panic!("no list") };
     assert_eq!(list.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["b", "m", "z"]);
     assert_eq!(list[0].unit.as_deref(), Some("kW"));
@@ -57,7 +59,11 @@ fn a_subscriber_is_told_once_per_value_until_it_unsubscribes() {
 fn an_interval_subscription_is_told_from_start_to_end_inclusive() {
     let mut s = simulate("service: A\nmonitor: { sensors: { x: push } }\n");
     s.push("A", "x", 7.0);
-    let mode = SubscriptionMode::Interval { interval: seconds(2), start: Some(seconds(4)), duration: Some(seconds(10)) };
+    let mode = SubscriptionMode::Interval {
+        interval: seconds(2),
+        start: Some(seconds(4)),
+        duration: Some(seconds(10)),
+    };
     let token = s.subscribe("A", "x", mode).unwrap();
     s.wait(100);
     let times: Vec<f64> = s.told(token).iter().map(|(t, _)| *t).collect();
@@ -67,7 +73,8 @@ fn an_interval_subscription_is_told_from_start_to_end_inclusive() {
     let token = s.subscribe("A", "x", open).unwrap();
     s.wait(10);
     assert_eq!(s.told(token).len(), 4, "at once, and three more");
-    let hasty = SubscriptionMode::Interval { interval: HumanDuration(Duration::ZERO), start: None, duration: None };
+    let hasty =
+        SubscriptionMode::Interval { interval: HumanDuration(Duration::ZERO), start: None, duration: None };
     assert_eq!(s.subscribe("A", "x", hasty).unwrap_err().slug(), "invalid");
 }
 
@@ -129,7 +136,9 @@ fn reading_a_composed_metric_asks_each_direct_dependency_once() {
 /// Requirement: R3-36, R3-12
 #[test]
 fn a_sensor_that_nobody_needs_is_read_when_asked() {
-    let mut s = simulate("service: A\nmonitor: { sensors: { x: { exec: { command: [x] } }, y: { exec: { command: [y], every: 1s } }, z: push } }\nanalyze: { slo: { objective: x < 5, enabled: false } }\n");
+    let mut s = simulate(
+        "service: A\nmonitor: { sensors: { x: { exec: { command: [x] } }, y: { exec: { command: [y], every: 1s } }, z: push } }\nanalyze: { slo: { objective: x < 5, enabled: false } }\n",
+    );
     let regular = |s: &Sim| -> Vec<bool> { s.sensors["A"].iter().map(|w| w.regular).collect() };
     assert_eq!(regular(&s), [false, true, true]);
     let reads = Arc::new(Mutex::new(0));
@@ -170,13 +179,17 @@ fn max_age_reaches_through_the_chain_and_a_silent_sensor_costs_patience_not_an_a
 /// Requirement: R3-37, R3-43
 #[test]
 fn history_is_kept_per_service_as_far_as_it_says() {
-    let mut s = simulate("service: A\nmonitor: { sensors: { x: push }, history: 3 }\n---\nservice: B\nmonitor: { sensors: { x: push } }\n");
+    let mut s = simulate(
+        "service: A\nmonitor: { sensors: { x: push }, history: 3 }\n---\nservice: B\nmonitor: { sensors: { x: push } }\n",
+    );
     for n in 0..5 {
         s.push("A", "x", f64::from(n));
         s.push("B", "x", f64::from(n));
         s.wait(1);
     }
-    let Some(Response::History(past)) = s.call("A", Request::History("x".into())) else { panic!("no history") };
+    let Some(Response::History(past)) = s.call("A", Request::History("x".into())) else {
+        panic!("no history")
+    };
     assert_eq!(past.iter().filter_map(Reading::fresh).collect::<Vec<_>>(), [2.0, 3.0, 4.0]);
     assert!(s.error("B", Request::History("x".into())).to_string().contains("disabled"));
     assert_eq!(s.error("A", Request::History("y".into())).slug(), "no-such-metric");
@@ -188,7 +201,8 @@ fn windows_aggregate_what_is_in_them() {
     let aggregates = ["avg", "sum", "min", "max", "count", "rate", "delta", "stddev", "p50", "last", "age"];
     let lines: Vec<String> =
         aggregates.iter().map(|a| format!("    m_{a}: {{ of: x, aggregate: {a}, over: 10s }}\n")).collect();
-    let mut s = simulate(&format!("service: A\nmonitor:\n  sensors: {{ x: push }}\n  metrics:\n{}", lines.concat()));
+    let mut s =
+        simulate(&format!("service: A\nmonitor:\n  sensors: {{ x: push }}\n  metrics:\n{}", lines.concat()));
     for x in [100.0, 1.0, 2.0, 3.0, 6.0] {
         s.push("A", "x", x);
         s.wait(3);
@@ -206,7 +220,9 @@ fn windows_aggregate_what_is_in_them() {
 /// Requirement: R3-39
 #[test]
 fn an_unbound_reference_leaves_its_metrics_unresolved_by_name() {
-    let mut s = simulate("service: A\nreferences: { b: { candidates: [B] } }\nmonitor: { metrics: { cost: b.cost + 1 } }\nexecute: {}\n---\nservice: B\nmonitor: { metrics: { cost: 4 } }\n");
+    let mut s = simulate(
+        "service: A\nreferences: { b: { candidates: [B] } }\nmonitor: { metrics: { cost: b.cost + 1 } }\nexecute: {}\n---\nservice: B\nmonitor: { metrics: { cost: 4 } }\n",
+    );
     let unbound = MissingReason::Input("b.cost".into(), Box::new(MissingReason::Unbound("b".into())));
     assert_eq!(s.get("A", "cost"), Reading::missing(unbound.clone()));
     s.send("A", vec![common::action(serde_json::json!({"bind": {"reference": "b", "to": "B"}}))]).unwrap();
@@ -249,7 +265,9 @@ fn energy_in_both_readings_follows_a_change_of_b() {
 const GROUP: &str = "service: G\nmonitor:\n  metrics:\n    total: { of: load, from: { class: VM }, aggregate: sum, by: provider }\n    n: { of: load, from: { class: VM }, aggregate: count }\n    peak: { of: load, from: { class: VM }, aggregate: max, over: 60s }\nanalyze: { slo: { objective: total < 100, enabled: true } }\n";
 
 fn vm(name: &str, provider: &str) -> String {
-    format!("---\nservice: {name}\nclass: VM\nrelations: {{ provider: {provider} }}\nmonitor: {{ sensors: {{ load: push }} }}\n")
+    format!(
+        "---\nservice: {name}\nclass: VM\nrelations: {{ provider: {provider} }}\nmonitor: {{ sensors: {{ load: push }} }}\n"
+    )
 }
 
 /// Requirement: R3-22, R3-21
@@ -265,7 +283,11 @@ fn a_group_is_computed_over_its_members_as_they_come_and_go() {
     s.push("v3", "load", 4.0);
     assert_eq!((s.value("G", "total"), s.value("G", "total[east]")), (Some(7.0), Some(5.0)));
     s.detach("v1");
-    assert_eq!((s.value("G", "total"), s.value("G", "n")), (Some(6.0), Some(2.0)), "a dead member does not count");
+    assert_eq!(
+        (s.value("G", "total"), s.value("G", "n")),
+        (Some(6.0), Some(2.0)),
+        "a dead member does not count"
+    );
     s.change(&[GROUP, &vm("v2", "east"), &vm("v3", "east")].concat());
     assert_eq!((s.value("G", "total"), s.value("G", "total[east]")), (Some(6.0), Some(6.0)), "v2 moved");
     assert_eq!(s.value("G", "total[west]"), None);
@@ -290,7 +312,9 @@ fn a_group_computed_every_so_often_takes_in_what_came_meanwhile() {
 
 #[test]
 fn a_window_computed_every_so_often_takes_in_what_came_at_the_same_moment() {
-    let mut s = simulate("service: A\nmonitor: { sensors: { x: push }, metrics: { m: { of: x, aggregate: sum, over: 60s, every: 10s } } }\nanalyze: { slo: { objective: m < 10 } }\n");
+    let mut s = simulate(
+        "service: A\nmonitor: { sensors: { x: push }, metrics: { m: { of: x, aggregate: sum, over: 60s, every: 10s } } }\nanalyze: { slo: { objective: m < 10 } }\n",
+    );
     s.push("A", "x", 1.0);
     s.push("A", "x", 20.0);
     assert_eq!(s.slo("A", "slo"), Some(SloState::Ok));
@@ -300,7 +324,9 @@ fn a_window_computed_every_so_often_takes_in_what_came_at_the_same_moment() {
 
 #[test]
 fn two_references_to_one_service_share_what_it_says() {
-    let mut s = simulate("service: A\nreferences: { p: { service: B, candidates: [C] }, q: { service: C, candidates: [B] } }\nmonitor: {}\nanalyze: { one: { objective: p.x < 9 }, two: { objective: q.x < 9 } }\nexecute: {}\n---\nservice: B\nmonitor: { sensors: { x: push } }\n---\nservice: C\nmonitor: { sensors: { x: push } }\n");
+    let mut s = simulate(
+        "service: A\nreferences: { p: { service: B, candidates: [C] }, q: { service: C, candidates: [B] } }\nmonitor: {}\nanalyze: { one: { objective: p.x < 9 }, two: { objective: q.x < 9 } }\nexecute: {}\n---\nservice: B\nmonitor: { sensors: { x: push } }\n---\nservice: C\nmonitor: { sensors: { x: push } }\n",
+    );
     s.push("B", "x", 1.0);
     s.push("C", "x", 10.0);
     assert_eq!((s.slo("A", "one"), s.slo("A", "two")), (Some(SloState::Ok), Some(SloState::Violated)));
@@ -333,7 +359,9 @@ fn a_published_metric_is_there_and_survives_a_change_of_policy() {
 
 #[test]
 fn members_of_a_family_have_names_of_their_own() {
-    let mut s = simulate("service: A\nreferences: {}\nmonitor: { sensors: { cpu: { host: { what: cpu, each: true } } } }\n");
+    let mut s = simulate(
+        "service: A\nreferences: {}\nmonitor: { sensors: { cpu: { host: { what: cpu, each: true } } } }\n",
+    );
     let values = [(None, 5.0), (Some("cpu0"), 3.0), (Some("cpu1"), 7.0)];
     let values = values.into_iter().map(|(label, v)| (None, label.map(Into::into), v, None)).collect();
     s.letter("A", Letter::Measured { metric: "cpu".into(), values });
@@ -346,7 +374,9 @@ fn members_of_a_family_have_names_of_their_own() {
 
 #[test]
 fn bad_samples_are_refused_and_counted() {
-    let mut s = simulate("service: A\nmonitor: { sensors: { x: push }, metrics: { m: x * 1e300, sum: { of: x, aggregate: sum, over: 1h }, n: { of: x, aggregate: count, over: 1h } } }\n");
+    let mut s = simulate(
+        "service: A\nmonitor: { sensors: { x: push }, metrics: { m: x * 1e300, sum: { of: x, aggregate: sum, over: 1h }, n: { of: x, aggregate: count, over: 1h } } }\n",
+    );
     let at = |seconds: i64| homeostat::model::Timestamp(START.0 + seconds * 1_000_000);
     s.push_at("A", "x", 1.0, at(0));
     for (value, time) in [
@@ -381,9 +411,13 @@ fn bad_samples_are_refused_and_counted() {
 /// Requirement: R3-04
 #[test]
 fn a_hub_with_a_mute_supplier_does_not_multiply_letters() {
-    let mut yaml = String::from("service: hub\nreferences: { x: { service: X } }\nmonitor: { metrics: { v: x.v } }\n---\nservice: X\nmonitor: { sensors: { v: push } }\n");
+    let mut yaml = String::from(
+        "service: hub\nreferences: { x: { service: X } }\nmonitor: { metrics: { v: x.v } }\n---\nservice: X\nmonitor: { sensors: { v: push } }\n",
+    );
     for n in 0..100 {
-        yaml += &format!("---\nservice: s{n}\nreferences: {{ hub: {{ service: hub }} }}\nmonitor: {{}}\nanalyze: {{ slo: {{ objective: hub.v < 3 }} }}\n");
+        yaml += &format!(
+            "---\nservice: s{n}\nreferences: {{ hub: {{ service: hub }} }}\nmonitor: {{}}\nanalyze: {{ slo: {{ objective: hub.v < 3 }} }}\n"
+        );
     }
     let mut s = simulate(&yaml);
     assert_eq!(s.tally().told, 0, "there is nothing to tell yet");
@@ -395,7 +429,9 @@ fn a_hub_with_a_mute_supplier_does_not_multiply_letters() {
 #[test]
 fn a_clock_that_jumps_an_hour_and_back_stops_nothing() {
     use homeostat::service::message::{Effect, Message};
-    let mut s = simulate("service: A\nmonitor: { sensors: { x: push }, metrics: { m: { of: x, aggregate: avg, over: 60s } } }\nanalyze: { slo: { objective: m < 10, for: 10s } }\n");
+    let mut s = simulate(
+        "service: A\nmonitor: { sensors: { x: push }, metrics: { m: { of: x, aggregate: avg, over: 60s } } }\nanalyze: { slo: { objective: m < 10, for: 10s } }\n",
+    );
     s.push("A", "x", 1.0);
     s.wait(3600);
     assert_eq!(s.get("A", "m"), Reading::missing(MissingReason::EmptyWindow));
@@ -410,12 +446,26 @@ fn a_clock_that_jumps_an_hour_and_back_stops_nothing() {
         shard.turn(homeostat::model::Timestamp(now), message, &mut around, &mut effects);
         effects
     };
-    let policy = policies(&[("p.yaml", "service: A\nmonitor: { sensors: { x: push } }\n")]).services["A"].clone();
-    let apply = homeostat::service::message::Apply { id: homeostat::model::ServiceId(0), policy, restored: Default::default() };
+    let policy =
+        policies(&[("p.yaml", "service: A\nmonitor: { sensors: { x: push } }\n")]).services["A"].clone();
+    let apply = homeostat::service::message::Apply {
+        id: homeostat::model::ServiceId(0),
+        policy,
+        restored: Default::default(),
+    };
     turn(7_200_000_000, Message::Apply(Box::new(apply)));
-    turn(1, Message::To("A".into(), Letter::Measured { metric: "x".into(), values: vec![(None, None, 4.0, None)] }));
+    turn(
+        1,
+        Message::To(
+            "A".into(),
+            Letter::Measured { metric: "x".into(), values: vec![(None, None, 4.0, None)] },
+        ),
+    );
     let get = Request::GetMetric { name: "x".into(), max_age: None };
     let effects = turn(2, Message::To("A".into(), Letter::Call { token: 1, request: get }));
     let expected = Reading::Fresh { value: 4.0, at: homeostat::model::Timestamp(7_200_000_000) };
-    assert!(matches!(&effects[..], [Effect::Reply(1, Response::Reading(r))] if *r == expected), "{effects:?}");
+    assert!(
+        matches!(&effects[..], [Effect::Reply(1, Response::Reading(r))] if *r == expected),
+        "{effects:?}"
+    );
 }

@@ -207,7 +207,10 @@ fn a_list_is_carried_out_in_order_by_the_executors_of_those_it_names() {
     assert_eq!(performed, [("C2", "set(C2, threads, 10)".to_string())]);
     let acts: Vec<_> = s.events.iter().filter(|e| e.phase == "act").map(|e| e.text.clone()).collect();
     let last = &acts[acts.len() - 3..];
-    assert!(last[0].starts_with("replace(C1, C2) by A") && last[1].starts_with("unbind(B, b1) by B"), "{last:?}");
+    assert!(
+        last[0].starts_with("replace(C1, C2) by A") && last[1].starts_with("unbind(B, b1) by B"),
+        "{last:?}"
+    );
     assert!(last[2].starts_with("set(C2, threads, 10) by C2"), "{last:?}");
 }
 
@@ -221,13 +224,16 @@ fn an_empty_list_has_no_outcomes() {
 /// Requirement: R3-59
 #[test]
 fn one_action_becomes_what_the_service_understands() {
-    let mut s = simulate("service: A\nreferences: { b: { service: B } }\nexecute: { set: { http: { url: \"http://127.0.0.1:1/{property}\", body: \"{value}\" } } }\n---\nservice: B\nexecute: { set: { exec: { command: [setter, \"{property}\"] } }, stop: { log: {} }, start: { log: {} } }\n");
+    let mut s = simulate(
+        "service: A\nreferences: { b: { service: B } }\nexecute: { set: { http: { url: \"http://127.0.0.1:1/{property}\", body: \"{value}\" } } }\n---\nservice: B\nexecute: { set: { exec: { command: [setter, \"{property}\"] } }, stop: { log: {} }, start: { log: {} } }\n",
+    );
     for service in ["A", "b", "B"] {
         let set = action(json!({"set": {"service": service, "property": "threads", "value": 1}}));
         assert_eq!(statuses(&s.send("A", vec![set]).unwrap()), [Done]);
     }
     s.send("A", vec![action(json!({"restart": {"service": "B"}}))]).unwrap();
-    let how: Vec<Vec<&str>> = s.performed.iter().map(|p| p.effectors.iter().map(|e| e.protocol()).collect()).collect();
+    let how: Vec<Vec<&str>> =
+        s.performed.iter().map(|p| p.effectors.iter().map(|e| e.protocol()).collect()).collect();
     assert_eq!(how, [vec!["http"], vec!["exec"], vec!["exec"], vec!["log", "log"]]);
 }
 
@@ -265,7 +271,9 @@ fn no_route_no_declaration_and_failure_are_three_different_outcomes() {
 #[test]
 fn after_a_failure_the_rest_stops_continues_or_is_undone() {
     let rows = |on_failure: &str| {
-        format!("[ {{ when: slo, mode: act, on_failure: {on_failure}, do: [ {{ bind: {{ reference: c, to: C2 }} }}, {{ set: {{ property: p, value: 1 }} }}, {{ bind: {{ reference: d, to: C2 }} }} ] }} ]")
+        format!(
+            "[ {{ when: slo, mode: act, on_failure: {on_failure}, do: [ {{ bind: {{ reference: c, to: C2 }} }}, {{ set: {{ property: p, value: 1 }} }}, {{ bind: {{ reference: d, to: C2 }} }} ] }} ]"
+        )
     };
     for (on_failure, expected, c, d) in [
         ("stop", [Done, Failed, Skipped], "C2", "C1"),
@@ -295,7 +303,8 @@ fn a_step_that_never_ends_counts_as_failed_also_while_undoing() {
     s.wait(1);
     let outcomes = s.decisions_of("A")[0].outcomes.clone();
     assert!(outcomes[0].detail.contains("taking it back failed: no word of its end after"), "{outcomes:?}");
-    let mut s = simulate(&planned(&rows.replace("start: {}", "stop: {}"), "{ set: { log: {} }, stop: { log: {} } }"));
+    let mut s =
+        simulate(&planned(&rows.replace("start: {}", "stop: {}"), "{ set: { log: {} }, stop: { log: {} } }"));
     s.effector(|_| None);
     s.push("A", "x", 50.0);
     s.wait(120);
@@ -338,7 +347,8 @@ fn while_it_does_not_help_it_is_tried_again_after_the_cooldown() {
 
 #[test]
 fn a_cooldown_of_nothing_does_not_make_a_service_plan_for_ever() {
-    let mut s = with_script("[ { when: slo, run: s.rhai, mode: act, cooldown: 1ms } ]", "fn plan(alarm) { [] }");
+    let mut s =
+        with_script("[ { when: slo, run: s.rhai, mode: act, cooldown: 1ms } ]", "fn plan(alarm) { [] }");
     s.push("A", "x", 50.0);
     s.wait(1);
     assert!(s.tally().strategies <= 11, "{}", s.tally().strategies);
@@ -363,7 +373,8 @@ fn a_binding_made_by_action_stays_while_the_policy_declares_the_same() {
     let yaml = planned("[]", "{}");
     let mut s = simulate(&yaml);
     s.send("A", vec![action(json!({"replace": {"from": "C1", "to": "C2"}}))]).unwrap();
-    let wider = yaml.replace("c: { service: C1, candidates: [C2] }", "c: { service: C1, candidates: [C2, C3] }");
+    let wider =
+        yaml.replace("c: { service: C1, candidates: [C2] }", "c: { service: C1, candidates: [C2, C3] }");
     s.change(&format!("{wider}---\nservice: C3\n"));
     assert_eq!(s.bound("A", "c"), Some("C2".into()), "one more candidate is no reason to move");
     s.change(&yaml.replace("c: { service: C1, candidates: [C2] }", "c: { service: C1 }"));
@@ -382,12 +393,16 @@ fn the_events_of_one_adaptation_come_in_order_with_one_correlation() {
 
 #[test]
 fn a_proposal_waits_for_a_yes_and_an_observation_takes_none() {
-    let rows = |mode: &str| format!("[ {{ when: slo, mode: {mode}, do: [ {{ set: {{ property: p, value: 1 }} }} ] }} ]");
+    let rows = |mode: &str| {
+        format!("[ {{ when: slo, mode: {mode}, do: [ {{ set: {{ property: p, value: 1 }} }} ] }} ]")
+    };
     let mut s = simulate(&planned(&rows("advise"), "{ set: { log: {} } }"));
     s.push("A", "x", 50.0);
     s.wait(300);
     assert_eq!((s.verdicts("A"), s.performed.len()), (vec![Verdict::Proposed], 0));
-    let Some(Response::Outcomes(outcomes)) = s.call("A", Request::Approve(DecisionId(1))) else { panic!("refused") };
+    let Some(Response::Outcomes(outcomes)) = s.call("A", Request::Approve(DecisionId(1))) else {
+        panic!("refused")
+    };
     assert_eq!((statuses(&outcomes), s.outcomes("A")), (vec![Done], vec![Done]));
     assert_eq!(s.error("A", Request::Approve(DecisionId(1))).slug(), "conflict");
     assert_eq!(s.error("A", Request::Approve(DecisionId(9))).slug(), "invalid");
@@ -416,7 +431,10 @@ fn an_alarm_from_outside_is_planned_for() {
     s.wait(300);
     assert_eq!(s.performed.len(), 1);
     assert_eq!(s.error("A", Request::Notify(alarm("B", AlarmKind::Violation))).slug(), "invalid");
-    assert_eq!(s.error("C1", Request::Notify(alarm("C1", AlarmKind::Violation))).slug(), "no-planner-attached");
+    assert_eq!(
+        s.error("C1", Request::Notify(alarm("C1", AlarmKind::Violation))).slug(),
+        "no-planner-attached"
+    );
 }
 
 #[test]
@@ -485,7 +503,10 @@ fn every_verb_does_its_part() {
     let outcomes = s.send("A", list.into_iter().map(action).collect()).unwrap();
     assert!(outcomes.iter().all(|o| o.status == Done && o.executor == "A"), "{outcomes:#?}");
     assert_eq!((s.value("A", "y"), s.bound("A", "b")), (Some(4.5), Some("C".into())));
-    assert_eq!(s.performed.iter().map(|p| p.action.name()).collect::<Vec<_>>(), ["set", "stop", "start", "restart", "invoke", "dance"]);
+    assert_eq!(
+        s.performed.iter().map(|p| p.action.name()).collect::<Vec<_>>(),
+        ["set", "stop", "start", "restart", "invoke", "dance"]
+    );
     assert_eq!(s.slo("A", "slo"), Some(SloState::Unknown));
 }
 

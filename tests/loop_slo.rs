@@ -66,7 +66,9 @@ fn alarms_are_raised_only_on_change() {
     }
     assert_eq!(kinds(&s), ["warning"], "the others wait for the cooldown of the row");
     assert_eq!(s.tally().alarms, 5);
-    let mut s = simulate("service: A\nmonitor: { sensors: { x: push } }\nanalyze: { slo: { objective: x < 30, warn: x < 20 } }\n");
+    let mut s = simulate(
+        "service: A\nmonitor: { sensors: { x: push } }\nanalyze: { slo: { objective: x < 30, warn: x < 20 } }\n",
+    );
     for x in [1.0, 21.0, 22.0, 31.0, 35.0, 31.0, 25.0, 1.0, 2.0, 40.0] {
         s.push("A", "x", x);
     }
@@ -126,7 +128,9 @@ fn through_silence(missing: &str) -> (Sim, Vec<Option<SloState>>) {
 #[test]
 fn each_policy_for_missing_data_does_what_it_says() {
     use SloState::{Missing as Gone, Ok, Violated};
-    for (policy, silent, alarms) in [("hold", Gone, 0), ("ok", Ok, 0), ("violate", Violated, 2), ("alarm", Gone, 2)] {
+    for (policy, silent, alarms) in
+        [("hold", Gone, 0), ("ok", Ok, 0), ("violate", Violated, 2), ("alarm", Gone, 2)]
+    {
         let (s, states) = through_silence(policy);
         assert_eq!(states, [Some(Ok), Some(silent), Some(Ok)], "{policy}");
         assert_eq!(s.tally().alarms, alarms, "{policy}");
@@ -161,14 +165,18 @@ fn nothing_is_missing_before_it_had_a_chance_to_come() {
 
 #[test]
 fn an_slo_over_a_service_that_is_attached_a_moment_later_raises_nothing() {
-    let mut s = simulate("service: A\nreferences: { z: { service: Z } }\nmonitor: {}\nanalyze: { slo: { objective: z.x < 3, missing: violate } }\n---\nservice: Z\nmonitor: { metrics: { x: 1 } }\n");
+    let mut s = simulate(
+        "service: A\nreferences: { z: { service: Z } }\nmonitor: {}\nanalyze: { slo: { objective: z.x < 3, missing: violate } }\n---\nservice: Z\nmonitor: { metrics: { x: 1 } }\n",
+    );
     assert_eq!((s.slo("A", "slo"), s.tally().alarms), (Some(SloState::Ok), 0));
 }
 
 /// Requirement: R3-47, R3-12
 #[test]
 fn a_disabled_slo_raises_nothing_and_listens_to_nothing() {
-    let mut s = simulate("service: A\nreferences: { b: { service: B } }\nmonitor: {}\nanalyze: { slo: { objective: b.x < 3 } }\n---\nservice: B\nmonitor: { sensors: { x: push } }\n");
+    let mut s = simulate(
+        "service: A\nreferences: { b: { service: B } }\nmonitor: {}\nanalyze: { slo: { objective: b.x < 3 } }\n---\nservice: B\nmonitor: { sensors: { x: push } }\n",
+    );
     s.push("B", "x", 1.0);
     let told = s.tally().told;
     s.enable("A", "slo", false);
@@ -178,7 +186,11 @@ fn a_disabled_slo_raises_nothing_and_listens_to_nothing() {
     assert_eq!((s.tally().told, s.tally().alarms), (told, 0));
     s.push("B", "x", 1.0);
     s.enable("A", "slo", true);
-    assert_eq!((s.slo("A", "slo"), s.tally().alarms), (Some(SloState::Ok), 0), "it is not judged by old news");
+    assert_eq!(
+        (s.slo("A", "slo"), s.tally().alarms),
+        (Some(SloState::Ok), 0),
+        "it is not judged by old news"
+    );
     s.push("B", "x", 9.0);
     assert_eq!(s.slo("A", "slo"), Some(SloState::Violated));
     s.enable("A", "slo", false);
@@ -226,13 +238,15 @@ fn an_slo_whose_metric_is_removed_is_unresolved() {
     let text = "service: A\nmonitor: { sensors: { x: push } }\nanalyze: { slo: { objective: x < 30 } }\n";
     let (set, _) = PolicySet::from_sources(&Sources::from_texts([("p.yaml", text)]), None).unwrap();
     let mut policy = set.services["A"].clone();
-    policy.monitor = Some(std::sync::Arc::new(homeostat::policy::MonitorPolicy { metrics: Vec::new(), history: 0 }));
+    policy.monitor =
+        Some(std::sync::Arc::new(homeostat::policy::MonitorPolicy { metrics: Vec::new(), history: 0 }));
     s.attach(policy, Default::default());
     assert_eq!(s.slo("A", "slo"), Some(SloState::Unresolved));
     let Some(Response::Slos(list)) = s.call("A", Request::SloList) else { panic!("no list") };
     let gone = MissingReason::NoSuchMetric("x".into());
     assert_eq!(list[0].values["x"], homeostat::model::Reading::missing(gone));
-    let Some(Response::Error(error)) = s.call("A", Request::GetMetric { name: "x".into(), max_age: None }) else {
+    let Some(Response::Error(error)) = s.call("A", Request::GetMetric { name: "x".into(), max_age: None })
+    else {
         panic!("no error")
     };
     assert_eq!(error.slug(), "no-such-metric");
@@ -243,7 +257,9 @@ fn an_slo_whose_metric_is_removed_is_unresolved() {
 
 #[test]
 fn an_age_grows_by_itself() {
-    let mut s = simulate("service: A\nmonitor: { sensors: { x: push }, metrics: { quiet: { of: x, aggregate: age } } }\nanalyze: { alive: { objective: quiet < 30s } }\n");
+    let mut s = simulate(
+        "service: A\nmonitor: { sensors: { x: push }, metrics: { quiet: { of: x, aggregate: age } } }\nanalyze: { alive: { objective: quiet < 30s } }\n",
+    );
     s.push("A", "x", 1.0);
     s.wait(29);
     assert_eq!(s.slo("A", "alive"), Some(SloState::Ok));
@@ -256,7 +272,9 @@ fn an_age_grows_by_itself() {
 
 #[test]
 fn looking_at_a_window_does_not_hide_its_change_from_the_slo() {
-    let mut s = simulate("service: A\nmonitor: { sensors: { x: push }, metrics: { m: { of: x, aggregate: max, over: 64s } } }\nanalyze: { low: { objective: m < 10, missing: ok } }\n");
+    let mut s = simulate(
+        "service: A\nmonitor: { sensors: { x: push }, metrics: { m: { of: x, aggregate: max, over: 64s } } }\nanalyze: { low: { objective: m < 10, missing: ok } }\n",
+    );
     s.push("A", "x", 20.0);
     s.wait(60);
     s.push("A", "x", 1.0);

@@ -297,7 +297,14 @@ pub enum Lasting {
     /// An SLO was enabled or disabled.
     Slo(String, bool),
     /// A reference was bound or unbound.
-    Binding(String, Option<String>),
+    Binding {
+        /// Which.
+        reference: String,
+        /// To what; `None`: unbound.
+        to: Option<String>,
+        /// What the policy declares; once it declares something else, this is void.
+        declared: Option<String>,
+    },
     /// An entry of the knowledge; `None`: removed.
     Knowledge(String, Option<serde_json::Value>),
 }

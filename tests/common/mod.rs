@@ -1,7 +1,6 @@
 //! What the tests in virtual time share.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
@@ -181,7 +180,6 @@ pub fn shop_policies() -> PolicySet {
 pub fn action(json: serde_json::Value) -> Action {
     serde_json::from_value(json).expect("an action")
 }
-
 
 /// The surroundings of a shard that a test feeds itself.
 #[derive(Default)]

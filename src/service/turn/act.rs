@@ -260,8 +260,13 @@ impl ServiceLoop {
         for (reference, to) in changes {
             if self.bindings.insert(reference.clone(), to.clone()).as_ref() != Some(to) {
                 rebound.push(reference.clone());
-                let bound = to.as_deref().map(str::to_string);
-                self.remember(Lasting::Binding(reference.to_string(), bound), turn);
+                let declared = self.policy.references.get(reference).and_then(|r| r.service.as_deref());
+                let what = Lasting::Binding {
+                    reference: reference.to_string(),
+                    to: to.as_deref().map(str::to_string),
+                    declared: declared.map(str::to_string),
+                };
+                self.remember(what, turn);
             }
         }
         self.forget_remotes(&rebound, turn);
