@@ -18,13 +18,13 @@ service: room
 monitor:
   sensors: { temperature: push }
   metrics:
-    mean: { of: temperature, aggregate: avg, over: 5m }
+    mean: { of: temperature, aggregate: avg, over: 2m }
 analyze:
   warm: { objective: mean >= 20 }
   cool: { objective: mean <= 24 }
 plan:
-  - { when: warm, mode: act, cooldown: 1m, do: [ { set: { property: heating, value: 1 } } ] }
-  - { when: cool, mode: act, cooldown: 1m, do: [ { set: { property: heating, value: 0 } } ] }
+  - { when: warm, mode: act, cooldown: 10m, do: [ { set: { property: heating, value: 1 } } ] }
+  - { when: cool, mode: act, cooldown: 10m, do: [ { set: { property: heating, value: 0 } } ] }
 execute:
   set: log
 ";
@@ -60,7 +60,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for decision in room.decisions_of("room") {
         let condition = decision.alarm.as_ref().map_or("by hand", |alarm| &alarm.condition);
         let actions = decision.plan.iter().flat_map(|plan| &plan.actions);
-        println!("{condition}: {}", actions.map(ToString::to_string).collect::<Vec<_>>().join(", "));
+        let actions = actions.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        println!("{} min: {condition}: {actions}", decision.at.seconds() / 60);
     }
     Ok(())
 }
