@@ -212,7 +212,7 @@ impl Daemon {
 
 /// A fake service as a process; its address is printed in the log.
 pub struct Fake {
-    pub process: Process,
+    _process: Process,
     pub url: String,
     pub address: SocketAddr,
 }
@@ -226,7 +226,7 @@ impl Fake {
         let mut process = Process::start(&words);
         let url = process.word_after(" listens on ");
         let address = url.strip_prefix("http://").unwrap().parse().unwrap();
-        Self { process, url, address }
+        Self { _process: process, url, address }
     }
 
     pub fn property(&self, name: &str) -> Value {
