@@ -575,9 +575,25 @@ fn turn(inner: &Arc<Inner>, shard: &mut Shard, number: usize, message: Message, 
             }
         }
     }
+    let mut recorded = false;
     for effect in effects.drain(..) {
-        carry_out(inner, effect);
+        recorded |= matches!(effect, Effect::Remember(..) | Effect::Decision(_));
+        match effect {
+            // What an answer says has been done must outlive a crash right after it.
+            Effect::Reply(token, response) if recorded => reply_once_recorded(inner, token, response),
+            effect => carry_out(inner, effect),
+        }
     }
+}
+
+fn reply_once_recorded(inner: &Arc<Inner>, token: u64, response: Response) {
+    let Some((_, caller)) = inner.calls.remove(&token) else { return };
+    let flushed = inner.store.flush();
+    inner.runtime.spawn(async move {
+        // That it could not be recorded is in the log; what was asked for runs all the same.
+        let _ = flushed.await;
+        let _ = caller.send(response);
+    });
 }
 
 fn carry_out(inner: &Arc<Inner>, effect: Effect) {

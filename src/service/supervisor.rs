@@ -160,6 +160,7 @@ impl Supervisor {
         let mut state = self.state.lock().await;
         let by_hand = self.still_valid(&state.by_hand, &files);
         let (next, more) = lay_over(&files, &by_hand).map_err(|problems| self.refuse(&problems))?;
+        let first = self.applied.load(Ordering::Relaxed) == 0;
         let mut applied = self.transition(&mut state, next).await?;
         self.with_status(|status| status.pending = None);
         let dropped: Vec<Arc<str>> =
@@ -175,7 +176,8 @@ impl Supervisor {
         self.note_origins(&by_hand, &state.running);
         state.by_hand = by_hand;
         let before = std::mem::replace(&mut state.files, files);
-        if state.before.is_some() || before.hash != state.files.hash {
+        // Reading the same again is no change to go back from, and before the start there was nothing.
+        if !first && before.hash != state.files.hash {
             state.before = Some(before);
         }
         applied.warnings = warnings.iter().chain(&more).map(ToString::to_string).collect();
