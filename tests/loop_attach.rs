@@ -329,3 +329,30 @@ fn a_detached_service_answers_whoever_waits() {
     assert_eq!(s.ended, [token]);
     assert_eq!(s.call("A", Request::Unsubscribe { token }), Some(Response::Done));
 }
+
+/// Requirement: R3-24
+#[test]
+fn a_panic_quarantines_one_service_until_its_policy_is_applied_again() {
+    let yaml = format!(
+        "service: A\n{M}{A}plan: [ {{ when: cheap, run: s.rhai, mode: act, cooldown: 1s }} ]\nexecute: {{}}\n---\nservice: L\nreferences: {{ a: {{ service: A }} }}\nmonitor: {{ metrics: {{ twice: 2 * a.cost }} }}\nanalyze: {{ slo: {{ objective: twice < 9 }} }}\n"
+    );
+    let set = policies(&[("p.yaml", &yaml), ("s.rhai", "fn plan(alarm) { [] }")]);
+    let mut world = common::World::new();
+    world.apply(0, &set);
+    world.around.broken = true;
+    world.measure(1, "A", "cost", 31.0);
+    assert_eq!(world.shard.quarantined(), 1);
+    assert_eq!(
+        world.call(2, "A", Request::Status),
+        Some(Response::Error(PortError::Quarantined("A".into())))
+    );
+    let twice = Request::GetMetric { name: "twice".into(), max_age: None };
+    let reading = world.call(2, "L", twice.clone());
+    assert!(matches!(&reading, Some(Response::Reading(Reading::Missing { .. }))), "{reading:?}");
+    world.around.broken = false;
+    world.apply(3, &set);
+    world.measure(4, "A", "cost", 4.0);
+    assert_eq!(world.shard.quarantined(), 0);
+    let Some(Response::Reading(reading)) = world.call(5, "L", twice) else { panic!("no reading") };
+    assert_eq!(reading.fresh(), Some(8.0), "who listened still does");
+}

@@ -297,6 +297,20 @@ fn a_group_is_computed_over_its_members_as_they_come_and_go() {
 }
 
 #[test]
+fn a_member_that_falls_silent_leaves_the_group_when_its_value_is_stale() {
+    let silent = vm("v1", "east").replace("load: push", "load: { push: { stale_after: 30s } }");
+    let mut s = simulate(&[GROUP, &silent, &vm("v2", "west")].concat());
+    s.push("v1", "load", 150.0);
+    s.push("v2", "load", 2.0);
+    assert_eq!(s.slo("G", "slo"), Some(SloState::Violated));
+    s.wait(31);
+    assert_eq!(s.slo("G", "slo"), Some(SloState::Ok), "without anybody asking");
+    assert_eq!((s.value("G", "n"), s.value("G", "total[east]")), (Some(1.0), None));
+    s.push("v1", "load", 1.0);
+    assert_eq!((s.value("G", "n"), s.value("G", "total")), (Some(2.0), Some(3.0)));
+}
+
+#[test]
 fn a_group_computed_every_so_often_takes_in_what_came_meanwhile() {
     let group = GROUP.replace("aggregate: sum", "aggregate: sum, every: 10s");
     let mut s = simulate(&[&group, vm("v1", "east").as_str(), &vm("v2", "west")].concat());
@@ -428,7 +442,6 @@ fn a_hub_with_a_mute_supplier_does_not_multiply_letters() {
 
 #[test]
 fn a_clock_that_jumps_an_hour_and_back_stops_nothing() {
-    use homeostat::service::message::{Effect, Message};
     let mut s = simulate(
         "service: A\nmonitor: { sensors: { x: push }, metrics: { m: { of: x, aggregate: avg, over: 60s } } }\nanalyze: { slo: { objective: m < 10, for: 10s } }\n",
     );
@@ -439,33 +452,10 @@ fn a_clock_that_jumps_an_hour_and_back_stops_nothing() {
     s.wait(10);
     assert_eq!(s.slo("A", "slo"), Some(SloState::Violated));
     // A message that comes with an earlier time counts as coming at the latest time.
-    let mut shard = homeostat::service::shard::Shard::new(0, 1);
-    let mut around = common::Still::default();
-    let mut turn = |now: i64, message: Message| {
-        let mut effects: Vec<Effect> = Vec::new();
-        shard.turn(homeostat::model::Timestamp(now), message, &mut around, &mut effects);
-        effects
-    };
-    let policy =
-        policies(&[("p.yaml", "service: A\nmonitor: { sensors: { x: push } }\n")]).services["A"].clone();
-    let apply = homeostat::service::message::Apply {
-        id: homeostat::model::ServiceId(0),
-        policy,
-        restored: Default::default(),
-    };
-    turn(7_200_000_000, Message::Apply(Box::new(apply)));
-    turn(
-        1,
-        Message::To(
-            "A".into(),
-            Letter::Measured { metric: "x".into(), values: vec![(None, None, 4.0, None)] },
-        ),
-    );
-    let get = Request::GetMetric { name: "x".into(), max_age: None };
-    let effects = turn(2, Message::To("A".into(), Letter::Call { token: 1, request: get }));
-    let expected = Reading::Fresh { value: 4.0, at: homeostat::model::Timestamp(7_200_000_000) };
-    assert!(
-        matches!(&effects[..], [Effect::Reply(1, Response::Reading(r))] if *r == expected),
-        "{effects:?}"
-    );
+    let mut world = common::World::new();
+    world.apply(7_200_000_000, &policies(&[("p.yaml", "service: A\nmonitor: { sensors: { x: push } }\n")]));
+    world.measure(1, "A", "x", 4.0);
+    let reading = world.call(2, "A", Request::GetMetric { name: "x".into(), max_age: None });
+    let at = homeostat::model::Timestamp(7_200_000_000);
+    assert_eq!(reading, Some(Response::Reading(Reading::Fresh { value: 4.0, at })));
 }

@@ -173,7 +173,7 @@ fn the_same_messages_give_the_same_decisions_byte_for_byte() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Requirement: R3-13, R3-24
     #[test]

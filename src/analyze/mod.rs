@@ -156,9 +156,9 @@ impl Analyzer {
     /// Looks up where the readings are. Needed after either of the two was built.
     pub fn wire(&mut self, readings: &dyn Readings) {
         for o in &mut self.objectives {
-            let find = |e: &Expression| e.inputs.iter().map(|p| readings.find(p)).collect();
-            o.inputs = find(&o.policy.objective);
-            o.warn_inputs = o.policy.warn.as_ref().map(find).unwrap_or_default();
+            let find = |e: &Expression| -> Vec<_> { e.inputs.iter().map(|p| readings.find(p)).collect() };
+            (o.inputs, o.warn_inputs) =
+                (find(&o.policy.objective), o.policy.warn.as_ref().map(find).unwrap_or_default());
         }
     }
 

@@ -164,15 +164,23 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
         .await
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen)))?;
     let address = listener.local_addr()?;
-    let daemon = Daemon::start(Options {
+    let (leave, left) = mpsc::channel(1);
+    // Before the policies are read: what changes while they are is not missed.
+    let mut causes = Causes::new(&options.dirs, left);
+    let start = Daemon::start(Options {
         dirs: options.dirs.clone(),
         data_dir: options.data_dir.clone(),
         record: options.record.clone(),
         shards: options.shards.map(usize::from),
         connectors: Connectors::new(),
-    })
-    .await
-    .map_err(|error| start_failure(error, output))?;
+    });
+    let daemon = tokio::select! {
+        daemon = start => daemon.map_err(|error| start_failure(error, output))?,
+        () = causes.stop() => {
+            tracing::info!("homeostat was stopped before it ran");
+            return Ok(());
+        }
+    };
     let control: Arc<dyn Control> = daemon.clone();
     tracing::info!(%address, services = control.policy_status().services, "homeostat runs");
     let stop = CancellationToken::new();
@@ -181,15 +189,14 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
         crate::api::router(control.clone(), access),
         stop.clone().cancelled_owned(),
     ));
-    let (leave, left) = mpsc::channel(1);
-    let mut causes = Causes::new(&options.dirs, left);
     let display = screen.then(|| tokio::spawn(show(control, leave, stop.clone())));
     let late = daemon.run(&mut causes).await;
     stop.cancel();
     if let Some(display) = display {
         let _ = display.await;
     }
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(6), api).await;
+    let patience = std::time::Duration::from_secs(if late.is_empty() { 6 } else { 1 });
+    let _ = tokio::time::timeout(patience, api).await;
     for who in &late {
         tracing::warn!(who, "late; cut off");
         if screen {

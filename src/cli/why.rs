@@ -178,7 +178,10 @@ impl Page {
             Some(false) => {
                 self.entry("helped", [format!("no: {} was still violated at the next decision", clean(slo))]);
             }
-            None if !decision.outcomes.is_empty() && decision.alarm.is_some() => {
+            // What answers a recovery has nothing left to help against.
+            None if !decision.outcomes.is_empty()
+                && decision.alarm.as_ref().is_some_and(|a| a.kind != AlarmKind::Recovered) =>
+            {
                 self.entry("helped", ["not known yet".to_string()]);
             }
             None => {}

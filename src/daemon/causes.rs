@@ -27,6 +27,9 @@ pub struct Causes {
     hangup: Option<tokio::signal::unix::Signal>,
     #[cfg(unix)]
     terminate: Option<tokio::signal::unix::Signal>,
+    /// Kept from call to call: an interrupt that comes between two is not lost.
+    #[cfg(unix)]
+    interrupt: Option<tokio::signal::unix::Signal>,
     left: tokio::sync::mpsc::Receiver<()>,
 }
 
@@ -47,7 +50,13 @@ impl Causes {
             let of = |kind| {
                 signal(kind).inspect_err(|error| tracing::warn!(%error, "a signal cannot be waited for")).ok()
             };
-            Self { watch, hangup: of(SignalKind::hangup()), terminate: of(SignalKind::terminate()), left }
+            Self {
+                watch,
+                hangup: of(SignalKind::hangup()),
+                terminate: of(SignalKind::terminate()),
+                interrupt: of(SignalKind::interrupt()),
+                left,
+            }
         }
         #[cfg(not(unix))]
         Self { watch, left }
@@ -72,13 +81,16 @@ impl Causes {
         tokio::select! {
             changed = watched => Some(Cause::PoliciesChanged(changed)),
             () = left => Some(Cause::Stop),
-            () = interrupt() => Some(Cause::Stop),
-            cause = signals(#[cfg(unix)] &mut self.hangup, #[cfg(unix)] &mut self.terminate) => Some(cause),
+            cause = signals(
+                #[cfg(unix)] &mut self.hangup,
+                #[cfg(unix)] &mut self.terminate,
+                #[cfg(unix)] &mut self.interrupt,
+            ) => Some(cause),
         }
     }
 
-    /// Waits for another call to stop.
-    pub async fn stop_again(&mut self) {
+    /// Waits for a call to stop.
+    pub async fn stop(&mut self) {
         loop {
             if self.next().await == Some(Cause::Stop) {
                 return;
@@ -87,16 +99,11 @@ impl Causes {
     }
 }
 
-async fn interrupt() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
 #[cfg(unix)]
 async fn signals(
     hangup: &mut Option<tokio::signal::unix::Signal>,
     terminate: &mut Option<tokio::signal::unix::Signal>,
+    interrupt: &mut Option<tokio::signal::unix::Signal>,
 ) -> Cause {
     async fn one(signal: &mut Option<tokio::signal::unix::Signal>) {
         let heard = match signal {
@@ -110,10 +117,14 @@ async fn signals(
     tokio::select! {
         () = one(hangup) => Cause::Hangup,
         () = one(terminate) => Cause::Stop,
+        () = one(interrupt) => Cause::Stop,
     }
 }
 
 #[cfg(not(unix))]
 async fn signals() -> Cause {
-    std::future::pending().await
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    Cause::Stop
 }

@@ -152,7 +152,7 @@ impl Daemon {
         self.supervisor.shell().tell("daemon", None, "stopping: sensors, turns, steps".into());
         tokio::select! {
             late = self.supervisor.shell().stop(STOP_TIME) => late,
-            () = causes.stop_again() => vec!["everything: stopped by a second interrupt".into()],
+            () = causes.stop() => vec!["everything: stopped by a second interrupt".into()],
         }
     }
 

@@ -49,6 +49,9 @@ pub enum Refused {
     NoMetric,
 }
 
+/// The members of a family: label and value.
+type Family = Vec<(Arc<str>, f64)>;
+
 /// One metric.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -65,7 +68,7 @@ pub(super) struct Slot {
     /// The spread in which it last got a value.
     pub(super) generation: u64,
     pub(super) history: Option<Box<History>>,
-    family: Option<Box<Vec<(Arc<str>, f64)>>>,
+    family: Option<Box<Family>>,
     stale_after: Option<Duration>,
     unit: Option<Arc<str>>,
 }
@@ -109,6 +112,9 @@ pub(super) struct Group {
     next: u32,
     total: Tally,
     labelled: BTreeMap<Arc<str>, Tally>,
+    /// From when on the value of which member no longer counts, by time and by member.
+    stale: BTreeSet<(Timestamp, u32)>,
+    stale_at: BTreeMap<u32, Timestamp>,
     fed: Timestamp,
     computed: Option<Timestamp>,
 }
@@ -177,6 +183,8 @@ impl Group {
             numbers: BTreeMap::new(),
             next: 0,
             labelled: BTreeMap::new(),
+            stale: BTreeSet::new(),
+            stale_at: BTreeMap::new(),
             fed: Timestamp::default(),
             computed: None,
         }
@@ -196,6 +204,7 @@ impl Group {
                 None => {
                     self.numbers.remove(&member);
                     self.total.drop_member(number);
+                    self.goes_stale(number, None);
                 }
                 Some(now) => self.move_member(number, now.iter().filter(|l| !labels.contains(l))),
             }
@@ -217,7 +226,8 @@ impl Group {
 
     /// Takes over the members of `old`, and of their values what means the same here.
     fn inherit(&mut self, old: Self) {
-        let Self { members, numbers, next, total, labelled, fed, .. } = old;
+        let Self { members, numbers, next, total, labelled, stale, stale_at, fed, .. } = old;
+        (self.stale, self.stale_at) = (stale, stale_at);
         self.total = total.reshape(&self.policy, &numbers);
         self.labelled = labelled.into_iter().map(|(l, t)| (l, t.reshape(&self.policy, &numbers))).collect();
         (self.members, self.numbers, self.next, self.fed) = (members, numbers, next, fed);
@@ -256,13 +266,47 @@ impl Group {
                 }
             }
         }
+        self.goes_stale(number, held.known().and(held.stale_at));
         Some(match (self.policy.every, self.computed) {
             (Some(every), Some(last)) => now.since(last) >= every,
             _ => true,
         })
     }
 
+    fn goes_stale(&mut self, number: u32, at: Option<Timestamp>) {
+        let before = match at {
+            Some(at) => self.stale_at.insert(number, at),
+            None => self.stale_at.remove(&number),
+        };
+        if let Some(before) = before {
+            self.stale.remove(&(before, number));
+        }
+        self.stale.extend(at.map(|at| (at, number)));
+    }
+
+    /// Stops counting the members whose values are stale.
+    fn drop_stale(&mut self, now: Timestamp) {
+        while let Some((at, number)) = self.stale.first().copied()
+            && at < now
+        {
+            self.goes_stale(number, None);
+            self.total.drop_member(number);
+            for tally in self.labelled.values_mut() {
+                tally.drop_member(number);
+            }
+        }
+    }
+
+    /// When the value changes by the mere passing of time.
+    fn expiry(&self) -> Option<Timestamp> {
+        match &self.total {
+            Tally::Over(window) => window.next_expiry(),
+            Tally::Newest(_) => self.stale.first().map(|(at, _)| at.after(Duration::from_micros(1))),
+        }
+    }
+
     fn value(&mut self, now: Timestamp) -> (Option<f64>, Vec<(Arc<str>, f64)>) {
+        self.drop_stale(now);
         self.computed = (self.fed != Timestamp::default()).then_some(now);
         let family = self
             .labelled
@@ -403,7 +447,7 @@ impl Slot {
                 Source::Window { policy, window, computed, fed, .. },
                 Source::Window { policy: old, window: kept, computed: when, fed: newest, .. },
             ) if policy.of == old.of => {
-                *window = Box::new(kept.reshape(policy.aggregate, policy.over));
+                **window = kept.reshape(policy.aggregate, policy.over);
                 (*computed, *fed) = (when, newest);
                 policy.aggregate == old.aggregate && policy.over == old.over
             }
@@ -561,7 +605,9 @@ impl Slot {
     pub(super) fn peek(&mut self, now: Timestamp) {
         let (every, computed) = match &self.source {
             Source::Window { policy, computed, .. } => (policy.every, *computed),
-            Source::Group(g) if g.policy.over.is_some() => (g.policy.every, g.computed),
+            Source::Group(g) if g.policy.over.is_some() || !g.stale.is_empty() => {
+                (g.policy.every, g.computed)
+            }
             _ => return,
         };
         if let (Some(every), Some(last)) = (every, computed)
@@ -585,13 +631,7 @@ impl Slot {
                 let expiry = if ages { computed.map(|c| c.after(AGE_STEP)) } else { window.next_expiry() };
                 (policy.over, policy.every, *computed, expiry)
             }
-            Source::Group(g) => {
-                let expiry = match &g.total {
-                    Tally::Over(w) => w.next_expiry(),
-                    Tally::Newest(_) => None,
-                };
-                (g.policy.over, g.policy.every, g.computed, expiry)
-            }
+            Source::Group(g) => (g.policy.over, g.policy.every, g.computed, g.expiry()),
             _ => return None,
         };
         // What arrived since the last computation waits for `every`; what expires waits for a step of the window.

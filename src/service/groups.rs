@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::model::Resource;
 use crate::policy::{GroupPolicy, MetricKind, ServicePolicy};
 
+/// The members of a group: service → the labels that it counts under.
+pub type Members = BTreeMap<Arc<str>, Vec<Arc<str>>>;
+
 /// The members of every group metric of a service, among `resources`.
-pub fn memberships(
-    policy: &ServicePolicy,
-    resources: &[Arc<Resource>],
-) -> Vec<(Arc<str>, BTreeMap<Arc<str>, Vec<Arc<str>>>)> {
+pub fn memberships(policy: &ServicePolicy, resources: &[Arc<Resource>]) -> Vec<(Arc<str>, Members)> {
     groups(policy)
         .map(|(metric, group)| {
             let members = resources

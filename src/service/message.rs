@@ -18,8 +18,15 @@ use crate::policy::ServicePolicy;
 /// Stands in a [`Sample`] for "now": the turn gives it the time of its message.
 pub const NOW: Timestamp = Timestamp(i64::MIN);
 
+/// A value as a letter carries it: output, label, value, time (`None`: now).
+pub type MeasuredValue = (Option<Arc<str>>, Option<Arc<str>>, f64, Option<Timestamp>);
+
 /// What arrives in the mailbox of a shard.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a letter is moved a few times at most; samples come in batches"
+)]
 pub enum Message {
     /// Samples of any services of the shard.
     Samples(Vec<Sample>),
@@ -66,7 +73,7 @@ pub enum Letter {
         /// The sensor.
         metric: Arc<str>,
         /// Output, label, value, time.
-        values: Vec<(Option<Arc<str>>, Option<Arc<str>>, f64, Option<Timestamp>)>,
+        values: Vec<MeasuredValue>,
     },
     /// A sensor cannot measure.
     SensorFailed {
@@ -247,6 +254,10 @@ pub enum Response {
 
 /// What a turn wants done. Only the shell does it.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "letters are the most frequent effects; a box would cost more than the space"
+)]
 pub enum Effect {
     /// Put this into the mailbox of the shard that owns the service.
     Send(Arc<str>, Letter),
@@ -297,7 +308,14 @@ pub enum Lasting {
     /// An SLO was enabled or disabled.
     Slo(String, bool),
     /// A reference was bound or unbound.
-    Binding(String, Option<String>),
+    Binding {
+        /// Which.
+        reference: String,
+        /// To what; `None`: unbound.
+        to: Option<String>,
+        /// What the policy declares; once it declares something else, this is void.
+        declared: Option<String>,
+    },
     /// An entry of the knowledge; `None`: removed.
     Knowledge(String, Option<serde_json::Value>),
 }

@@ -255,7 +255,7 @@ pub fn replay(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Replayed, Re
                     .unwrap_or(Message::Wake);
                 let turned = Turned { number: n, at, message, cuts: BTreeMap::new(), decisions: Vec::new() };
                 if let Some(before) = waiting.insert(shard, turned) {
-                    feed(&mut house, shard, before, &names, &mut replayed);
+                    feed(&mut house, shard, before, false, &names, &mut replayed);
                     progress(replayed.messages);
                 }
             }
@@ -263,7 +263,8 @@ pub fn replay(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Replayed, Re
     }
     replayed.truncated = reader.truncated().is_some();
     for (shard, turned) in waiting {
-        feed(&mut house, shard, turned, &names, &mut replayed);
+        // A crash may have come between a message and the end of what its turn decided.
+        feed(&mut house, shard, turned, true, &names, &mut replayed);
     }
     Ok(replayed)
 }
@@ -272,7 +273,7 @@ fn to_json(decision: &Decision) -> String {
     serde_json::to_string(decision).unwrap_or_else(|e| e.to_string())
 }
 
-fn feed(house: &mut [Shard], shard: u32, turned: Turned, names: &Names, replayed: &mut Replayed) {
+fn feed(house: &mut [Shard], shard: u32, turned: Turned, last: bool, names: &Names, replayed: &mut Replayed) {
     let Some(shard) = house.get_mut(shard as usize) else { return };
     let mut effects = Vec::new();
     let mut past = Past { names, cuts: &turned.cuts, run: 0 };
@@ -286,7 +287,8 @@ fn feed(house: &mut [Shard], shard: u32, turned: Turned, names: &Names, replayed
         })
         .collect();
     if replayed.difference.is_none() {
-        replayed.difference = difference(turned.number, &turned.decisions, &now);
+        let known = if last { turned.decisions.len().min(now.len()) } else { now.len() };
+        replayed.difference = difference(turned.number, &turned.decisions, &now[..known]);
     }
     replayed.decisions.extend(now);
 }

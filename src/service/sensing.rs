@@ -1,10 +1,12 @@
 //! The tasks of sensors: each reads or listens on its own, so that one that hangs delays nobody.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -200,8 +202,10 @@ impl Poll {
                 self.now.notified().await;
             }
             let limit = self.spec.timeout();
-            let read = match tokio::time::timeout(limit.0, self.sensor.read()).await {
-                Ok(read) => read,
+            let reading = AssertUnwindSafe(self.sensor.read()).catch_unwind();
+            let read = match tokio::time::timeout(limit.0, reading).await {
+                Ok(Ok(read)) => read,
+                Ok(Err(_)) => Err(ConnectorError::Answer("the sensor panicked".into())),
                 Err(_) => Err(ConnectorError::Timeout(limit)),
             };
             match read {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -84,7 +85,12 @@ struct Inner {
     missed: AtomicU64,
     sensing: Sensing,
     planners: DashMap<Arc<str>, Arc<dyn Alarms>>,
-    performing: DashMap<String, JoinHandle<()>>,
+    /// What effectors are doing, by key: what that is in words, and its task.
+    performing: DashMap<String, (String, JoinHandle<()>)>,
+    /// Steps that were due when homeostat was stopping already.
+    unbegun: Mutex<Vec<Perform>>,
+    /// Samples that sensors brought while the mailbox was full.
+    dropped: AtomicU64,
     writes: mpsc::UnboundedSender<crate::knowledge::store::Pending<()>>,
     stopping: AtomicBool,
     runtime: tokio::runtime::Handle,
@@ -146,6 +152,8 @@ impl Shell {
             sensing: Sensing::new(runtime.clone()),
             planners: DashMap::new(),
             performing: DashMap::new(),
+            unbegun: Mutex::default(),
+            dropped: AtomicU64::new(0),
             writes,
             stopping: AtomicBool::new(false),
             runtime,
@@ -221,6 +229,11 @@ impl Shell {
         self.0.missed.load(Ordering::Relaxed)
     }
 
+    /// Deliveries of sensors that found the mailbox full.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
     /// Puts a message into the mailbox of the shard that owns `service`; waits while it is full.
     ///
     /// # Errors
@@ -250,17 +263,15 @@ impl Shell {
     /// # Errors
     /// What the service answers instead, or that it did not answer in time.
     pub async fn call(&self, service: &str, request: Request) -> Result<Response, PortError> {
-        let (token, answer) = self.open_call();
-        let result = self.call_as(token, service, request, answer).await;
-        self.0.calls.remove(&token);
-        result
+        let (open, answer) = self.open_call();
+        self.call_as(open.token, service, request, answer).await
     }
 
-    fn open_call(&self) -> (u64, oneshot::Receiver<Response>) {
+    fn open_call(&self) -> (OpenCall<'_>, oneshot::Receiver<Response>) {
         let token = self.0.next_token.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.0.calls.insert(token, sender);
-        (token, receiver)
+        (OpenCall { calls: &self.0.calls, token }, receiver)
     }
 
     async fn call_as(
@@ -295,18 +306,13 @@ impl Shell {
         request: Request,
         room: usize,
     ) -> Result<(u64, mpsc::Receiver<Notification>), PortError> {
-        let (token, answer) = self.open_call();
+        let (open, answer) = self.open_call();
         let (sender, receiver) = mpsc::channel(room);
-        self.0.subscribers.insert(token, sender);
-        let result = self.call_as(token, service, request, answer).await;
-        self.0.calls.remove(&token);
-        match result {
-            Ok(_) => Ok((token, receiver)),
-            Err(error) => {
-                self.0.subscribers.remove(&token);
-                Err(error)
-            }
-        }
+        self.0.subscribers.insert(open.token, sender);
+        let mut begun = Begun { shell: self, service, token: Some(open.token) };
+        self.call_as(open.token, service, request, answer).await?;
+        begun.token = None;
+        Ok((open.token, receiver))
     }
 
     /// Hands the alarms of a service to a planner of the embedding program from now on, besides the one that its policy describes;
@@ -354,7 +360,12 @@ impl Shell {
             };
             let spec = effectors.get(&(intent.executor.clone(), intent.action.name().to_string()));
             let seen = match spec.map(|spec| self.0.connectors.effector(&intent.executor, spec)) {
-                Some(Ok(effector)) => effector.took_place(&command).await,
+                Some(Ok(effector)) => {
+                    match tokio::time::timeout(CALL_TIME.0, effector.took_place(&command)).await {
+                        Ok(seen) => seen,
+                        Err(_) => Err(ConnectorError::Timeout(CALL_TIME)),
+                    }
+                }
                 _ => Ok(TookPlace::Unknown),
             };
             let (status, detail) = match seen {
@@ -380,28 +391,55 @@ impl Shell {
                 at: self.0.clock.now(),
             };
             self.0.store.outcome(&intent.service, intent.decision, intent.step, &outcome).await?;
-            self.amend(&intent.service, intent.decision, intent.step, outcome).await?;
+            self.complete(&intent.service, intent.decision).await?;
+        }
+        // An outcome may have been recorded just before the end, and the decision with it in it not any more.
+        for (service, last) in self.0.store.last_decision_ids().await? {
+            self.complete(&service, last).await?;
         }
         Ok(count)
     }
 
-    async fn amend(
+    /// Gives the record of a decision the outcomes that are recorded of its next steps.
+    async fn complete(
         &self,
         service: &str,
         decision: u64,
-        step: u32,
-        outcome: Outcome,
     ) -> Result<(), crate::knowledge::store::StoreError> {
-        if let Some(mut record) = self.0.store.decision_by_id(service, decision).await?
-            && record.outcomes.len() <= step as usize
-        {
+        let mut outcomes = self.0.store.outcomes(service, decision).await?;
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        let Some(mut record) = self.0.store.decision_by_id(service, decision).await? else { return Ok(()) };
+        let before = record.outcomes.len();
+        while let Some(outcome) = outcomes.remove(&(record.outcomes.len() as u32)) {
             record.outcomes.push(outcome);
+        }
+        if record.outcomes.len() > before {
             self.0.store.decision(&record).await?;
         }
         Ok(())
     }
 
-    /// Stops in order: sensors, then what waits in mailboxes, then effectors; at the deadline the rest is cut off. Answers who was late.
+    /// Records of the steps that were due while homeostat was stopping that they were not begun.
+    async fn skip_unbegun(&self) -> Result<(), crate::knowledge::store::StoreError> {
+        let unbegun = std::mem::take(&mut *self.0.unbegun.lock().unwrap_or_else(PoisonError::into_inner));
+        for perform in unbegun {
+            let outcome = Outcome {
+                action: perform.action,
+                status: OutcomeStatus::Skipped,
+                executor: perform.service.to_string(),
+                detail: "not begun: homeostat was stopped".into(),
+                at: self.0.clock.now(),
+            };
+            self.0.store.outcome(&perform.origin, perform.decision.0, perform.step, &outcome).await?;
+            self.complete(&perform.origin, perform.decision.0).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops in order: sensors, then effectors (what they are doing ends, what comes next is not begun), then what waits in mailboxes;
+    /// at the deadline the rest is cut off. Answers who was late.
     pub async fn stop(&self, deadline: Duration) -> Vec<String> {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.sensing.stop();
@@ -413,8 +451,9 @@ impl Shell {
         let mut late = Vec::new();
         if tokio::time::timeout(deadline, effectors).await.is_err() {
             for entry in &self.0.performing {
-                late.push(format!("the effector of {}", entry.key()));
-                entry.value().abort();
+                let (what, task) = entry.value();
+                late.push(format!("the effector that carries out {what} ({})", entry.key()));
+                task.abort();
             }
         }
         for mailbox in &self.0.mailboxes {
@@ -428,6 +467,12 @@ impl Shell {
         if tokio::time::timeout(deadline, joined).await.is_err() {
             late.push("a shard".into());
         }
+        // Nobody is left to answer: who still waits is told so.
+        self.0.calls.clear();
+        self.0.subscribers.clear();
+        if let Err(error) = self.skip_unbegun().await {
+            late.push(format!("the record: {error}"));
+        }
         if let Err(error) = self.0.store.flush().await {
             late.push(format!("the record: {error}"));
         }
@@ -435,6 +480,33 @@ impl Shell {
             late.push(format!("the recording: {error}"));
         }
         late
+    }
+}
+
+/// A call that waits for its answer; whoever stops waiting takes it out of the list.
+struct OpenCall<'a> {
+    calls: &'a DashMap<u64, oneshot::Sender<Response>>,
+    token: u64,
+}
+
+impl Drop for OpenCall<'_> {
+    fn drop(&mut self) {
+        self.calls.remove(&self.token);
+    }
+}
+
+/// A subscription that was asked for and not confirmed; whoever stops waiting takes it back.
+struct Begun<'a> {
+    shell: &'a Shell,
+    service: &'a str,
+    token: Option<u64>,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Some(token) = self.token {
+            self.shell.unsubscribe(self.service, token);
+        }
     }
 }
 
@@ -503,9 +575,25 @@ fn turn(inner: &Arc<Inner>, shard: &mut Shard, number: usize, message: Message, 
             }
         }
     }
+    let mut recorded = false;
     for effect in effects.drain(..) {
-        carry_out(inner, effect);
+        recorded |= matches!(effect, Effect::Remember(..) | Effect::Decision(_));
+        match effect {
+            // What an answer says has been done must outlive a crash right after it.
+            Effect::Reply(token, response) if recorded => reply_once_recorded(inner, token, response),
+            effect => carry_out(inner, effect),
+        }
     }
+}
+
+fn reply_once_recorded(inner: &Arc<Inner>, token: u64, response: Response) {
+    let Some((_, caller)) = inner.calls.remove(&token) else { return };
+    let flushed = inner.store.flush();
+    inner.runtime.spawn(async move {
+        // That it could not be recorded is in the log; what was asked for runs all the same.
+        let _ = flushed.await;
+        let _ = caller.send(response);
+    });
 }
 
 fn carry_out(inner: &Arc<Inner>, effect: Effect) {
@@ -544,12 +632,24 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect) {
     }
 }
 
-/// How sensors hand over what they measured: a function that waits while the mailbox is full.
+/// How sensors hand over what they measured. While the mailbox is full, measurements are dropped and counted: a flood of datagrams
+/// must not fill the memory, and a lost sample costs latency only. That a sensor failed is always handed over.
 fn deliver_to(inner: &Arc<Inner>) -> super::sensing::Deliver {
     let inner = Arc::downgrade(inner);
     Arc::new(move |service, letter| {
-        if let Some(inner) = inner.upgrade() {
-            inner.post(service, letter);
+        let Some(inner) = inner.upgrade() else { return };
+        if !matches!(letter, Letter::Measured { .. }) {
+            return inner.post(service, letter);
+        }
+        let mailbox = &inner.mailboxes[shard_of(service, inner.mailboxes.len())];
+        match mailbox.places.clone().try_acquire_owned() {
+            Ok(place) => {
+                let message = Message::To(service.into(), letter);
+                let _ = mailbox.sender.send(Envelope { message, _place: Some(place) });
+            }
+            Err(_) => {
+                inner.dropped.fetch_add(1, Ordering::Relaxed);
+            }
         }
     })
 }
@@ -567,8 +667,8 @@ fn notify(inner: &Inner, token: u64, notification: Notification) {
 fn remember(store: &Store, service: &str, what: Lasting) -> crate::knowledge::store::Pending<()> {
     match what {
         Lasting::Slo(slo, on) => store.slo_enabled(service, &slo, Some(on)),
-        Lasting::Binding(reference, to) => {
-            store.binding(Binding { service: service.to_string(), reference, to, declared: None })
+        Lasting::Binding { reference, to, declared } => {
+            store.binding(Binding { service: service.to_string(), reference, to, declared })
         }
         Lasting::Knowledge(key, value) => store.knowledge(service, &key, value.as_ref()),
     }
@@ -594,23 +694,26 @@ async fn log_failed_writes(mut writes: mpsc::UnboundedReceiver<crate::knowledge:
 }
 
 fn perform_soon(inner: &Arc<Inner>, perform: Perform) {
-    let key = perform.key.clone();
+    if inner.stopping.load(Ordering::SeqCst) {
+        inner.unbegun.lock().unwrap_or_else(PoisonError::into_inner).push(perform);
+        return;
+    }
+    let (service, key) = (perform.service.clone(), perform.key.clone());
+    let what = format!("{} at `{service}`", perform.action);
+    let (listed, go) = oneshot::channel::<()>();
     let task = {
-        let inner = inner.clone();
+        let (inner, key) = (inner.clone(), key.clone());
         inner.runtime.clone().spawn(async move {
-            let (service, key) = (perform.service.clone(), perform.key.clone());
-            let result = perform_now(&inner, perform).await;
+            // Not before it stands in the list, or it might end before and stay there for good.
+            let _ = go.await;
+            let work = std::panic::AssertUnwindSafe(perform_now(&inner, perform));
+            let result = work.catch_unwind().await.unwrap_or_else(|_| Err("the effector panicked".into()));
             inner.post(&service, Letter::Performed { key: key.clone(), result });
             inner.performing.remove(&key);
         })
     };
-    // The task may have ended already; then it must not stay in the list.
-    if !task.is_finished() {
-        inner.performing.insert(key.clone(), task);
-        if inner.performing.get(&key).is_some_and(|t| t.is_finished()) {
-            inner.performing.remove(&key);
-        }
-    }
+    inner.performing.insert(key, (what, task));
+    let _ = listed.send(());
 }
 
 /// Intent, act, outcome. Without a durable intent there is no act.

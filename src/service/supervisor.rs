@@ -1,7 +1,7 @@
 //! Which services run, and with which policies: the one place where the set changes. Files, changes by hand and what was restored meet here;
 //! a difference is worked out, checked as a whole, and handed to the shards. A refused change leaves what runs running.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 
@@ -26,7 +26,7 @@ use crate::policy::load::service_from_json;
 use crate::policy::overlay::{overlay, script};
 use crate::policy::script::Script;
 use crate::policy::set::PolicySet;
-use crate::policy::{MetricKind, ServicePolicy};
+use crate::policy::{MetricKind, ReferencePolicy, ServicePolicy};
 
 /// The part of a hand-made change in the store: all of them are about whole services.
 const WHOLE: &str = "service";
@@ -123,9 +123,18 @@ impl Supervisor {
     ///
     /// # Errors
     /// When the record cannot be read or written.
-    pub async fn reconcile(&self, set: &PolicySet) -> Result<usize, crate::knowledge::store::StoreError> {
+    pub async fn reconcile(&self, files: &PolicySet) -> Result<usize, crate::knowledge::store::StoreError> {
+        let by_hand = self.state.lock().await.by_hand.clone();
+        let by_hand = self.still_valid(&by_hand, files);
+        let mut services = files.services.clone();
+        for (name, change) in by_hand {
+            match change.policy {
+                Some(policy) => drop(services.insert(name, policy.into())),
+                None => drop(services.remove(&name)),
+            }
+        }
         let mut effectors = Effectors::new();
-        for policy in set.services.values() {
+        for policy in services.values() {
             for (action, effector) in policy.execute.iter().flat_map(|e| &e.effectors) {
                 effectors.insert((policy.name.to_string(), action.to_string()), effector.clone());
             }
@@ -150,8 +159,10 @@ impl Supervisor {
     pub async fn apply(&self, files: PolicySet, warnings: &[Problem]) -> Result<Applied, ChangeError> {
         let mut state = self.state.lock().await;
         let by_hand = self.still_valid(&state.by_hand, &files);
-        let (next, more) = self.lay_over(&files, &by_hand)?;
+        let (next, more) = lay_over(&files, &by_hand).map_err(|problems| self.refuse(&problems))?;
+        let first = self.applied.load(Ordering::Relaxed) == 0;
         let mut applied = self.transition(&mut state, next).await?;
+        self.with_status(|status| status.pending = None);
         let dropped: Vec<Arc<str>> =
             state.by_hand.keys().filter(|name| !by_hand.contains_key(*name)).cloned().collect();
         for name in dropped {
@@ -165,7 +176,8 @@ impl Supervisor {
         self.note_origins(&by_hand, &state.running);
         state.by_hand = by_hand;
         let before = std::mem::replace(&mut state.files, files);
-        if state.before.is_some() || before.hash != state.files.hash {
+        // Reading the same again is no change to go back from, and before the start there was nothing.
+        if !first && before.hash != state.files.hash {
             state.before = Some(before);
         }
         applied.warnings = warnings.iter().chain(&more).map(ToString::to_string).collect();
@@ -179,7 +191,8 @@ impl Supervisor {
     pub async fn preview(&self, files: &PolicySet, warnings: &[Problem]) -> Result<Applied, ChangeError> {
         let state = self.state.lock().await;
         let by_hand = self.still_valid(&state.by_hand, files);
-        let (next, more) = self.lay_over(files, &by_hand)?;
+        let (next, more) = lay_over(files, &by_hand)
+            .map_err(|problems| refusal(problems.iter().map(ToString::to_string).collect()))?;
         Ok(Applied {
             running: next.hash.to_string(),
             changes: lines(&diff(&state.running, &next)),
@@ -242,7 +255,13 @@ impl Supervisor {
         };
         let mut by_hand = state.by_hand.clone();
         let base = base_of(files, name);
-        by_hand.insert(name.into(), ByHand { policy, base: base.clone() });
+        // Detaching what only a hand had attached leaves nothing to remember.
+        let undone = policy.is_none() && base.is_empty();
+        if undone {
+            by_hand.remove(name);
+        } else {
+            by_hand.insert(name.into(), ByHand { policy, base: base.clone() });
+        }
         let changes = by_hand.iter().map(|(n, h)| (n.clone(), h.policy.clone())).collect();
         let (next, warnings) = overlay(&state.files, &changes)
             .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
@@ -251,8 +270,9 @@ impl Supervisor {
         let document = state.running.services.get(name).map(|p| with_scripts(p));
         state.by_hand = by_hand;
         let record = HandMade { service: name.into(), component: WHOLE.into(), document, base_hash: base };
-        let stored = self.shell.store().hand_made(record).await;
-        stored.map_err(|e| {
+        let store = self.shell.store();
+        let stored = if undone { store.forget_hand_made(name, WHOLE) } else { store.hand_made(record) };
+        stored.await.map_err(|e| {
             PortError::Unavailable(format!("the change runs, but could not be recorded: {e}"))
         })?;
         applied.warnings = warnings.iter().map(ToString::to_string).collect();
@@ -263,9 +283,10 @@ impl Supervisor {
     async fn transition(&self, state: &mut State, next: PolicySet) -> Result<Applied, PortError> {
         let changes = diff(&state.running, &next);
         let restored = match changes.iter().any(|c| matches!(c, Change::Added { .. })) {
-            true => self.restored().await?,
+            true => self.restored(&changes, &next).await?,
             false => HashMap::new(),
         };
+        self.forget_bindings(&state.running, &next).await;
         for change in &changes {
             match change {
                 Change::Removed { service } => {
@@ -292,7 +313,6 @@ impl Supervisor {
             status.running = next.hash.to_string();
             status.since = Some(self.shell.clock().now());
             status.services = next.services.len();
-            status.pending = None;
         });
         self.applied.fetch_add(1, Ordering::Relaxed);
         state.running = next;
@@ -342,8 +362,13 @@ impl Supervisor {
         Ok(())
     }
 
-    /// What the record knows of every service.
-    async fn restored(&self) -> Result<HashMap<String, Restored>, PortError> {
+    /// What the record knows of every service; of bindings, those whose policy declares what it declared when they were made.
+    async fn restored(
+        &self,
+        changes: &[Change],
+        next: &PolicySet,
+    ) -> Result<HashMap<String, Restored>, PortError> {
+        self.settle(changes).await;
         let fail =
             |e: crate::knowledge::store::StoreError| PortError::Unavailable(format!("the record: {e}"));
         let store = self.shell.store();
@@ -358,9 +383,44 @@ impl Supervisor {
             all.entry(service).or_default().knowledge = knowledge;
         }
         for binding in store.bindings().await.map_err(fail)? {
-            all.entry(binding.service).or_default().bindings.insert(binding.reference, binding.to);
+            let Some(policy) = next.services.get(binding.service.as_str()) else { continue };
+            let declares = |r: &ReferencePolicy| r.service.as_deref() == binding.declared.as_deref();
+            if policy.references.get(binding.reference.as_str()).is_some_and(declares) {
+                all.entry(binding.service).or_default().bindings.insert(binding.reference, binding.to);
+            } else {
+                let _ = store.forget_binding(&binding.service, &binding.reference).await;
+            }
         }
         Ok(all)
+    }
+
+    /// Waits until the shards of services that are attached have done what they were sent before: a service that was detached just now
+    /// may still have had something to record.
+    async fn settle(&self, changes: &[Change]) {
+        if self.applied.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut shards = BTreeSet::new();
+        for change in changes {
+            if let Change::Added { service } = change
+                && shards.insert(self.shell.shard_of(service))
+            {
+                // There is none of this name, and that is the answer.
+                let _ = self.shell.call(service, Request::Knowledge).await;
+            }
+        }
+    }
+
+    /// A reference whose policy changes is bound as that says; where actions had put it is forgotten.
+    async fn forget_bindings(&self, running: &PolicySet, next: &PolicySet) {
+        for (name, policy) in &next.services {
+            let Some(before) = running.services.get(name) else { continue };
+            for (reference, was) in &before.references {
+                if policy.references.get(reference) != Some(was) {
+                    let _ = self.shell.store().forget_binding(name, reference).await;
+                }
+            }
+        }
     }
 
     /// The changes by hand whose policies the files have not changed since.
@@ -374,15 +434,6 @@ impl Supervisor {
             .filter(|(name, h)| base_of(files, name) == h.base)
             .map(|(n, h)| (n.clone(), h.clone()))
             .collect()
-    }
-
-    fn lay_over(
-        &self,
-        files: &PolicySet,
-        by_hand: &BTreeMap<Arc<str>, ByHand>,
-    ) -> Result<(PolicySet, Vec<Problem>), ChangeError> {
-        let changes = by_hand.iter().map(|(n, h)| (n.clone(), h.policy.clone())).collect();
-        overlay(files, &changes).map_err(|problems| self.refuse(&problems).into())
     }
 
     fn note_origins(&self, by_hand: &BTreeMap<Arc<str>, ByHand>, running: &PolicySet) {
@@ -498,7 +549,7 @@ impl Supervisor {
             quarantined: quarantined as u64,
             messages: self.shell.messages(),
             samples: tally.samples,
-            samples_refused: tally.refused,
+            samples_refused: tally.refused + self.shell.dropped(),
             alarms: tally.alarms,
             strategies: tally.strategies,
             strategies_failed: tally.failed,
@@ -580,6 +631,14 @@ pub(super) fn unexpected(response: &Response) -> PortError {
 
 fn refusal(problems: Vec<String>) -> Refusal {
     Refusal { at: None, problems }
+}
+
+fn lay_over(
+    files: &PolicySet,
+    by_hand: &BTreeMap<Arc<str>, ByHand>,
+) -> Result<(PolicySet, Vec<Problem>), Vec<Problem>> {
+    let changes = by_hand.iter().map(|(n, h)| (n.clone(), h.policy.clone())).collect();
+    overlay(files, &changes)
 }
 
 fn join(problems: &[Problem]) -> String {

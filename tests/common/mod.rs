@@ -9,7 +9,7 @@ use homeostat::model::{Action, AlarmKind, Decision, OutcomeStatus, Timestamp, Ve
 use homeostat::policy::ServicePolicy;
 use homeostat::policy::load::Sources;
 use homeostat::policy::set::PolicySet;
-use homeostat::service::message::{Request, Response};
+use homeostat::service::message::{Apply, Effect, Letter, Message, Request, Response};
 use homeostat::service::simulation::Simulation;
 
 /// 2013-12-13T09:03:06Z, the time base of the CPU alarm of S1.
@@ -183,15 +183,66 @@ pub fn action(json: serde_json::Value) -> Action {
 
 /// The surroundings of a shard that a test feeds itself.
 #[derive(Default)]
-pub struct Still(homeostat::service::names::Names);
+pub struct Still {
+    names: homeostat::service::names::Names,
+    /// Panics when a strategy is to run.
+    pub broken: bool,
+}
 
 impl homeostat::service::shard::Surroundings for Still {
     fn metric_id(&mut self, name: &str) -> homeostat::model::MetricId {
-        self.0.metric(name)
+        self.names.metric(name)
     }
     fn limits(&mut self) -> homeostat::plan::strategy::RunLimits {
+        assert!(!self.broken, "on purpose");
         let deadline = homeostat::plan::strategy::Deadline::CutAt(None);
         homeostat::plan::strategy::RunLimits { operations: 100_000, deadline }
     }
     fn cut(&mut self, _: u64) {}
+}
+
+/// A shard that a test feeds itself.
+pub struct World {
+    /// The shard.
+    pub shard: homeostat::service::shard::Shard,
+    /// What is around it.
+    pub around: Still,
+}
+
+impl World {
+    /// A shard with nothing attached.
+    pub fn new() -> Self {
+        Self { shard: homeostat::service::shard::Shard::new(0, 1), around: Still::default() }
+    }
+
+    /// One turn.
+    pub fn turn(&mut self, now: i64, message: Message) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.shard.turn(Timestamp(now), message, &mut self.around, &mut effects);
+        effects
+    }
+
+    /// Attaches every service of a set.
+    pub fn apply(&mut self, now: i64, set: &PolicySet) {
+        for policy in set.services.values() {
+            let id = self.around.names.service(&policy.name);
+            let apply = Apply { id, policy: policy.clone(), restored: Default::default() };
+            self.turn(now, Message::Apply(Box::new(apply)));
+        }
+    }
+
+    /// One value of a sensor.
+    pub fn measure(&mut self, now: i64, service: &str, metric: &str, value: f64) -> Vec<Effect> {
+        let letter = Letter::Measured { metric: metric.into(), values: vec![(None, None, value, None)] };
+        self.turn(now, Message::To(service.into(), letter))
+    }
+
+    /// A call and its answer.
+    pub fn call(&mut self, now: i64, service: &str, request: Request) -> Option<Response> {
+        let effects = self.turn(now, Message::To(service.into(), Letter::Call { token: 1, request }));
+        effects.into_iter().find_map(|e| match e {
+            Effect::Reply(1, response) => Some(response),
+            _ => None,
+        })
+    }
 }

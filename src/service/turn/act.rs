@@ -13,9 +13,15 @@ use crate::service::message::{Effect, Lasting, Letter, Perform, Response};
 const STEP_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How a step ended here: what to say, and what takes it back.
-type Ended = Result<(String, Option<Action>), (OutcomeStatus, String)>;
+type Ended = Result<(String, Option<Action>), Refusal>;
 
-fn refused(why: impl Into<String>) -> (OutcomeStatus, String) {
+/// A reference, and the service that it is to lead to.
+type Rebinding = (Arc<str>, Arc<str>);
+
+/// Why a step is not tried.
+type Refusal = (OutcomeStatus, String);
+
+fn refused(why: impl Into<String>) -> Refusal {
     (OutcomeStatus::Refused, why.into())
 }
 
@@ -95,7 +101,7 @@ impl ServiceLoop {
     fn effectors_for(
         &self,
         action: &Action,
-    ) -> Result<Vec<Arc<crate::model::connector::EffectorSpec>>, (OutcomeStatus, String)> {
+    ) -> Result<Vec<Arc<crate::model::connector::EffectorSpec>>, Refusal> {
         let Some(executor) = &self.policy.execute else {
             return Err(refused(format!("no executor is attached to `{}`", self.name)));
         };
@@ -133,7 +139,7 @@ impl ServiceLoop {
     }
 
     /// Whether a change of bindings is one that the policy allows, before any effector is told of it.
-    fn allowed(&self, action: &Action) -> Result<(), (OutcomeStatus, String)> {
+    fn allowed(&self, action: &Action) -> Result<(), Refusal> {
         match action {
             Action::Bind { reference, to, .. } => self.candidate(reference, to).map(|_| ()),
             Action::Unbind { reference, .. } => self.reference(reference).map(|_| ()),
@@ -142,7 +148,7 @@ impl ServiceLoop {
         }
     }
 
-    fn reference(&self, name: &str) -> Result<Arc<str>, (OutcomeStatus, String)> {
+    fn reference(&self, name: &str) -> Result<Arc<str>, Refusal> {
         match self.bindings.get_key_value(name) {
             Some((name, _)) => Ok(name.clone()),
             None => {
@@ -157,7 +163,7 @@ impl ServiceLoop {
     }
 
     /// The candidate `to` of a reference: bindings go to declared candidates only, so that no binding can close a cycle of metrics.
-    fn candidate(&self, reference: &str, to: &str) -> Result<Arc<str>, (OutcomeStatus, String)> {
+    fn candidate(&self, reference: &str, to: &str) -> Result<Arc<str>, Refusal> {
         let name = self.reference(reference)?;
         let candidates =
             self.policy.references.get(&name).map(|r| r.candidates.as_slice()).unwrap_or_default();
@@ -171,11 +177,7 @@ impl ServiceLoop {
     }
 
     /// Every reference bound to `from`; an error if one of them may not be bound to `to`, or there is none.
-    fn replaceable(
-        &self,
-        from: &str,
-        to: &str,
-    ) -> Result<Vec<(Arc<str>, Arc<str>)>, (OutcomeStatus, String)> {
+    fn replaceable(&self, from: &str, to: &str) -> Result<Vec<Rebinding>, Refusal> {
         let bound: Vec<Arc<str>> = self
             .bindings
             .iter()
@@ -254,14 +256,24 @@ impl ServiceLoop {
         }
     }
 
+    /// Lets a binding outlive the daemon, with what the policy declared when it was made.
+    pub(super) fn remember_binding(&self, reference: &str, to: Option<&str>, turn: &mut Turn<'_>) {
+        let declared = self.policy.references.get(reference).and_then(|r| r.service.as_deref());
+        let what = Lasting::Binding {
+            reference: reference.to_string(),
+            to: to.map(str::to_string),
+            declared: declared.map(str::to_string),
+        };
+        self.remember(what, turn);
+    }
+
     /// Changes bindings in one step; the monitor's references follow.
     fn rebind(&mut self, changes: &[(Arc<str>, Option<Arc<str>>)], turn: &mut Turn<'_>) {
         let mut rebound = Vec::new();
         for (reference, to) in changes {
             if self.bindings.insert(reference.clone(), to.clone()).as_ref() != Some(to) {
                 rebound.push(reference.clone());
-                let bound = to.as_deref().map(str::to_string);
-                self.remember(Lasting::Binding(reference.to_string(), bound), turn);
+                self.remember_binding(reference, to.as_deref(), turn);
             }
         }
         self.forget_remotes(&rebound, turn);

@@ -7,10 +7,7 @@ use super::{Listening, NoMonitor, ServiceLoop, Turn};
 use crate::analyze::Readings;
 use crate::model::{Measurement, MissingReason, Timestamp};
 use crate::monitor::{Held, Monitor};
-use crate::service::message::{Effect, Letter};
-
-/// A value as a letter carries it: output, label, value, time.
-type Measured = (Option<Arc<str>>, Option<Arc<str>>, f64, Option<Timestamp>);
+use crate::service::message::{Effect, Letter, MeasuredValue};
 
 /// What checking the SLOs that a sample touched came to.
 struct Touched {
@@ -19,7 +16,7 @@ struct Touched {
 }
 
 impl ServiceLoop {
-    pub(super) fn measured(&mut self, metric: &str, values: Vec<Measured>, turn: &mut Turn<'_>) {
+    pub(super) fn measured(&mut self, metric: &str, values: Vec<MeasuredValue>, turn: &mut Turn<'_>) {
         let Some(monitor) = &mut self.monitor else {
             turn.tally.refused += values.len() as u64;
             return;
