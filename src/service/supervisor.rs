@@ -281,6 +281,10 @@ impl Supervisor {
 
     /// Hands the difference between what runs and `next` to the shards.
     async fn transition(&self, state: &mut State, next: PolicySet) -> Result<Applied, PortError> {
+        for name in self.in_quarantine(&state.running).await {
+            // It does not run, whatever was last handed out: it is attached again with what the record knows of it.
+            state.running.services.remove(&name);
+        }
         let changes = diff(&state.running, &next);
         let restored = match changes.iter().any(|c| matches!(c, Change::Added { .. })) {
             true => self.restored(&changes, &next).await?,
@@ -317,6 +321,19 @@ impl Supervisor {
         self.applied.fetch_add(1, Ordering::Relaxed);
         state.running = next;
         Ok(applied)
+    }
+
+    /// The services of `running` that a panic has put into quarantine.
+    async fn in_quarantine(&self, running: &PolicySet) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        if self.shell.tally().1 > 0 {
+            for name in running.services.keys() {
+                if let Err(PortError::Quarantined(_)) = self.shell.call(name, Request::Status).await {
+                    names.push(name.clone());
+                }
+            }
+        }
+        names
     }
 
     async fn send_policy(&self, policy: &ServicePolicy, restored: Restored) -> Result<(), PortError> {
