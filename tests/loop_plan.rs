@@ -379,7 +379,9 @@ fn a_binding_made_by_action_stays_while_the_policy_declares_the_same() {
     assert_eq!(s.bound("A", "c"), Some("C2".into()), "one more candidate is no reason to move");
     s.change(&yaml.replace("c: { service: C1, candidates: [C2] }", "c: { service: C1 }"));
     assert_eq!(s.bound("A", "c"), Some("C1".into()), "C2 is no candidate any more");
-    assert_eq!(s.lasting.last(), Some(&("A".into(), Lasting::Binding("c".into(), Some("C1".into())))));
+    let declared =
+        Lasting::Binding { reference: "c".into(), to: Some("C1".into()), declared: Some("C1".into()) };
+    assert_eq!(s.lasting.last(), Some(&("A".into(), declared)));
 }
 
 /// Requirement: R3-15

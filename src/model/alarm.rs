@@ -87,7 +87,6 @@ impl std::fmt::Display for AlarmKind {
 
 /// The notification of a change of an SLO: `notify(alarmType, condition)` of S3 (R3-49).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Alarm {
     /// The service whose SLO it is.
     pub service: String,

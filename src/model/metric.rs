@@ -44,7 +44,7 @@ impl Measurement {
 
 /// What asking for a metric gives. Never a silent default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
-#[serde(tag = "state", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "state", rename_all = "snake_case")]
 pub enum Reading {
     /// The value is within its stated age.
     Fresh {
@@ -134,7 +134,7 @@ pub enum MissingReason {
     NoSuchReference(String),
     /// Something that the metric is computed from is missing.
     #[error("`{0}` is missing: {1}")]
-    Input(String, Box<MissingReason>),
+    Input(String, #[schema(no_recursion)] Box<MissingReason>),
     /// The expression has no finite value (a division by zero, an overflow).
     #[error("`{0}` has no finite value")]
     NotFinite(String),

@@ -9,6 +9,9 @@ pub mod name;
 pub mod plan;
 pub mod ports;
 pub mod resource;
+pub mod series;
+pub mod syntax;
+pub mod template;
 pub mod time;
 pub mod units;
 

@@ -282,6 +282,9 @@ impl Monitor {
         changed: &mut Vec<SlotId>,
     ) -> Vec<Refused> {
         let mut refused = Vec::new();
+        if measurements.is_empty() {
+            return refused;
+        }
         let mut family = Vec::new();
         for m in measurements {
             match (&m.output, m.label) {

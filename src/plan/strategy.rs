@@ -18,8 +18,18 @@ use crate::policy::script::{self, Script};
 /// The most actions that a strategy may return.
 pub const MAX_ACTIONS: usize = 100;
 
+/// The stack that a thread needs to run strategies, in bytes: a script may nest values a thousand levels deep, and rhai
+/// compares, prints and drops them by recursion.
+pub const STACK_SIZE: usize = 16 << 20;
+
 /// The most reasons, lines of log, and needs that one run keeps; further ones are dropped.
 const MAX_NOTES: usize = 100;
+
+/// The longest reason or line of log, in characters; the rest is dropped.
+const MAX_NOTE: usize = 1000;
+
+/// How deeply the value of an action may be nested.
+const MAX_NESTING: usize = 16;
 
 /// How many members of a family are recorded as readings, the largest first.
 const MAX_FAMILY_READS: usize = 10;
@@ -74,6 +84,18 @@ pub enum Deadline {
     Within(Duration, Clock),
     /// At exactly this operation, as recorded; `None`: never.
     CutAt(Option<u64>),
+}
+
+impl RunLimits {
+    /// The most operations of a run unless a policy says otherwise: hundreds of times what a strategy of twenty lines takes.
+    pub const OPERATIONS: u64 = 100_000;
+    /// The most time of a run in its shard unless a policy says otherwise.
+    pub const TIME: Duration = Duration::from_millis(5);
+
+    /// The usual limits, by this clock.
+    pub fn usual(clock: Clock) -> Self {
+        Self { operations: Self::OPERATIONS, deadline: Deadline::Within(Self::TIME, clock) }
+    }
 }
 
 impl std::fmt::Debug for Deadline {
@@ -148,11 +170,12 @@ pub enum ErrorKind {
     Result,
 }
 
-/// Runs the strategies of one shard: one engine, one run at a time.
+/// Runs the strategies of one shard: one engine, one run at a time, on a thread with a stack of [`STACK_SIZE`].
 pub struct StrategyHost {
     engine: Engine,
     state: Arc<State>,
     running: Mutex<()>,
+    nothing: Arc<Known>,
 }
 
 impl std::fmt::Debug for StrategyHost {
@@ -227,7 +250,17 @@ impl State {
         self.cut_at.store(cut_at, Ordering::Relaxed);
         self.timed.store(clock.is_some(), Ordering::Relaxed);
         self.constants.store(!script.constants.is_empty(), Ordering::Relaxed);
-        *self.turn() = Turn { known, constants: script.constants.clone(), clock, ..Turn::default() };
+        let mut turn = self.turn();
+        turn.known = known;
+        turn.constants = script.constants.clone();
+        turn.clock = clock;
+        // Already empty, unless a run before this one has panicked.
+        turn.reads.clear();
+        turn.needs.clear();
+        turn.listed.clear();
+        turn.reasons.clear();
+        turn.log.clear();
+        turn.cut = None;
     }
 
     /// Called by rhai at every operation; whether the run is to end.
@@ -261,6 +294,9 @@ impl State {
 
     /// The reading of a metric of a service or of whatever a reference is bound to; ends the run when it is not known.
     fn read(&self, target: Option<&str>, metric: &str) -> Fallible<Reading> {
+        if self.stop.load(Ordering::Relaxed) != GO {
+            return ended();
+        }
         let mut turn = self.turn();
         let known = turn.known.clone();
         let service = match target.map(|target| (target, known.references.get(target))) {
@@ -286,8 +322,13 @@ impl State {
             turn.needs.insert(key);
         }
         self.stop.store(NEED, Ordering::Relaxed);
-        Err(EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into())
+        ended()
     }
+}
+
+/// The error that no `try` catches.
+fn ended<T>() -> Fallible<T> {
+    Err(EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into())
 }
 
 impl Turn {
@@ -335,7 +376,7 @@ impl StrategyHost {
         register_knowledge(&mut engine, &state);
         register_actions(&mut engine);
         register_arrays(&mut engine);
-        Self { engine, state, running: Mutex::new(()) }
+        Self { engine, state, running: Mutex::new(()), nothing: Arc::default() }
     }
 
     /// Runs `plan(alarm)` of `script` on what is `known`.
@@ -352,7 +393,7 @@ impl StrategyHost {
             (alarm_map(alarm),),
         );
         let stop = self.state.stop.load(Ordering::Relaxed);
-        let mut turn = std::mem::take(&mut *self.state.turn());
+        let mut turn = self.state.turn();
         let end = if turn.needs.is_empty() {
             match stop {
                 LIMIT => {
@@ -365,13 +406,16 @@ impl StrategyHost {
             turn.need_literals(script);
             End::Needs(std::mem::take(&mut turn.needs).into_iter().collect())
         };
+        // What was known is let go; the next run begins with everything empty.
+        turn.known = self.nothing.clone();
+        turn.clock = None;
         Run {
             end,
-            reads: turn.reads,
-            reasons: turn.reasons,
-            log: turn.log,
+            reads: std::mem::take(&mut turn.reads),
+            reasons: std::mem::take(&mut turn.reasons),
+            log: std::mem::take(&mut turn.log),
             progress: self.state.progress.load(Ordering::Relaxed),
-            cut: turn.cut,
+            cut: turn.cut.take(),
         }
     }
 }
@@ -487,8 +531,8 @@ fn strategy_error(error: &EvalAltResult, script: &Script) -> StrategyError {
     };
     let position = inner.position();
     let mut message = match inner {
-        EvalAltResult::ErrorRuntime(value, _) => value.to_string(),
-        EvalAltResult::ErrorFunctionNotFound(signature, _) => not_found(signature),
+        EvalAltResult::ErrorRuntime(value, _) => shorten(&value.to_string()),
+        EvalAltResult::ErrorFunctionNotFound(signature, _) => not_found(&shorten(signature)),
         EvalAltResult::ErrorDataRace(..) => {
             "a closure uses the value that it is called on; copy that first, with `let copy = value;`"
                 .to_string()
@@ -498,7 +542,7 @@ fn strategy_error(error: &EvalAltResult, script: &Script) -> StrategyError {
             let text = other.to_string();
             // rhai writes the position at the end; it is told apart from the message here.
             let end = text.rfind(" (line ").unwrap_or(text.len());
-            script::lower(&text[..end])
+            script::lower(&shorten(&text[..end]))
         }
     };
     // Only functions that the script names: those of closures are made up, and differ from build to build.
@@ -557,6 +601,17 @@ fn not_found(signature: &str) -> String {
     }
 }
 
+/// What is kept of a text for people. rhai's names of closures are left out: they differ from build to build, and a replay must not.
+fn shorten(text: &str) -> String {
+    let mut parts = text.split("anon$");
+    let mut out: String = parts.next().unwrap_or_default().chars().take(MAX_NOTE).collect();
+    for part in parts {
+        out.push_str("closure");
+        out.push_str(part.trim_start_matches(|c: char| c.is_ascii_hexdigit()));
+    }
+    out.chars().take(MAX_NOTE).collect()
+}
+
 fn fail<T>(message: impl Into<String>) -> Fallible<T> {
     Err(EvalAltResult::ErrorRuntime(message.into().into(), Position::NONE).into())
 }
@@ -585,7 +640,7 @@ fn register_hooks(engine: &mut Engine, state: &Arc<State>) {
 impl Turn {
     fn note(&mut self, text: &str) {
         if self.log.len() < MAX_NOTES {
-            self.log.push(text.to_string());
+            self.log.push(shorten(text));
         }
     }
 }
@@ -685,7 +740,7 @@ fn register_knowledge(engine: &mut Engine, state: &Arc<State>) {
     engine.register_fn("because", move |text: &str| {
         let mut turn = shared.turn();
         if turn.reasons.len() < MAX_NOTES {
-            turn.reasons.push(text.to_string());
+            turn.reasons.push(shorten(text));
         }
     });
     let shared = state.clone();
@@ -819,6 +874,13 @@ fn custom(service: Option<&str>, name: &str, args: &Map) -> Fallible<Action> {
 
 /// A value of a script as JSON; `what` names it in errors.
 fn to_json(value: &Dynamic, what: &str) -> Fallible<Value> {
+    nested_json(value, what, MAX_NESTING)
+}
+
+fn nested_json(value: &Dynamic, what: &str, depth: usize) -> Fallible<Value> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return fail(format!("`{what}` is nested more than {MAX_NESTING} levels deep"));
+    };
     if value.is_unit() {
         return Ok(Value::Null);
     }
@@ -840,12 +902,14 @@ fn to_json(value: &Dynamic, what: &str) -> Fallible<Value> {
     if let Some(array) = value.read_lock::<Array>() {
         return array
             .iter()
-            .map(|element| to_json(element, what))
+            .map(|element| nested_json(element, what, depth))
             .collect::<Fallible<Vec<_>>>()
             .map(Into::into);
     }
     if let Some(map) = value.read_lock::<Map>() {
-        let entry = |(key, value): (&rhai::Identifier, &Dynamic)| Ok((key.to_string(), to_json(value, key)?));
+        let entry = |(key, value): (&rhai::Identifier, &Dynamic)| {
+            Ok((key.to_string(), nested_json(value, key, depth)?))
+        };
         return map.iter().map(entry).collect::<Fallible<serde_json::Map<_, _>>>().map(Value::Object);
     }
     fail(format!("`{what}` is {}, which is no plain value", describe(value)))
@@ -961,6 +1025,8 @@ fn goes_before(context: &NativeCallContext, order: &FnPtr, a: &Dynamic, b: &Dyna
 mod tests {
     use std::sync::atomic::AtomicU64;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::model::{AlarmKind, Severity};
 
@@ -1031,7 +1097,7 @@ mod tests {
     }
 
     fn limits() -> RunLimits {
-        RunLimits { operations: 100_000, deadline: Deadline::CutAt(None) }
+        RunLimits { operations: 30_000, deadline: Deadline::CutAt(None) }
     }
 
     fn known(readings: &[(&str, &str, f64)]) -> Known {
@@ -1199,6 +1265,8 @@ mod tests {
         assert_eq!(run.log, ["4.0 stale 90.0"]);
     }
 
+    /// Requirement: R3-10
+    /// Requirement: R3-55
     #[test]
     fn every_action_has_its_constructor() {
         let cases = [
@@ -1333,6 +1401,15 @@ mod tests {
         assert!(error("set(\"x\", 0.0 / 0.0)").message.contains("finite"));
         assert!(error("publish(\"x\", \"y\")").message.contains("finite number"));
         assert!(error("remember(\"x\", || 1)").message.contains("no plain value"));
+        assert!(error("let a = []; for i in 0..20 { a = [a]; } set(\"x\", a)").message.contains("16 levels"));
+        assert!(
+            error("let a = #{}; for i in 0..20 { a = #{a: a}; } remember(\"x\", a)")
+                .message
+                .contains("16 levels")
+        );
+        assert!(error("let a = []; a.pad(900, \"long\"); throw a").message.len() <= MAX_NOTE);
+        assert!(error("let f = |x| x; f.call(1, 2, 3)").message.contains("closure"));
+        assert_eq!(eval("|x| x"), "Fn(closure)");
         assert!(error("throw \"enough\"").message.contains("enough"));
         assert!(error("1 / 0").message.to_lowercase().contains("zero"), "{:?}", error("1 / 0"));
         let e = run_on(
@@ -1412,10 +1489,54 @@ mod tests {
         }
     }
 
+    /// Runs `test` on a stack of the size that a host asks for.
+    fn on_the_stack_of_a_shard(test: impl FnOnce() + Send + 'static) {
+        std::thread::Builder::new().stack_size(STACK_SIZE).spawn(test).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn the_deepest_values_fit_the_stack_of_a_shard() {
+        let uses = [
+            "a == a",
+            "switch a { 1 => 2, _ => 3 }",
+            "set(\"x\", a)",
+            "a.index_of(a)",
+            "#{a: a}.to_json()",
+            "[a].sort_by(|x| 1)",
+            "a + a",
+            "`${a}`",
+            "throw a",
+            "try { throw a } catch (e) { e }",
+            "return a",
+        ];
+        on_the_stack_of_a_shard(move || {
+            for code in uses {
+                for deep in [
+                    "let a = []; for i in 0..990 { a = [a]; }",
+                    "let a = #{}; for i in 0..250 { a = #{a: a}; }",
+                ] {
+                    let Ok(script) = Script::compile("t", &format!("fn plan(alarm) {{ {deep} {code} }}"))
+                    else {
+                        panic!("{code}")
+                    };
+                    let run = run_on(&script, known(&[]));
+                    assert!(!matches!(run.end, End::Needs(_)), "{code}: {run:?}");
+                }
+            }
+            for text in ["'['", "`{\"a\":`", "`[{\"a\":`"] {
+                run(&format!("let j = \"\"; for i in 0..400 {{ j += {text}; }} parse_json(j)"));
+                run(&format!("let j = \"\"; for i in 0..4000 {{ j += {text}; }} parse_json(j)"));
+            }
+            run("let j = \"\"; j.pad(2000, '['); j.pad(4000, ']'); parse_json(j)");
+        });
+    }
+
     #[test]
     fn notes_are_bounded() {
         let run = run("for i in 0..1000 { because(\"x\"); print(\"y\"); } []");
         assert_eq!((run.reasons.len(), run.log.len()), (MAX_NOTES, MAX_NOTES));
+        let long = run_on(&plan("let a = []; a.pad(200, \"0123456789\"); print(a); []"), known(&[]));
+        assert_eq!(long.log[0].len(), MAX_NOTE);
         let run =
             run_on(&plan("for i in 0..1000 { try { reading(`s${i}`, \"x\") } catch {} } []"), known(&[]));
         assert!(matches!(run.end, End::Needs(needs) if needs.len() <= MAX_NOTES));
@@ -1440,6 +1561,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_at_any_operation_is_repeated_exactly() {
+        let host = StrategyHost::new();
+        let script = script(CHEAPEST);
+        let known = Arc::new(known(&[("C1", "cost", 20.0), ("C2", "cost", 5.0)]));
+        let whole = host.run(&script, &alarm(), known.clone(), limits());
+        for n in 1..=whole.progress {
+            let at = |host: &StrategyHost| {
+                let limits = RunLimits { operations: 1_000, deadline: Deadline::CutAt(Some(n)) };
+                host.run(&script, &alarm(), known.clone(), limits)
+            };
+            let run = at(&host);
+            assert_eq!((run.cut, run.progress), (Some(n), n));
+            assert!(matches!(&run.end, End::Failed(e) if e.kind == ErrorKind::Deadline), "{run:?}");
+            assert_eq!(at(&StrategyHost::new()), run);
+        }
+        let later = RunLimits { operations: 1_000, deadline: Deadline::CutAt(Some(whole.progress + 1)) };
+        assert_eq!(host.run(&script, &alarm(), known, later), whole);
+    }
+
+    #[test]
     fn a_run_in_time_is_not_cut() {
         let clock: Clock = Arc::new(|| Duration::ZERO);
         let within =
@@ -1451,7 +1592,37 @@ mod tests {
     #[test]
     fn the_operations_of_callbacks_count() {
         let e = error("let a = [1]; for i in 0..1000 { a.map(|x| { for j in 0..1000 { print(j); } }); } []");
-        assert_eq!((e.kind, e.message.as_str()), (ErrorKind::Limit, "it took more than 100000 operations"));
+        assert_eq!((e.kind, e.message.as_str()), (ErrorKind::Limit, "it took more than 30000 operations"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn no_script_makes_a_host_panic_and_equal_inputs_give_equal_runs(
+            statements in prop::collection::vec(prop::sample::select(vec![
+                "x = metric(\"cost\");", "x = metric(\"Z\", \"x\");", "x = candidates(\"payment\").min_by(|c| metric(c, \"cost\"));",
+                "x = [3, 1, 2].sort_by(|a, b| a < b);", "x = family(\"rss\").map(|m| m.value).filter(|v| v > 2);",
+                "x.push(x);", "x = [x, x];", "x += 1;", "x = x + \"t\";", "x = `${x}`;", "x = || x;", "x = x.call();", "x = Fn(\"plan\");",
+                "x = recall(\"last\");", "x.n = alarm.values;", "throw x;", "because(`${x}`);", "print(x);", "debug(x);", "plan(x);",
+                "if x == 1 {", "for i in 0..3 {", "loop {", "try {", "{", "}", "} catch (e) { x = e; }", "return x;", "exit(x);",
+                "x = set(\"p\", x);", "x = [start(), stop()];", "x = replace(\"C1\", \"C2\");", "x = reading(\"cost\").age / 0;",
+                "break;", "x = x.sum_by(|y| y);", "x = x.len();", "x = x[0];", "x = #{a: x};", "x = x.a;", "x = -x;", "x = x / x;",
+            ]), 0..8),
+        ) {
+            if let Ok(script) = Script::compile("t", &format!("fn plan(alarm) {{ let x = []; {} }}", statements.join(" "))) {
+                let limits = || RunLimits { operations: 500, deadline: Deadline::CutAt(None) };
+                let known = Arc::new(known(&[("A", "cost", 38.0), ("C1", "cost", 20.0)]));
+                HOST.with(|host| {
+                    let run = host.run(&script, &alarm(), known.clone(), limits());
+                    prop_assert_eq!(host.run(&script, &alarm(), known, limits()), run);
+                    Ok(())
+                })?;
+            }
+        }
+    }
+
+    thread_local! {
+        static HOST: StrategyHost = StrategyHost::new();
     }
 
     /// Prints how far hostile scripts get beyond a deadline of 5 ms.

@@ -18,6 +18,7 @@ use crate::model::{MetricPath, Resource};
 pub(crate) fn check(drafts: &[Draft<'_>], broken: &Broken) -> Vec<Problem> {
     let mut all = Everything::new(drafts, broken);
     all.scripts_without_use();
+    all.readings_of_scripts();
     for service in 0..all.services.len() {
         all.references(service);
         all.inputs(service);
@@ -71,7 +72,7 @@ impl<'a> Everything<'a> {
                 if let Some(first) = names.get(name) {
                     let key = if policy.is_some() { "service" } else { "resource" };
                     let mut problem = Problem::error(
-                        "duplicate-service",
+                        "duplicate-name",
                         Place::value([key.into()]),
                         format!("`{name}` is already declared in {first}"),
                     )
@@ -123,6 +124,67 @@ impl<'a> Everything<'a> {
                 self.problems.push(problem);
             }
         }
+    }
+
+    /// Readings that scripts name by literals should be there. Only warnings: a script may know what it does.
+    fn readings_of_scripts(&mut self) {
+        if !self.broken.is_empty() {
+            return;
+        }
+        let files: FxHashMap<*const super::script::Script, &'a super::load::SourceFile> = self
+            .drafts
+            .iter()
+            .filter_map(|draft| Some((Arc::as_ptr(draft.compiled.script.as_ref()?), draft.source)))
+            .collect();
+        for service in 0..self.services.len() {
+            let policy = self.services[service].policy;
+            for script in policy.scripts.values() {
+                let Some(source) = files.get(&Arc::as_ptr(script)) else { continue };
+                for (target, metric) in script.literal_readings() {
+                    let Some((word, message)) = self.missing_reading(service, target.as_deref(), &metric)
+                    else {
+                        continue;
+                    };
+                    let quoted = format!("\"{word}\"");
+                    let at = source.text.find(&quoted).map_or(0..0, |at| at..at + quoted.len());
+                    let mut problem =
+                        Problem::warning("unknown-reading", Place::default(), message).of(&policy.name);
+                    (problem.file, problem.span) = (Some(source.path.clone()), Some(at));
+                    self.problems.push(problem);
+                }
+            }
+        }
+    }
+
+    /// Which word of `metric(target, metric)` means nothing to this service, and why.
+    fn missing_reading(
+        &self,
+        service: usize,
+        target: Option<&str>,
+        metric: &str,
+    ) -> Option<(String, String)> {
+        let policy = self.services[service].policy;
+        // Members of families (`cpu[cpu0]`) only show while it runs.
+        let name = metric.split('[').next().unwrap_or(metric);
+        let targets: Vec<&str> = match target {
+            None => vec![&*policy.name],
+            Some(word) => match policy.references.get(word) {
+                Some(reference) => reference.candidates.iter().map(|c| &**c).collect(),
+                None => vec![word],
+            },
+        };
+        for target in targets {
+            let Some(&other) = self.by_name.get(target) else {
+                return Some((
+                    target.to_string(),
+                    format!("`{target}` is neither a reference of `{}` nor a service", policy.name),
+                ));
+            };
+            if !self.numbers.contains_key(&(other, name)) {
+                return Some((metric.to_string(), format!("the service `{target}` has no metric `{name}`")));
+            }
+        }
+        None
     }
 
     fn references(&mut self, service: usize) {

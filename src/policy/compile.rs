@@ -35,6 +35,38 @@ pub fn compile(
     document: ServiceDocument,
     scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
 ) -> Result<ServicePolicy, Vec<Problem>> {
+    let (policy, problems) = build(document, scripts);
+    if problems.is_empty() { Ok(policy) } else { Err(problems) }
+}
+
+/// The codes of mistakes that a change by hand may leave behind: something was taken away that others still name. What names it says so
+/// while it runs (an SLO is `unresolved`, a reading is missing, an action is refused), and works again when it is back (R3-35).
+pub const DANGLING: &[&str] = &[
+    "unknown-metric",
+    "unknown-slo",
+    "unknown-service",
+    "undeclared-action",
+    "unknown-reference",
+    "no-route",
+];
+
+/// Compiles a document that was changed by hand, or that a record contains: what dangles is no error but a warning.
+///
+/// # Errors
+/// Every other mistake.
+pub fn compile_by_hand(
+    document: ServiceDocument,
+    scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
+) -> Result<(ServicePolicy, Vec<Problem>), Vec<Problem>> {
+    let (policy, problems) = build(document, scripts);
+    if problems.iter().all(|p| DANGLING.contains(&p.code)) { Ok((policy, problems)) } else { Err(problems) }
+}
+
+/// What can be made of a document, and every mistake in it.
+fn build(
+    document: ServiceDocument,
+    scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
+) -> (ServicePolicy, Vec<Problem>) {
     let mut compiler = Compiler { document: &document, problems: Vec::new() };
     compiler.names();
     let references = compiler.references();
@@ -43,13 +75,10 @@ pub fn compile(
     let (plan, used) = compiler.plan(scripts);
     let execute = compiler.execute();
     let mut problems = compiler.problems;
-    if !problems.is_empty() {
-        for problem in &mut problems {
-            problem.service = Some(document.service.as_str().into());
-        }
-        return Err(problems);
+    for problem in &mut problems {
+        problem.service = Some(document.service.as_str().into());
     }
-    Ok(ServicePolicy {
+    let policy = ServicePolicy {
         name: document.service.as_str().into(),
         resource: Arc::new(resource(&document.service, &document.class, &document.kind, &document.relations)),
         references,
@@ -59,7 +88,8 @@ pub fn compile(
         execute: execute.map(Arc::new),
         scripts: used,
         document: Arc::new(document),
-    })
+    };
+    (policy, problems)
 }
 
 /// Compiles a `resource:` document.
@@ -93,7 +123,9 @@ fn resource(
 
 fn check_name(problems: &mut Vec<Problem>, place: Place, name: &str, rule: fn(&str) -> Option<String>) {
     if let Some(why) = rule(name) {
-        problems.push(Problem::error("invalid-name", place, why).about(name));
+        let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let hint = rule(&plain).is_none().then(|| format!("`{plain}` would do"));
+        problems.push(Problem::error("invalid-name", place, why).hint(hint).about(name));
     }
 }
 
@@ -516,7 +548,6 @@ impl Compiler<'_> {
 
     // ---- P ---------------------------------------------------------------------------------------------------------
 
-    #[expect(clippy::type_complexity, reason = "the two halves of one pass, taken apart at once")]
     fn plan(
         &mut self,
         scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
@@ -616,9 +647,8 @@ impl Compiler<'_> {
             Some(service) => {
                 if !self.reachable().any(|name| name == service) {
                     let known = self.reachable().chain([self.document.service.as_str()]);
-                    let hint = suggestion(service, known).unwrap_or_else(|| {
-                        "actions go to this service or along its references (R3-60)".to_string()
-                    });
+                    let hint = suggestion(service, known)
+                        .unwrap_or_else(|| "actions go to this service or along its references".to_string());
                     self.error(
                         Problem::error(
                             "no-route",
@@ -693,7 +723,10 @@ pub(crate) fn check_action(
     references: &[&str],
     slos: &[&str],
 ) -> Option<Problem> {
-    let list = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let list = |names: &[String]| {
+        let names: BTreeSet<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    };
     match action {
         Action::Bind { reference, .. } | Action::Unbind { reference, .. } => {
             let Some(known) = candidates(reference) else {

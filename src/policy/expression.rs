@@ -130,6 +130,13 @@ impl Expression {
     ///
     /// # Errors
     /// What is wrong, where in `source`, and what would be right.
+    ///
+    /// ```
+    /// use homeostat::policy::expression::Expression;
+    ///
+    /// let cost = Expression::parse("own_cost + payment.cost").unwrap();
+    /// assert_eq!(cost.eval(&[Some(18.0), Some(10.0)]), Ok(28.0));
+    /// ```
     pub fn parse(source: &str) -> Result<Self, ExpressionError> {
         Self::compile(source).map(|(expression, _)| expression).map_err(|refusal| within(source, refusal))
     }

@@ -1,6 +1,7 @@
 //! From directories to documents. [`Sources::read`] is the only input and output of the policy module besides `watch`;
 //! what follows is a function of the texts.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +41,21 @@ pub struct SourceFile {
     pub kind: SourceKind,
     /// The content.
     pub text: Arc<str>,
+}
+
+/// What changed since sources were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// Nothing is known; everything is read again.
+    Everything,
+    /// At most these files were written, created, moved or deleted.
+    Files(BTreeSet<PathBuf>),
+}
+
+impl Default for Changed {
+    fn default() -> Self {
+        Self::Files(BTreeSet::new())
+    }
 }
 
 /// Everything that was read, and what could not be.
@@ -90,6 +106,48 @@ impl Sources {
         sources.files.sort_by(|a, b| a.path.cmp(&b.path));
         sources.files.dedup_by(|a, b| a.path == b.path);
         sources
+    }
+
+    /// What [`Sources::read`] would give, when no more than `changed` is different since `self` was read from `dirs`.
+    /// Reads only those files; everything, when a problem of reading is among what is known.
+    pub fn refresh(&self, dirs: &[PathBuf], changed: &Changed) -> Self {
+        let Changed::Files(paths) = changed else { return Self::read(dirs) };
+        if !self.problems.is_empty() {
+            return Self::read(dirs);
+        }
+        let mut next = self.clone();
+        for path in paths {
+            // The watcher names files absolutely, whichever way the directory was given.
+            let inside = |dir: &PathBuf| {
+                let whole = std::path::absolute(dir).ok()?;
+                path.strip_prefix(dir).or_else(|_| path.strip_prefix(&whole)).map(Path::to_path_buf).ok()
+            };
+            let home = dirs.iter().find_map(|dir| Some((dir, inside(dir)?)));
+            let Some((dir, inside)) = home.filter(|(dir, _)| dir.is_dir()) else { return Self::read(dirs) };
+            let name = inside.to_string_lossy().replace('\\', "/");
+            let ignored = name.split('/').any(is_ignored);
+            let Some(kind) = kind_of(&name).filter(|_| !ignored) else { continue };
+            if kind == SourceKind::Policy && name.contains('/') {
+                continue;
+            }
+            let root = shown(dir);
+            let file = join(&root, &name);
+            if let Ok(known) = next.files.binary_search_by(|f| (*f.path).cmp(file.as_str())) {
+                next.files.remove(known);
+            }
+            let before = next.files.len();
+            next.read_file(path, &file, &root, &name, kind);
+            if let Some(new) = (next.files.len() > before).then(|| next.files.pop()).flatten() {
+                let at = next.files.partition_point(|f| f.path < new.path);
+                next.files.insert(at, new);
+            }
+        }
+        // Without a policy in one of the directories the answer is an error, which `read` words.
+        let empty = |dir: &PathBuf| {
+            let root = shown(dir);
+            !next.files.iter().any(|f| f.kind == SourceKind::Policy && *f.root == *root)
+        };
+        if dirs.iter().any(empty) { Self::read(dirs) } else { next }
     }
 
     fn complain(&mut self, file: &str, code: &'static str, message: String, hint: Option<String>) {
@@ -263,15 +321,16 @@ pub(crate) struct Parsed {
 }
 
 /// The documents of a policy file, or the one syntax error that hides them. Pure.
-pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>, Problem> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>, Box<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     match tree::parse_yaml(text) {
         Ok(trees) => Ok(trees.into_iter().map(|tree| parse_tree(tree, text)).collect()),
         Err(error) => {
-            let mut problem = Problem::error("yaml-syntax", Place::default(), error.message);
+            let hint = error.message.contains("tab").then(|| "YAML is indented with spaces".to_string());
+            let mut problem = Problem::error("yaml-syntax", Place::default(), error.message).hint(hint);
             // Without a position the mistake is at the end: something is missing there.
             problem.span = Some(error.span.unwrap_or(text.trim_end().len()..text.trim_end().len()));
-            Err(problem)
+            Err(Box::new(problem))
         }
     }
 }
@@ -327,7 +386,7 @@ fn decode_all<T: serde::de::DeserializeOwned>(
     let mut removed: Vec<Vec<Step>> = Vec::new();
     let mut error: DecodeError = first;
     loop {
-        let mut steps = error.place.steps.clone();
+        let mut steps = error.steps.clone();
         let part = part(&steps).to_vec();
         // A field that is missing because it was wrong, and taken out, is no second mistake.
         let follows = error.missing.is_some_and(|field| {
@@ -338,11 +397,14 @@ fn decode_all<T: serde::de::DeserializeOwned>(
         if error.code != "unknown-field" && !wrong_parts.contains(&part) {
             wrong_parts.push(part.clone());
         }
-        if follows || error.missing.is_some() {
+        // Without its tag a mapping is empty, and that would be a second mistake.
+        let untagged = error.code == "unknown-word" && error.key;
+        if follows || untagged || error.missing.is_some() {
             steps = part;
         }
         if !follows {
-            let problem = Problem::error(error.code, error.place, error.message).hint(error.hint);
+            let place = Place { steps: error.steps, key: error.key, inner: None };
+            let problem = Problem::error(error.code, place, error.message).hint(error.hint);
             problems.push(match steps.last() {
                 Some(Step::Key(name)) => problem.about(name),
                 _ => problem,
@@ -423,6 +485,20 @@ plan:
 execute:
   set: logg
 ";
-        insta::assert_snapshot!(mistakes(text).join("\n"));
+        insta::assert_snapshot!(mistakes(text).join("\n"), @r#"
+        f:2:1: error: there is no field `clas` here (hint: did you mean `class`?)
+        f:5:18: error: there is no field `ulr` here (hint: did you mean `url`?)
+        f:6:8: error: `pusch` is not known here (hint: did you mean `push`?)
+        f:7:10: error: `every` is not known here (hint: there are `push`, `host`, `process`, `http`, `exec`, `nagios`, `prometheus`, `udp`, `statsd`, `custom`)
+        f:8:24: error: `cpuu` is not known here (hint: did you mean `cpu`?)
+        f:11:28: error: `p200` is no aggregate; expected avg, sum, min, max, count, rate, delta, stddev, ewma, ewma(GAIN), last, age, median or a percentile such as p99 or p99.9
+        f:11:40: error: `5 parsecs` is no duration (the unit is unknown); expected a number with a unit, such as 30s, 1500ms or 1m30s
+        f:12:5: error: found a list, expected an expression such as `own_cost + payment.cost`, a number, or a mapping with `expr` or `of`
+        f:13:8: error: found the boolean true, expected an expression such as `own_cost + payment.cost`, a number, or a mapping with `expr` or `of`
+        f:15:3: error: the field `objective` is missing
+        f:17:26: error: `yes` is not known here (hint: there are `observe`, `advise`, `approve`, `act`)
+        f:18:7: error: found a mapping, expected the name of an SLO, a list of them, or `*`
+        f:20:8: error: `logg` is not known here (hint: did you mean `log`?)
+        "#);
     }
 }

@@ -7,6 +7,7 @@ pub mod diff;
 pub mod document;
 pub mod expression;
 pub mod load;
+pub mod overlay;
 pub mod schema;
 pub mod script;
 pub mod set;
@@ -15,6 +16,9 @@ pub mod tree;
 pub mod value;
 pub mod watch;
 
+pub use diagnostics::{Problem, ProblemSeverity};
+pub use load::Sources;
+pub use set::PolicySet;
 pub use value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,
     ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,

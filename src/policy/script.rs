@@ -1,6 +1,6 @@
 //! Strategies as values: source, hash and syntax tree; and the hardened engine that all scripts are compiled and run by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rhai::{Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope};
@@ -36,6 +36,19 @@ impl PartialEq for Script {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name && self.hash == other.hash
     }
+}
+
+/// A call of a function in a script: `bound("payment")`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScriptCall {
+    /// The function.
+    pub function: String,
+    /// Its arguments: the text of one that is a literal text, `None` for any other.
+    pub arguments: Vec<Option<String>>,
+    /// The line, beginning with 1.
+    pub line: usize,
+    /// The column in characters, beginning with 1.
+    pub column: usize,
 }
 
 /// What is wrong with a script. No retry can mend it.
@@ -79,8 +92,10 @@ impl Script {
                 Some("split it into several strategies"),
             ));
         }
-        let mut engine = engine();
-        engine.set_max_operations(MAX_CONSTANT_OPERATIONS);
+        COMPILER.with(|engine| Self::compile_by(engine, name, source))
+    }
+
+    fn compile_by(engine: &Engine, name: &str, source: &str) -> Result<Self, ScriptError> {
         let ast = engine.compile(source).map_err(|error| parse_error(&error))?;
         check_plan(&ast)?;
         if let Some(position) = syntax::top_level_statement(&ast) {
@@ -90,7 +105,7 @@ impl Script {
                 Some("move this into `fn plan(alarm)`, or write `const NAME = …;`"),
             ));
         }
-        let constants = constants(&engine, &ast)?;
+        let constants = constants(engine, &ast)?;
         if let Some(undefined) = syntax::undefined_name(&ast, &|name| constants.contains_key(name)) {
             return Err(ScriptError::new(
                 format!("`{}` is not defined", undefined.name),
@@ -98,13 +113,7 @@ impl Script {
                 Some("declare it with `let`, or with `const` at the top level"),
             ));
         }
-        let readings = syntax::literal_calls(&ast, &["metric", "reading"])
-            .into_iter()
-            .filter_map(|mut arguments| {
-                let metric = arguments.pop()?;
-                (arguments.len() <= 1).then(|| (arguments.pop(), metric))
-            })
-            .collect();
+        let readings = literal_readings(&ast);
         Ok(Self {
             name: name.into(),
             source: source.into(),
@@ -120,6 +129,40 @@ impl Script {
     pub fn literal_readings(&self) -> Vec<(Option<String>, String)> {
         self.readings.clone()
     }
+
+    /// Every call of a function by its name, so that what a script mentions can be checked before it runs.
+    pub fn calls(&self) -> Vec<ScriptCall> {
+        let call = |call: syntax::Call| ScriptCall {
+            function: call.function,
+            arguments: call.arguments,
+            line: call.position.line().unwrap_or(1),
+            column: call.position.position().unwrap_or(1),
+        };
+        syntax::calls(&self.ast).into_iter().map(call).collect()
+    }
+}
+
+fn literal_readings(ast: &rhai::AST) -> Vec<(Option<String>, String)> {
+    let asks = |call: &syntax::Call| matches!(call.function.as_str(), "metric" | "reading");
+    let found: BTreeSet<_> = syntax::calls(ast)
+        .into_iter()
+        .filter(asks)
+        .filter_map(|call| match call.arguments.as_slice() {
+            [Some(metric)] => Some((None, metric.clone())),
+            [Some(target), Some(metric)] => Some((Some(target.clone()), metric.clone())),
+            _ => None,
+        })
+        .collect();
+    found.into_iter().collect()
+}
+
+thread_local! {
+    /// Compiles, and computes constants. Making an engine takes longer than compiling a script.
+    static COMPILER: Engine = {
+        let mut engine = engine();
+        engine.set_max_operations(MAX_CONSTANT_OPERATIONS);
+        engine
+    };
 }
 
 /// The first 16 hexadecimal digits of the BLAKE3 hash of `text`.
@@ -287,6 +330,13 @@ mod tests {
             "fn plan(alarm) { let l = 1; [1].filter(|x| [2].filter(|y| y > l + x).len() > 0); [] }",
             "fn plan(alarm) { for (x, i) in [1] { print(x + i); } try { throw 1 } catch (e) { print(e); } [] }",
             "fn helper(x) { x } fn plan(alarm) { let f = helper; [1].map(f); [1].map(helper); [] }",
+            "const A = 1; fn plan(alarm) { let m = #{a: A, f: |y| this.a + y + A}; m.f(1); `${A} ${m.a}`; [] }",
+            "fn plan(alarm) { let x = loop { break 3; }; const Y = x; do { x -= 1; } while x > Y; [].map(|z| z + Y); [] }",
+            "fn plan(alarm) { for i in 0..3 { for j in [1].filter(|k| k > i) { let q = || i + j; q.call(); } } [] }",
+            "fn plan(alarm) { let f = |a| |b| a + b; f.call(1).call(2); if let_x() { } [] } fn let_x() { true }",
+            "fn plan(alarm) { switch alarm.kind { \"a\" | \"b\" if alarm.at > 1 => [], 1..5 => [], _ => [] } }",
+            "fn plan(alarm) { let x = (); let y = x ?? 2; alarm?.values?.cost; x = y; let x = x + 1; [] }",
+            "fn plan(alarm) { let a = 1; let g = || { let a = 2; || a }; fn_at(|| a); [] } fn fn_at(f) { f.call() }",
             "fn plan(alarm) { let x = 1; { let y = x; let f = || y + x; f.call(); } switch x { 1 => [], _ => [] } }",
         ] {
             assert!(Script::compile("t", fine).is_ok(), "{fine}: {:?}", Script::compile("t", fine).err());
@@ -309,13 +359,15 @@ mod tests {
         assert_eq!(
             script.literal_readings(),
             [
+                (None, "own".into()),
+                (None, "p99".into()),
                 (service("B"), "cost".into()),
                 (service("C1"), "cost".into()),
                 (service("C2"), "cost".into()),
-                (None, "own".into()),
-                (None, "p99".into()),
             ]
         );
+        let call = script.calls().into_iter().find(|c| c.function == "set").unwrap();
+        assert_eq!((call.arguments, call.line), (vec![Some("x".to_string()), None], 5));
     }
 
     #[test]
@@ -331,6 +383,61 @@ mod tests {
             assert!(Script::compile("t", &source).is_err(), "{call}");
         }
         assert!(Script::compile("t", "import \"x\" as y; fn plan(alarm) { [] }").is_err());
+    }
+
+    #[test]
+    fn depth_is_bounded_also_on_a_small_stack() {
+        let run = || {
+            for (open, close) in [
+                ("(", ")"),
+                ("[", "]"),
+                ("#{a:", "}"),
+                ("{", "}"),
+                ("-", ""),
+                ("!", ""),
+                ("if true {", "}"),
+                ("|x| ", ""),
+                ("a.b", ""),
+                ("a[0]", ""),
+                ("1+", "1"),
+                ("f(", ")"),
+                ("`${", "}`"),
+                ("/*", "*/"),
+                ("while true {", "}"),
+                ("try {", "} catch {}"),
+                ("switch 1 { 1 => ", "}"),
+                (".a", ""),
+                ("[0]", ""),
+                (".f()", ""),
+                ("?.a", ""),
+                ("(1)", ""),
+                (" ?? 1", ""),
+                (" && a", ""),
+                ("else if true {}", ""),
+                ("let a = 1;", ""),
+                ("const A = 1;", ""),
+                ("return ", ""),
+                ("throw ", ""),
+                ("fn f() {", "}"),
+                ("a=", ""),
+                ("..", ""),
+                ("do {", "} while true"),
+            ] {
+                for n in [60, 5000] {
+                    let nest = format!("{}1{}", open.repeat(n), close.repeat(n));
+                    for source in [
+                        format!("fn plan(a) {{ {nest} }}"),
+                        format!("fn plan(a) {{ let x = a{nest}; }}"),
+                        format!("fn plan(a) {{ a{}; }}", open.repeat(n)),
+                        format!("fn plan(a) {{ if true {{}} {} }}", open.repeat(n)),
+                        format!("const A = {nest}; fn plan(a) {{ }}"),
+                    ] {
+                        let _ = Script::compile("t", &source);
+                    }
+                }
+            }
+        };
+        std::thread::Builder::new().stack_size(2 << 20).spawn(run).unwrap().join().unwrap();
     }
 
     proptest! {

@@ -29,6 +29,8 @@ pub struct PolicySet {
 /// What became of one file. Kept so that an unchanged file is neither parsed nor compiled again.
 #[derive(Debug, Clone)]
 pub struct CompiledFile {
+    /// Its content, shared with the sources that it came from.
+    pub text: Arc<str>,
     /// Its content hash.
     pub hash: blake3::Hash,
     /// The services in it, and the number of the document that each stands in.
@@ -65,8 +67,7 @@ impl PolicySet {
         sources: &Sources,
         previous: Option<&Self>,
     ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let mut build =
-            Build { sources, previous, problems: sources.problems.clone(), broken: Broken::new() };
+        let mut build = Build { previous, problems: sources.problems.clone(), broken: Broken::new() };
         let mut files: BTreeMap<Arc<str>, Arc<CompiledFile>> = BTreeMap::new();
         let mut drafts: Vec<Draft<'_>> = Vec::with_capacity(sources.files.len());
         let of_kind = |kind| sources.files.iter().filter(move |source| source.kind == kind);
@@ -112,25 +113,33 @@ impl PolicySet {
 type Scripts<'a> = BTreeMap<&'a str, BTreeMap<&'a str, Arc<Script>>>;
 
 struct Build<'a> {
-    sources: &'a Sources,
     previous: Option<&'a PolicySet>,
     problems: Vec<Problem>,
     broken: Broken,
 }
 
 impl<'a> Build<'a> {
-    fn unchanged(&self, source: &SourceFile, hash: blake3::Hash) -> Option<Arc<CompiledFile>> {
-        let file = self.previous?.files.get(&source.path)?;
-        (file.hash == hash).then(|| file.clone())
+    /// The file as it was compiled before, when its content is the same; otherwise the hash of its content.
+    fn unchanged(&self, source: &SourceFile) -> Result<Arc<CompiledFile>, blake3::Hash> {
+        let file = self.previous.and_then(|set| set.files.get(&source.path));
+        // A text that was not even read again needs no hash.
+        if let Some(file) = file
+            && Arc::ptr_eq(&file.text, &source.text)
+        {
+            return Ok(file.clone());
+        }
+        let hash = blake3::hash(source.text.as_bytes());
+        file.filter(|file| file.hash == hash).cloned().ok_or(hash)
     }
 
     fn script(&mut self, source: &SourceFile) -> Option<Arc<CompiledFile>> {
-        let hash = blake3::hash(source.text.as_bytes());
-        if let Some(file) = self.unchanged(source, hash) {
-            return Some(file);
-        }
+        let hash = match self.unchanged(source) {
+            Ok(file) => return Some(file),
+            Err(hash) => hash,
+        };
         match Script::compile(&source.name, &source.text) {
             Ok(script) => Some(Arc::new(CompiledFile {
+                text: source.text.clone(),
                 hash,
                 services: Vec::new(),
                 resources: Vec::new(),
@@ -152,28 +161,36 @@ impl<'a> Build<'a> {
     fn policy(&mut self, source: &SourceFile, scripts: &Scripts<'_>) -> Option<Arc<CompiledFile>> {
         let empty = BTreeMap::new();
         let scripts = scripts.get(&*source.root).unwrap_or(&empty);
-        let hash = blake3::hash(source.text.as_bytes());
-        if let Some(file) = self.unchanged(source, hash)
-            && file.services.iter().all(|(_, service)| {
-                service
-                    .scripts
-                    .iter()
-                    .all(|(name, script)| find_script(scripts, source, name).is_some_and(|s| s == *script))
-            })
-        {
-            return Some(file);
-        }
+        let same_script = |name: &str, script: &Arc<Script>| {
+            find_script(scripts, source, name).is_some_and(|now| Arc::ptr_eq(&now, script) || now == *script)
+        };
+        let hash = match self.unchanged(source) {
+            Ok(file) => {
+                let mut used = file.services.iter().flat_map(|(_, service)| &service.scripts);
+                if used.all(|(name, script)| same_script(name, script)) {
+                    return Some(file);
+                }
+                file.hash
+            }
+            Err(hash) => hash,
+        };
         let documents = match parse(&source.text) {
             Ok(documents) => documents,
             Err(mut problem) => {
                 problem.locate(&source.path, &source.text, None);
-                self.problems.push(problem);
+                self.problems.push(*problem);
                 // Nothing is known of what is in it; the names that it seems to declare are not held against others.
                 self.broken.extend(declared_names(&source.text));
                 return None;
             }
         };
-        let mut file = CompiledFile { hash, services: Vec::new(), resources: Vec::new(), script: None };
+        let mut file = CompiledFile {
+            text: source.text.clone(),
+            hash,
+            services: Vec::new(),
+            resources: Vec::new(),
+            script: None,
+        };
         for (number, parsed) in documents.into_iter().enumerate() {
             self.document(source, scripts, number, parsed, &mut file);
         }

@@ -297,8 +297,9 @@ impl<'a> Scanner<'a> {
         let rest = &self.source[after..];
         if let Some(next) = rest.strip_prefix('%') {
             // `80%` is a share, `80 % 3` and `80%3` are a remainder.
-            let operand = |c: char| c.is_alphanumeric() || c == '_' || c == '(';
-            let remainder = next.trim_start().starts_with(operand) && !next.trim_start().starts_with("in ");
+            let next = next.trim_start();
+            let word = leading(next, |c| c.is_alphanumeric() || c == '_');
+            let remainder = (!word.is_empty() && word != "in") || next.starts_with('(');
             return Ok(if remainder { (0, 1.0, None) } else { (1, 0.01, Some(Base::Ratio)) });
         }
         let word = leading(rest, |c| c.is_alphabetic() || c == '_');
@@ -628,26 +629,37 @@ pub(super) struct Undefined {
     pub position: Position,
 }
 
-/// The literal arguments of every call of `names` with only literal texts: `metric("C2", "cost")`.
-pub(super) fn literal_calls(ast: &AST, names: &[&str]) -> Vec<Vec<String>> {
-    let mut found = BTreeSet::new();
+/// A call of a function, with those of its arguments that are literal texts.
+pub(super) struct Call {
+    pub function: String,
+    pub arguments: Vec<Option<String>>,
+    pub position: Position,
+}
+
+/// Every call of a function by its name, in the order of the tree; operators and methods are not among them.
+pub(super) fn calls(ast: &AST) -> Vec<Call> {
+    let mut found = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
-        let call = match path.last() {
-            Some(ASTNode::Expr(Expr::FnCall(call, _))) | Some(ASTNode::Stmt(Stmt::FnCall(call, _))) => call,
+        let (call, position) = match path.last() {
+            Some(ASTNode::Expr(Expr::FnCall(call, at))) | Some(ASTNode::Stmt(Stmt::FnCall(call, at))) => {
+                (call, at)
+            }
             _ => return true,
         };
-        if names.contains(&call.name.as_str()) {
-            let literal = |arg: &Expr| match arg {
+        if call.op_token.is_none() {
+            let literal = |argument: &Expr| match argument {
                 Expr::StringConstant(text, _) => Some(text.to_string()),
                 _ => None,
             };
-            if let Some(arguments) = call.args.iter().map(literal).collect::<Option<Vec<_>>>() {
-                found.insert(arguments);
-            }
+            found.push(Call {
+                function: call.name.to_string(),
+                arguments: call.args.iter().map(literal).collect(),
+                position: *position,
+            });
         }
         true
     });
-    found.into_iter().collect()
+    found
 }
 
 /// The first statement at the top level that is no constant.

@@ -119,13 +119,18 @@ impl std::fmt::Display for Place {
 
 /// Why a text is no YAML, and where.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct SyntaxError {
-    pub(crate) message: String,
-    pub(crate) span: Option<Range<usize>>,
+pub struct SyntaxError {
+    /// What was found.
+    pub message: String,
+    /// Where, in bytes.
+    pub span: Option<Range<usize>>,
 }
 
 /// The documents of a YAML text; empty ones (only comments) are left out.
-pub(crate) fn parse_yaml(text: &str) -> Result<Vec<Node>, SyntaxError> {
+///
+/// # Errors
+/// The first mistake in the syntax; it hides what follows.
+pub fn parse_yaml(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
         strict_booleans: true,
@@ -149,10 +154,8 @@ pub(crate) fn parse_yaml(text: &str) -> Result<Vec<Node>, SyntaxError> {
 /// The message without the position that the parser appends; the position is shown in its own place.
 fn plain_message(text: &str) -> String {
     let first = text.lines().next().unwrap_or(text);
-    match first.find(" at line ") {
-        Some(end) => first[..end].to_string(),
-        None => first.to_string(),
-    }
+    let end = [" at line ", ", set DuplicateKeyPolicy"].iter().filter_map(|tail| first.find(tail)).min();
+    first[..end.unwrap_or(first.len())].to_string()
 }
 
 fn byte_range(at: &serde_saphyr::Location, text: &str) -> Option<Range<usize>> {
@@ -458,13 +461,15 @@ pub(crate) struct DecodeError {
     /// The field that is missing.
     pub(crate) missing: Option<&'static str>,
     /// From the innermost step outwards, while the error travels; turned by `decode`.
-    pub(crate) place: Place,
+    pub(crate) steps: Vec<Step>,
+    /// The key is wrong, not the value.
+    pub(crate) key: bool,
 }
 
 /// Reads `T` from a tree whose text is `text`.
 pub(crate) fn decode<T: DeserializeOwned>(root: &Node, text: &str) -> Result<T, DecodeError> {
     T::deserialize(Cursor { node: root, text }).map_err(|mut error| {
-        error.place.steps.reverse();
+        error.steps.reverse();
         error
     })
 }
@@ -479,7 +484,7 @@ impl std::error::Error for DecodeError {}
 
 impl DecodeError {
     fn new(code: &'static str, message: String, hint: Option<String>) -> Self {
-        Self { message, hint, code, missing: None, place: Place::default() }
+        Self { message, hint, code, missing: None, steps: Vec::new(), key: false }
     }
 }
 
@@ -684,7 +689,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         let index = self.at;
         self.at += 1;
         seed.deserialize(Cursor { node, text: self.text }).map(Some).map_err(|mut error| {
-            error.place.steps.push(Step::Index(index));
+            error.steps.push(Step::Index(index));
             error
         })
     }
@@ -702,7 +707,8 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         let Some((key, _)) = self.entries.get(self.at) else { return Ok(None) };
         let text: de::value::StrDeserializer<'_, DecodeError> = key.text.as_str().into_deserializer();
         seed.deserialize(text).map(Some).map_err(|mut error| {
-            error.place = Place::value([Step::Key(key.text.clone())]).at_key();
+            error.steps = vec![Step::Key(key.text.clone())];
+            error.key = true;
             error
         })
     }
@@ -712,7 +718,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         };
         self.at += 1;
         seed.deserialize(Cursor { node, text: self.text }).map_err(|mut error| {
-            error.place.steps.push(Step::Key(key.text.clone()));
+            error.steps.push(Step::Key(key.text.clone()));
             error
         })
     }
@@ -730,7 +736,8 @@ impl<'a, 'de> EnumAccess<'de> for Tagged<'a> {
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Inside<'a>), DecodeError> {
         let word: de::value::StrDeserializer<'_, DecodeError> = self.key.into_deserializer();
         let tag = seed.deserialize(word).map_err(|mut error| {
-            error.place = Place::value([Step::Key(self.key.to_string())]).at_key();
+            error.steps = vec![Step::Key(self.key.to_string())];
+            error.key = true;
             error
         })?;
         Ok((tag, Inside(self)))
@@ -742,7 +749,7 @@ struct Inside<'a>(Tagged<'a>);
 impl Inside<'_> {
     fn read<T>(&self, result: Result<T, DecodeError>) -> Result<T, DecodeError> {
         result.map_err(|mut error| {
-            error.place.steps.push(Step::Key(self.0.key.to_string()));
+            error.steps.push(Step::Key(self.0.key.to_string()));
             error
         })
     }

@@ -3,21 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::event::ModifyKind;
 use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::load::is_ignored;
+use super::load::{Changed, is_ignored};
 
 /// How often it is checked whether a directory was deleted, moved or created anew, which its own watch cannot tell.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A burst is told after at most this many times the debounce time, even if it does not end.
 const ROUNDS: u32 = 10;
+
+/// With more changed files than this, everything is read again.
+const MAX_PATHS: usize = 1_000;
 
 /// Why directories cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +37,16 @@ pub enum WatchError {
 #[derive(Debug)]
 pub struct Watch {
     events: mpsc::Receiver<()>,
+    changed: Arc<Mutex<Changed>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Watch {
-    /// Waits for the end of the next burst of changes. Cancel safe. Changes that come before this is called again are one burst.
-    pub async fn changed(&mut self) -> Option<()> {
-        self.events.recv().await
+    /// Waits for the end of the next burst of changes, and says what to read again. Cancel safe.
+    /// Changes that come before this is called again are one burst.
+    pub async fn changed(&mut self) -> Option<Changed> {
+        self.events.recv().await?;
+        Some(std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -58,7 +64,9 @@ impl Drop for Watch {
 /// # Errors
 /// When the system refuses to watch a directory that exists.
 pub fn watch(dirs: &[PathBuf], debounce: Duration) -> Result<Watch, WatchError> {
-    // One place is enough: a signal says only that something changed.
+    let changed = Arc::new(Mutex::new(Changed::default()));
+    let seen = changed.clone();
+    // One place is enough: a signal says only that something changed; what, is in `changed`.
     let (signal, signals) = mpsc::channel(1);
     // A new directory may get the number of the deleted one, so the end of a watched directory is remembered as well.
     let lost = Arc::new(AtomicBool::new(false));
@@ -72,6 +80,7 @@ pub fn watch(dirs: &[PathBuf], debounce: Duration) -> Result<Watch, WatchError> 
                 flag.store(true, Ordering::SeqCst);
             }
             if event.as_ref().map_or(true, matters) {
+                seen.lock().unwrap_or_else(PoisonError::into_inner).add(event.as_ref().ok());
                 let _ = signal.try_send(());
             }
         },
@@ -84,13 +93,14 @@ pub fn watch(dirs: &[PathBuf], debounce: Duration) -> Result<Watch, WatchError> 
     }
     watched.renew()?;
     let (sender, events) = mpsc::channel(1);
-    let task = tokio::spawn(run(watched, signals, sender, debounce));
-    Ok(Watch { events, task })
+    let task = tokio::spawn(run(watched, changed.clone(), signals, sender, debounce));
+    Ok(Watch { events, changed, task })
 }
 
 /// Waits for signals and passes bursts on.
 async fn run(
     mut watched: Watched,
+    seen: Arc<Mutex<Changed>>,
     mut signals: mpsc::Receiver<()>,
     events: mpsc::Sender<()>,
     debounce: Duration,
@@ -106,17 +116,38 @@ async fn run(
         if !changed && !renewed {
             continue;
         }
+        if renewed {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).add(None);
+        }
         for _ in 0..ROUNDS {
             tokio::time::sleep(debounce).await;
             if signals.try_recv().is_err() {
                 break;
             }
         }
-        let _ = watched.renew();
+        if watched.renew().unwrap_or(true) {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).add(None);
+        }
         match events.try_send(()) {
             // A full channel holds an event that was not taken yet: it stands for this burst as well.
             Ok(()) | Err(mpsc::error::TrySendError::Full(())) => {}
             Err(mpsc::error::TrySendError::Closed(())) => return,
+        }
+    }
+}
+
+impl Changed {
+    /// Takes note of an event; `None` is one of which nothing is known.
+    fn add(&mut self, event: Option<&Event>) {
+        let files = event.filter(|event| !event.need_rescan() && !event.paths.is_empty()).map(|event| {
+            // What has no extension may be a directory full of scripts.
+            event.paths.iter().all(|path| path.extension().is_some()).then_some(&event.paths)
+        });
+        match (files.flatten(), &mut *self) {
+            (Some(paths), Self::Files(known)) if known.len() + paths.len() <= MAX_PATHS => {
+                known.extend(paths.iter().cloned());
+            }
+            _ => *self = Self::Everything,
         }
     }
 }
@@ -169,7 +200,9 @@ fn identity(dir: &Path) -> Option<Identity> {
     std::fs::metadata(dir).ok().map(|meta| (0, 0, meta.created().ok()))
 }
 
+/// The directory to watch, absolute, as events name it.
 fn directory_of(path: &Path) -> PathBuf {
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     if path.is_file() {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         return parent.unwrap_or(Path::new(".")).to_path_buf();
@@ -203,11 +236,9 @@ mod tests {
 
     const DEBOUNCE: Duration = Duration::from_millis(50);
 
-    async fn wait(watch: &mut Watch) {
-        tokio::time::timeout(Duration::from_secs(20), watch.changed())
-            .await
-            .expect("an event")
-            .expect("a watch");
+    async fn wait(watch: &mut Watch) -> Changed {
+        let event = tokio::time::timeout(Duration::from_secs(20), watch.changed()).await;
+        event.expect("an event").expect("a watch")
     }
 
     /// Takes events until none comes for a while; says how many there were.
@@ -240,7 +271,8 @@ mod tests {
         std::fs::write(dir.path().join("notes.txt"), "x").expect("written");
         assert_eq!(count(&mut watch).await, 0);
         std::fs::rename(dir.path().join("notes.txt"), dir.path().join("shop.yaml")).expect("renamed");
-        wait(&mut watch).await;
+        let Changed::Files(files) = wait(&mut watch).await else { panic!("it is known which") };
+        assert!(files.iter().any(|file| file.ends_with("shop.yaml")));
     }
 
     #[tokio::test]

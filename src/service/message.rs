@@ -212,6 +212,8 @@ pub enum Request {
     SendActions(Vec<Action>),
     /// Carries out a proposed plan.
     Approve(DecisionId),
+    /// Alarms go to a planner of the embedding program as well, or no longer.
+    ForeignPlanner(bool),
     /// Everything about the service.
     Status,
     /// Past readings.
@@ -271,6 +273,8 @@ pub enum Effect {
     ReadNow(Arc<str>, Arc<str>),
     /// Record the intent durably, then call the effectors in order, then answer with [`Letter::Performed`].
     Perform(Box<Perform>),
+    /// Hand the alarm to the planner that the embedding program attached.
+    Alarm(Arc<str>, Box<Alarm>),
     /// Record a decision, or the news of it.
     Decision(Box<Decision>),
     /// Record what outlives the daemon.
@@ -304,7 +308,14 @@ pub enum Lasting {
     /// An SLO was enabled or disabled.
     Slo(String, bool),
     /// A reference was bound or unbound.
-    Binding(String, Option<String>),
+    Binding {
+        /// Which.
+        reference: String,
+        /// To what; `None`: unbound.
+        to: Option<String>,
+        /// What the policy declares; once it declares something else, this is void.
+        declared: Option<String>,
+    },
     /// An entry of the knowledge; `None`: removed.
     Knowledge(String, Option<serde_json::Value>),
 }

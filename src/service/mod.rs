@@ -1,9 +1,15 @@
 //! The loop of one managed service: turn (pure), shard (many of them, pure), shell (the only asynchronous part), handles.
 
+pub mod clock;
 pub mod control;
 pub mod groups;
+pub mod handle;
 pub mod message;
 pub mod names;
+pub mod record;
+mod sensing;
 pub mod shard;
+pub mod shell;
 pub mod simulation;
+pub mod supervisor;
 pub mod turn;

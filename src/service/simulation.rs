@@ -11,7 +11,7 @@ use super::names::Names;
 use super::shard::{Shard, Surroundings, shard_of};
 use crate::model::metric::Sample;
 use crate::model::ports::{Notification, PortError, SubscriptionMode};
-use crate::model::{Action, Decision, HumanDuration, MetricId, Outcome, Reading, SloState, Timestamp};
+use crate::model::{Action, Alarm, Decision, HumanDuration, MetricId, Outcome, Reading, SloState, Timestamp};
 use crate::monitor::SensorWanted;
 use crate::plan::strategy::{Deadline, RunLimits};
 use crate::policy::ServicePolicy;
@@ -37,6 +37,8 @@ pub struct Simulation {
     on_demand: OnDemand,
     /// Every decision in its latest form, by service and number.
     pub decisions: BTreeMap<(String, u64), Decision>,
+    /// Every alarm that went to a planner of the embedding program, in order.
+    pub alarms: Vec<Alarm>,
     /// Every event, in order.
     pub events: Vec<Event>,
     /// Every notification, by subscription, in order.
@@ -75,6 +77,7 @@ impl Simulation {
             effector: Box::new(|_| Some(Ok(String::new()))),
             on_demand: Box::new(|_, _| None),
             decisions: BTreeMap::new(),
+            alarms: Vec::new(),
             events: Vec::new(),
             notifications: Vec::new(),
             ended: Vec::new(),
@@ -317,6 +320,7 @@ impl Simulation {
                     to(perform.service, Letter::Performed { key: perform.key, result });
                 }
             }
+            Effect::Alarm(_, alarm) => self.alarms.push(*alarm),
             Effect::Decision(decision) => {
                 self.decisions.insert((decision.service.clone(), decision.id.0), *decision);
             }

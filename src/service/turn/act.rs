@@ -256,14 +256,24 @@ impl ServiceLoop {
         }
     }
 
+    /// Lets a binding outlive the daemon, with what the policy declared when it was made.
+    pub(super) fn remember_binding(&self, reference: &str, to: Option<&str>, turn: &mut Turn<'_>) {
+        let declared = self.policy.references.get(reference).and_then(|r| r.service.as_deref());
+        let what = Lasting::Binding {
+            reference: reference.to_string(),
+            to: to.map(str::to_string),
+            declared: declared.map(str::to_string),
+        };
+        self.remember(what, turn);
+    }
+
     /// Changes bindings in one step; the monitor's references follow.
     fn rebind(&mut self, changes: &[(Arc<str>, Option<Arc<str>>)], turn: &mut Turn<'_>) {
         let mut rebound = Vec::new();
         for (reference, to) in changes {
             if self.bindings.insert(reference.clone(), to.clone()).as_ref() != Some(to) {
                 rebound.push(reference.clone());
-                let bound = to.as_deref().map(str::to_string);
-                self.remember(Lasting::Binding(reference.to_string(), bound), turn);
+                self.remember_binding(reference, to.as_deref(), turn);
             }
         }
         self.forget_remotes(&rebound, turn);

@@ -134,6 +134,10 @@ impl ServiceLoop {
                 Ok(()) => return,
                 Err(error) => Response::Error(error),
             },
+            Request::ForeignPlanner(on) => {
+                self.foreign_planner = on;
+                Response::Done
+            }
             Request::Status => Response::Status(Box::new(self.status(turn.now))),
             Request::History(name) => self.history(&name),
             Request::Knowledge => Response::Knowledge(self.knowledge.clone()),
@@ -182,7 +186,7 @@ impl ServiceLoop {
     }
 
     fn notify_call(&mut self, alarm: Alarm, turn: &mut Turn<'_>) -> Response {
-        if self.planner.is_none() {
+        if self.planner.is_none() && !self.foreign_planner {
             return Response::Error(PortError::NoPlannerAttached(self.name.to_string()));
         }
         if alarm.service != *self.name {

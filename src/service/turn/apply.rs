@@ -11,7 +11,7 @@ use crate::model::ports::PortError;
 use crate::monitor::{Held, Monitor};
 use crate::plan::Planner;
 use crate::policy::ServicePolicy;
-use crate::service::message::{Apply, Lasting};
+use crate::service::message::Apply;
 
 impl ServiceLoop {
     /// A service that is attached for the first time.
@@ -33,6 +33,7 @@ impl ServiceLoop {
             monitor: None,
             analyzer: None,
             planner: None,
+            foreign_planner: false,
             ledger: Ledger::default(),
             incarnations: [0; 4],
             enabled: restored.slos,
@@ -142,8 +143,7 @@ impl ServiceLoop {
         let changed: Vec<_> =
             self.bindings.iter().filter(differs).map(|(n, b)| (n.clone(), b.clone())).collect();
         for (name, bound) in changed.iter().filter(|(name, _)| old.contains_key(name)) {
-            let bound = bound.as_deref().map(str::to_string);
-            self.remember(Lasting::Binding(name.to_string(), bound), turn);
+            self.remember_binding(name, bound.as_deref(), turn);
         }
         let gone = old.keys().filter(|name| !self.bindings.contains_key(*name)).cloned();
         changed.into_iter().map(|(name, _)| name).chain(gone).collect()

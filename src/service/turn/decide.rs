@@ -34,10 +34,12 @@ impl ServiceLoop {
     pub(super) fn take_alarm(&mut self, alarm: Alarm, turn: &mut Turn<'_>) {
         let text = format!("{} {}: {}", alarm.kind, alarm.slo, alarm.condition);
         let Some(planner) = &mut self.planner else {
-            if alarm.kind == AlarmKind::Recovered {
+            if alarm.kind == AlarmKind::Recovered || self.foreign_planner {
                 self.event("analyse", None, text, turn);
+            }
+            if alarm.kind == AlarmKind::Recovered {
                 self.note_recovery(&alarm.slo, turn);
-            } else {
+            } else if !self.foreign_planner {
                 self.decide_nothing(alarm, Verdict::NoPlanner, turn);
             }
             return;

@@ -4,7 +4,7 @@
 //!  sample ─▶ monitor ─changed─▶ analyze ─alarm─▶ plan ─actions─▶ execute ─▶ effects
 //!            (slots)            (levels)         (cases)         (ledger)
 //! ```
-//! A turn handles one letter and then [`ServiceLoop::settle`]s: SLOs whose readings changed are checked, alarms open cases,
+//! A turn handles one letter and then settles: SLOs whose readings changed are checked, alarms open cases,
 //! tasks plan, ledgers step, until nothing is left to do at this time.
 
 mod act;
@@ -97,6 +97,8 @@ pub struct ServiceLoop {
     monitor: Option<Monitor>,
     analyzer: Option<Analyzer>,
     planner: Option<Planner>,
+    /// The embedding program has attached a planner of its own: it hears alarms, and sends actions like anybody.
+    foreign_planner: bool,
     ledger: Ledger,
     /// How often each component was attached or replaced: its identity.
     incarnations: [u32; 4],
@@ -338,6 +340,9 @@ impl ServiceLoop {
     /// An alarm from the analyzer or from outside goes to the planner.
     fn alarm(&mut self, alarm: Alarm, turn: &mut Turn<'_>) {
         turn.tally.alarms += 1;
+        if self.foreign_planner {
+            turn.effects.push(Effect::Alarm(self.name.clone(), Box::new(alarm.clone())));
+        }
         self.take_alarm(alarm, turn);
     }
 }

@@ -1,0 +1,261 @@
+//! The commands that need no daemon elsewhere: `run`, `check`, `schema`, `replay`.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    CheckOptions, Common, Exit, Failure, Local, Output, ReplayOptions, RunOptions, SchemaKind, SchemaOptions,
+};
+use crate::connectors::Connectors;
+use crate::daemon::{Causes, Daemon, Options, StartError};
+use crate::policy::diagnostics::Problem;
+use crate::policy::load::Sources;
+use crate::policy::set::PolicySet;
+use crate::service::control::Control;
+use crate::service::record::replay;
+
+/// The commands, for [`super::run`].
+pub const LOCAL: Local =
+    Local { run: run_boxed, check: check_boxed, schema: schema_boxed, replay: replay_boxed };
+
+fn run_boxed(options: RunOptions, common: Common) -> BoxFuture<'static, Exit> {
+    async move {
+        let mut output = Output::stdout(&common);
+        match run(options, &common, &mut output).await {
+            Ok(()) => Exit::Ok,
+            Err(failure) => output.failure(&failure),
+        }
+    }
+    .boxed()
+}
+
+fn check_boxed(options: CheckOptions, common: Common) -> BoxFuture<'static, Exit> {
+    async move {
+        let mut output = Output::stdout(&common);
+        let sources = Sources::read(&options.dirs);
+        match PolicySet::from_sources(&sources, None) {
+            Ok((set, warnings)) => {
+                let told = tell_checked(&mut output, &sources, &set, &warnings);
+                told.map_or(Exit::Failed, |()| Exit::Ok)
+            }
+            Err(problems) => {
+                let told = tell_problems(&mut output, &sources, &problems);
+                told.map_or(Exit::Failed, |()| Exit::Refused)
+            }
+        }
+    }
+    .boxed()
+}
+
+fn schema_boxed(options: SchemaOptions, common: Common) -> BoxFuture<'static, Exit> {
+    async move {
+        let schema = match options.what {
+            SchemaKind::Policy => crate::policy::schema::policy_schema(),
+            SchemaKind::Action => crate::policy::schema::action_schema(),
+        };
+        Output::stdout(&common).value(&schema).map_or(Exit::Failed, |()| Exit::Ok)
+    }
+    .boxed()
+}
+
+fn replay_boxed(options: ReplayOptions, common: Common) -> BoxFuture<'static, Exit> {
+    async move {
+        let mut output = Output::stdout(&common);
+        let result = tokio::task::spawn_blocking(move || replay_file(&options.file, &mut output)).await;
+        match result {
+            Ok(Ok(exit)) => exit,
+            Ok(Err(failure)) => Output::stdout(&common).failure(&failure),
+            Err(error) => Output::stdout(&common).failure(&Failure::new(Exit::Failed, error.to_string())),
+        }
+    }
+    .boxed()
+}
+
+fn tell_checked(
+    output: &mut Output,
+    sources: &Sources,
+    set: &PolicySet,
+    warnings: &[Problem],
+) -> std::io::Result<()> {
+    if output.json {
+        let document = serde_json::json!({ "ok": true, "hash": &*set.hash, "services": set.services.len(), "warnings": warnings });
+        return output.value(&document);
+    }
+    for warning in warnings {
+        render(warning, sources, output.paint.on);
+    }
+    let count = set.services.len();
+    output.text(&format!("{count} service{} ok, policy {}", if count == 1 { "" } else { "s" }, set.hash))
+}
+
+fn tell_problems(output: &mut Output, sources: &Sources, problems: &[Problem]) -> std::io::Result<()> {
+    if output.json {
+        return output.value(&serde_json::json!({ "ok": false, "problems": problems }));
+    }
+    for problem in problems {
+        render(problem, sources, output.paint.on);
+    }
+    let errors = problems.iter().filter(|p| p.is_error()).count();
+    eprintln!("homeostat: {errors} error{}", if errors == 1 { "" } else { "s" });
+    Ok(())
+}
+
+fn render(problem: &Problem, sources: &Sources, color: bool) {
+    let text = problem.file.as_ref().and_then(|f| sources.text(f));
+    let _ = writeln!(std::io::stderr(), "{}", problem.render(text, color).trim_end());
+}
+
+/// Feeds a record through the turns again; the answer is no when they decide anything else than they did.
+fn replay_file(path: &Path, output: &mut Output) -> Result<Exit, Failure> {
+    let bar = match std::io::stderr().is_terminal() {
+        true => indicatif::ProgressBar::new_spinner(),
+        false => indicatif::ProgressBar::hidden(),
+    };
+    let result = replay(path, &mut |messages| {
+        if messages % 1_000 == 0 {
+            bar.set_message(format!("{messages} messages"));
+            bar.tick();
+        }
+    });
+    bar.finish_and_clear();
+    let replayed = result.map_err(|error| Failure::new(Exit::Usage, chain(&error)))?;
+    if output.json {
+        for decision in &replayed.decisions {
+            output.text(decision)?;
+        }
+    }
+    if replayed.truncated {
+        eprintln!("homeostat: the last line of the record is cut off; it was left out");
+    }
+    match replayed.difference {
+        None => {
+            let summary = format!(
+                "{} messages, {} decision records: the same, byte for byte",
+                replayed.messages,
+                replayed.decisions.len()
+            );
+            if output.json {
+                eprintln!("{summary}")
+            } else {
+                output.text(&summary)?
+            }
+            Ok(Exit::Ok)
+        }
+        Some((line, before, now)) => {
+            eprintln!("homeostat: line {line} of the record: decided\n  {before}\nand now\n  {now}");
+            Ok(Exit::No)
+        }
+    }
+}
+
+/// The daemon, from the first look at its policies to its orderly end.
+async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Result<(), Failure> {
+    let access = options.access().map_err(|why| Failure::new(Exit::Usage, why))?;
+    let screen = !options.log && !common.json && std::io::stdout().is_terminal();
+    start_log(screen, common, options.data_dir.as_deref());
+    let listener = tokio::net::TcpListener::bind(options.listen)
+        .await
+        .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen)))?;
+    let address = listener.local_addr()?;
+    let (leave, left) = mpsc::channel(1);
+    // Before the policies are read: what changes while they are is not missed.
+    let mut causes = Causes::new(&options.dirs, left);
+    let start = Daemon::start(Options {
+        dirs: options.dirs.clone(),
+        data_dir: options.data_dir.clone(),
+        record: options.record.clone(),
+        shards: options.shards.map(usize::from),
+        connectors: Connectors::new(),
+    });
+    let daemon = tokio::select! {
+        daemon = start => daemon.map_err(|error| start_failure(error, output))?,
+        () = causes.stop() => {
+            tracing::info!("homeostat was stopped before it ran");
+            return Ok(());
+        }
+    };
+    let control: Arc<dyn Control> = daemon.clone();
+    tracing::info!(%address, services = control.policy_status().services, "homeostat runs");
+    let stop = CancellationToken::new();
+    let api = tokio::spawn(crate::api::serve(
+        listener,
+        crate::api::router(control.clone(), access),
+        stop.clone().cancelled_owned(),
+    ));
+    let display = screen.then(|| tokio::spawn(show(control, leave, stop.clone())));
+    let late = daemon.run(&mut causes).await;
+    stop.cancel();
+    if let Some(display) = display {
+        let _ = display.await;
+    }
+    let patience = std::time::Duration::from_secs(if late.is_empty() { 6 } else { 1 });
+    let _ = tokio::time::timeout(patience, api).await;
+    for who in &late {
+        tracing::warn!(who, "late; cut off");
+        if screen {
+            eprintln!("homeostat: {who} was late and was cut off");
+        }
+    }
+    tracing::info!("homeostat has stopped");
+    Ok(())
+}
+
+async fn show(control: Arc<dyn Control>, leave: mpsc::Sender<()>, stop: CancellationToken) {
+    let source = Box::new(super::status::Here::new(control));
+    if let Err(error) = super::status::live(source, stop.cancelled_owned()).await {
+        eprintln!("homeostat: the screen is gone: {error}");
+    }
+    // Leaving the screen stops the daemon.
+    let _ = leave.send(()).await;
+}
+
+fn start_failure(error: StartError, output: &mut Output) -> Failure {
+    match error {
+        StartError::Policies(sources, problems) => {
+            let _ = tell_problems(output, &sources, &problems);
+            Failure::new(Exit::Refused, "")
+        }
+        StartError::Refused(refusal) => Failure::new(Exit::Refused, refusal.problems.join("\n")),
+        error => Failure::new(Exit::Failed, chain(&error)),
+    }
+}
+
+/// An error with everything that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// Log lines on standard error, or beside the record while the screen is up. `HOMEOSTAT_LOG` chooses what is logged.
+fn start_log(screen: bool, common: &Common, data_dir: Option<&Path>) {
+    let filter = EnvFilter::try_from_env("HOMEOSTAT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    // A second daemon in the same process (tests) keeps the log of the first.
+    let _ = if screen {
+        let file = data_dir.and_then(|dir| {
+            std::fs::create_dir_all(dir).ok()?;
+            std::fs::OpenOptions::new().create(true).append(true).open(dir.join("homeostat.log")).ok()
+        });
+        match file {
+            Some(file) => builder.with_ansi(false).with_writer(std::sync::Mutex::new(file)).try_init(),
+            None => builder.with_writer(std::io::sink).try_init(),
+        }
+    } else if common.json {
+        builder.json().with_writer(std::io::stderr).try_init()
+    } else {
+        let ansi = Output::stdout(common).paint.on && std::io::stderr().is_terminal();
+        builder.with_ansi(ansi).with_writer(std::io::stderr).try_init()
+    };
+}

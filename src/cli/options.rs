@@ -1,0 +1,528 @@
+//! Everything that can be said on the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::fake::FakeOptions;
+use crate::api::{Access, Role, check_listen};
+use crate::model::{HumanDuration, Timestamp};
+use crate::service::control::Component;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; the answer is yes
+  1  the answer is no: an SLO is violated (status --check), a value is missing (get), an action was not carried out (send, approve)
+  2  the command line, or a file that it names, is not right
+  3  the daemon cannot be reached
+  4  refused: policies with errors, or a request that is not acceptable as things are
+  5  there is no such service, metric, SLO, decision or entry
+  6  the token is missing, unknown, or not enough
+  7  something failed here or in the daemon
+
+Examples:
+  homeostat run policies/host                     manage this machine
+  homeostat status --watch                        look on
+  homeostat why shop                              the last decisions, with their reasons
+  homeostat get shop cost --max-age 5s
+  homeostat apply policies/shop --dry-run         what would change?";
+
+/// An autonomic control loop for any service: Monitor, Analyze, Plan and Execute, attached and changed while it runs.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "homeostat", version, after_help = EXIT_CODES, max_term_width = 120)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub common: Common,
+    /// Where the daemon is.
+    #[command(flatten)]
+    pub daemon: DaemonOptions,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Common {
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Colours; `auto` follows the terminal and NO_COLOR
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Colour,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    /// When the output is a terminal and NO_COLOR is not set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Where the daemon is, and how it knows who asks.
+#[derive(Clone, Args)]
+#[command(next_help_heading = "Asking a running daemon")]
+pub struct DaemonOptions {
+    /// Where the daemon listens
+    #[arg(long, global = true, env = "HOMEOSTAT_URL", default_value = "http://127.0.0.1:7700")]
+    pub url: String,
+    /// The token (other users of this machine can see a command line: prefer the variable or a file)
+    #[arg(
+        long,
+        global = true,
+        env = "HOMEOSTAT_TOKEN",
+        hide_env_values = true,
+        conflicts_with = "token_file"
+    )]
+    pub token: Option<String>,
+    /// A file that contains the token
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// Tokens are never printed.
+impl std::fmt::Debug for DaemonOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DaemonOptions").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Start the daemon
+    ///
+    /// Reads the policies in the directories, manages the services they describe, and serves the API. In a terminal it shows a live
+    /// screen, otherwise it writes log lines. Ctrl-C stops in order.
+    #[command(after_help = "Example: homeostat run policies/host --data-dir ~/.local/share/homeostat")]
+    Run(RunOptions),
+    /// Check policies and say every error
+    #[command(after_help = "Example: homeostat check policies/shop && homeostat apply policies/shop")]
+    Check(CheckOptions),
+    /// Print the JSON Schema of policies or actions
+    Schema(SchemaOptions),
+    /// Feed a recording (run --record) through the same turns
+    Replay(ReplayOptions),
+    /// Serve a fake service to try policies out on
+    Fake(FakeOptions),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example: homeostat completions bash > /etc/bash_completion.d/homeostat")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// What a running daemon is asked.
+    #[command(flatten)]
+    Ask(Ask),
+}
+
+/// `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// The policy directories
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// Where to serve the API; other addresses than loopback need a token
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Where the record of decisions, changes by hand and knowledge are kept; without it they end with the process
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Keep every message with its time, for `replay`
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// How many shards; as many as cores, when absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub shards: Option<u16>,
+    /// Admit a token: viewer=…, operator=… or pusher=… (repeatable; other users of this machine can see a command line: prefer --grants)
+    #[arg(long, value_name = "ROLE=TOKEN")]
+    pub grant: Vec<Grant>,
+    /// A file of tokens, one `role=token` per line; `#` begins a comment
+    #[arg(long, value_name = "FILE", env = "HOMEOSTAT_GRANTS")]
+    pub grants: Option<PathBuf>,
+    /// Write log lines even in a terminal
+    #[arg(long)]
+    pub log: bool,
+}
+
+impl RunOptions {
+    /// The tokens that open the API; refuses addresses that others can reach when there is none.
+    ///
+    /// # Errors
+    /// A sentence: the file cannot be read, a line of it is malformed, or the address needs a token.
+    pub fn access(&self) -> Result<Access, String> {
+        let mut grants = self.grant.clone();
+        if let Some(path) = &self.grants {
+            let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+            for (number, line) in text.lines().map(str::trim).enumerate() {
+                if !line.is_empty() && !line.starts_with('#') {
+                    grants.push(line.parse().map_err(|e| format!("{}:{}: {e}", path.display(), number + 1))?);
+                }
+            }
+        }
+        let access = Access { tokens: grants.into_iter().map(|g| (g.role, g.token)).collect() };
+        check_listen(self.listen, &access)?;
+        Ok(access)
+    }
+}
+
+/// A token with the role of its holder.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// What the holder may do.
+    pub role: Role,
+    /// The token.
+    pub token: String,
+}
+
+/// Tokens are never printed.
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=…", self.role)
+    }
+}
+
+impl std::str::FromStr for Grant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed =
+            text.split_once('=').and_then(|(role, token)| Some((Role::parse(role.trim())?, token.trim())));
+        match parsed {
+            Some((role, token)) if !token.is_empty() => Ok(Self { role, token: token.into() }),
+            _ => Err("expected viewer=TOKEN, operator=TOKEN or pusher=TOKEN".into()),
+        }
+    }
+}
+
+/// `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckOptions {
+    /// The policy directories
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+}
+
+/// `schema`.
+#[derive(Debug, Clone, Args)]
+pub struct SchemaOptions {
+    /// Of what
+    #[arg(value_enum, default_value_t)]
+    pub what: SchemaKind,
+}
+
+/// Of what there is a schema.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum SchemaKind {
+    /// A document of a policy file.
+    #[default]
+    Policy,
+    /// An action.
+    Action,
+}
+
+/// `replay`.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayOptions {
+    /// The recording
+    pub file: PathBuf,
+}
+
+/// What a running daemon is asked.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Ask {
+    /// Show what is managed and how it is
+    Status {
+        /// A live screen; `q` leaves
+        #[arg(long, short)]
+        watch: bool,
+        /// Exit with 1 when an SLO is violated or a service is quarantined
+        #[arg(long, conflicts_with = "watch")]
+        check: bool,
+    },
+    /// Read one metric of a service, or list all
+    #[command(after_help = "Example: homeostat get shop cost --max-age 5s")]
+    Get {
+        /// The service
+        service: String,
+        /// The metric
+        metric: Option<String>,
+        /// The greatest age that will do; older, and upstream is asked
+        #[arg(long, requires = "metric", value_parser = HumanDuration::parse)]
+        max_age: Option<HumanDuration>,
+    },
+    /// Follow a metric until Ctrl-C
+    #[command(after_help = "Example: homeostat watch shop cost --mode interval --interval 2s")]
+    Watch {
+        /// The service
+        service: String,
+        /// The metric
+        metric: String,
+        /// When to tell
+        #[arg(long, value_enum, default_value_t)]
+        mode: WatchMode,
+        /// interval: how often
+        #[arg(long, value_parser = HumanDuration::parse)]
+        interval: Option<HumanDuration>,
+        /// change, interval: not before this time
+        #[arg(long, value_parser = HumanDuration::parse)]
+        start: Option<HumanDuration>,
+        /// change, interval: for how long
+        #[arg(long, value_parser = HumanDuration::parse)]
+        duration: Option<HumanDuration>,
+        /// End after so many values
+        #[arg(long, short = 'n')]
+        count: Option<u64>,
+    },
+    /// List, add, remove, enable or disable SLOs
+    #[command(subcommand)]
+    Slo(Slo),
+    /// Insert or remove a metric, or push values
+    #[command(subcommand)]
+    Metric(Metric),
+    /// Attach a service, or one component of it, from a YAML or JSON file
+    #[command(after_help = "Example: homeostat attach shop monitor.yaml --component monitor")]
+    Attach {
+        /// The service
+        service: String,
+        /// The file; `-` reads standard input. Scripts that it names are read from beside it
+        file: PathBuf,
+        /// Only this component; the file is its section
+        #[arg(long, value_parser = component)]
+        component: Option<Component>,
+    },
+    /// Detach a service, or one component of it
+    Detach {
+        /// The service
+        service: String,
+        /// Only this component
+        #[arg(long, value_parser = component)]
+        component: Option<Component>,
+    },
+    /// Replace the policies by those in a directory
+    #[command(after_help = "Example: homeostat apply policies/shop --dry-run")]
+    Apply {
+        /// The directory
+        dir: PathBuf,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Go back to the policies before the last change
+    Rollback,
+    /// Read the policy directories again
+    Reload,
+    /// Send an action, or a list of actions, to the executor of a service
+    #[command(
+        after_help = "Example: homeostat send shop '{\"set\": {\"property\": \"threads\", \"value\": 10}}'"
+    )]
+    Send {
+        /// The service
+        service: String,
+        /// The action or the list, as JSON
+        action: String,
+    },
+    /// Explain the last decisions
+    Why {
+        /// The service; all, when absent
+        service: Option<String>,
+        /// How many
+        #[arg(long, short, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        n: u16,
+    },
+    /// Carry out the plan that a decision proposes
+    Approve {
+        /// The service
+        service: String,
+        /// The number of the decision, as `why` shows it
+        decision: u64,
+    },
+    /// Show components, wires and the backbone of monitors
+    Topology,
+    /// Read and write the knowledge of a service
+    #[command(subcommand)]
+    Knowledge(Knowledge),
+}
+
+fn component(text: &str) -> Result<Component, String> {
+    Component::parse(text).ok_or_else(|| "expected monitor, analyze, plan or execute".into())
+}
+
+/// When to tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum WatchMode {
+    /// At every new value.
+    #[default]
+    Update,
+    /// When the value differs.
+    Change,
+    /// Every so often.
+    Interval,
+}
+
+/// `slo …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Slo {
+    /// List the SLOs of a service with their states
+    List {
+        /// The service
+        service: String,
+    },
+    /// Add an SLO
+    #[command(after_help = "Example: homeostat slo add shop cheap 'cost < 30'")]
+    Add {
+        /// The service
+        service: String,
+        /// Its name
+        slo: String,
+        /// The objective, or the whole definition as YAML or JSON; `@FILE` reads a file
+        definition: String,
+    },
+    /// Remove an SLO
+    Remove {
+        /// The service
+        service: String,
+        /// Its name
+        slo: String,
+    },
+    /// Check an SLO again
+    Enable {
+        /// The service
+        service: String,
+        /// Its name
+        slo: String,
+    },
+    /// Check an SLO no more
+    Disable {
+        /// The service
+        service: String,
+        /// Its name
+        slo: String,
+    },
+}
+
+/// `metric …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Metric {
+    /// Insert a metric
+    #[command(
+        after_help = "Example: homeostat metric insert shop p99 '{of: latency, aggregate: p99, over: 60s}'"
+    )]
+    Insert {
+        /// The service
+        service: String,
+        /// Its name
+        metric: String,
+        /// An expression, or a definition as YAML or JSON; `@FILE` reads a file
+        definition: String,
+    },
+    /// Remove a metric
+    Remove {
+        /// The service
+        service: String,
+        /// Its name
+        metric: String,
+    },
+    /// Push values of a metric that takes them
+    Push {
+        /// The service
+        service: String,
+        /// The metric
+        metric: String,
+        /// The values
+        #[arg(required = true, allow_negative_numbers = true)]
+        values: Vec<f64>,
+        /// When it was so; now, when absent
+        #[arg(long, value_parser = Timestamp::parse)]
+        at: Option<Timestamp>,
+    },
+}
+
+/// `knowledge …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Knowledge {
+    /// Show all entries
+    List {
+        /// The service
+        service: String,
+    },
+    /// Read an entry
+    Get {
+        /// The service
+        service: String,
+        /// Its key
+        key: String,
+    },
+    /// Write an entry
+    Put {
+        /// The service
+        service: String,
+        /// Its key
+        key: String,
+        /// The value, as YAML or JSON; `@FILE` reads a file
+        value: String,
+    },
+    /// Remove an entry
+    Remove {
+        /// The service
+        service: String,
+        /// Its key
+        key: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_daemon_without_tokens_stays_on_loopback() {
+        let options = |args: &[&str]| {
+            let all = ["homeostat", "run", "policies"].iter().chain(args).copied();
+            match Cli::try_parse_from(all).expect("arguments").command {
+                Command::Run(options) => options,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(options(&[]).access().is_ok_and(|a| a.is_open()));
+        assert!(options(&["--listen", "0.0.0.0:1"]).access().is_err_and(|e| e.contains("token")));
+        let access =
+            options(&["--listen", "0.0.0.0:1", "--grant", "viewer=a", "--grant", "operator=b=c"]).access();
+        assert_eq!(
+            access.expect("granted").tokens,
+            [(Role::Viewer, "a".to_string()), (Role::Operator, "b=c".to_string())]
+        );
+        for bad in ["viewer", "admin=x", "viewer="] {
+            assert!(bad.parse::<Grant>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_tokens_may_have_comments_and_names_a_bad_line() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let with = |text: &str| {
+            std::fs::write(file.path(), text).expect("write");
+            let path = file.path().to_str().expect("path");
+            match Cli::try_parse_from(["homeostat", "run", "p", "--grants", path]).expect("arguments").command
+            {
+                Command::Run(options) => options.access(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(with("# who\nviewer = a\n\npusher=b\n").expect("tokens").tokens.len(), 2);
+        assert!(with("viewer=a\nroot=b\n").is_err_and(|e| e.contains(":2:") && !e.contains("root=b")));
+    }
+}

@@ -1,0 +1,374 @@
+//! What is wrong with the description of a sensor or effector, as far as its text alone shows: no network, no files, no clock.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::HumanDuration;
+use super::connector::{
+    CustomConnector, EffectCheck, EffectorSpec, HostQuantity, HostSensor, HttpEffector, HttpSensor,
+    ProcessQuantity, ProcessSensor, PrometheusSensor, SensorSpec,
+};
+use super::series::{SeriesSelector, name_length};
+use super::template::{Holes, Part, Template};
+
+/// Headers that the HTTP client writes itself.
+const RESERVED_HEADERS: &[&str] = &["host", "content-length", "transfer-encoding", "connection"];
+
+impl SensorSpec {
+    /// Says what is wrong with it, or `None` when a connector can be built from it (custom kinds check their own configuration).
+    pub fn problem(&self) -> Option<String> {
+        self.syntax().err()
+    }
+
+    fn syntax(&self) -> Result<(), String> {
+        nonzero("every", self.every())?;
+        nonzero("timeout", Some(self.timeout()))?;
+        match self {
+            Self::Push(_) => Ok(()),
+            Self::Host(s) => host(s),
+            Self::Process(s) => process(s),
+            Self::Http(s) => http(s),
+            Self::Exec(s) => command(&s.command).and_then(|()| optional_pointer(s.pointer.as_deref())),
+            Self::Nagios(s) => command(&s.command),
+            Self::Prometheus(s) => prometheus(s),
+            Self::Udp(s) => {
+                address(&s.listen)?;
+                key(s.key.as_deref(), |c| c.is_whitespace())
+            }
+            Self::Statsd(s) => {
+                address(&s.listen)?;
+                key(Some(&s.key), |c| c.is_whitespace() || matches!(c, ':' | '|' | '@'))
+            }
+            Self::Custom(c) => custom(c),
+        }
+    }
+}
+
+impl EffectorSpec {
+    /// Says what is wrong with it, or `None` when a connector can be built from it (custom kinds check their own configuration).
+    pub fn problem(&self) -> Option<String> {
+        self.syntax().err()
+    }
+
+    fn syntax(&self) -> Result<(), String> {
+        nonzero("timeout", Some(self.timeout()))?;
+        match self {
+            Self::Http(e) => http_effector(e),
+            Self::Exec(e) => {
+                command_template(&e.command)?;
+                e.check.as_ref().map_or(Ok(()), check)
+            }
+            Self::Log(e) => {
+                template("text", e.text.as_deref().unwrap_or_default(), Holes::Arguments).map(drop)
+            }
+            Self::Custom(c) => custom(c),
+        }
+    }
+}
+
+fn nonzero(what: &str, duration: Option<HumanDuration>) -> Result<(), String> {
+    match duration {
+        Some(d) if d.0.is_zero() => Err(format!("`{what}` is zero; expected a duration such as 5s")),
+        _ => Ok(()),
+    }
+}
+
+fn host(s: &HostSensor) -> Result<(), String> {
+    use HostQuantity as Q;
+    let parts = matches!(
+        s.what,
+        Q::Cpu
+            | Q::DiskTotal
+            | Q::DiskAvailable
+            | Q::DiskUsedRatio
+            | Q::DiskRead
+            | Q::DiskWritten
+            | Q::NetReceived
+            | Q::NetSent
+    );
+    match (&s.name, s.each) {
+        (Some(_), true) => Err("`name` and `each` exclude each other; write one of them".into()),
+        (Some(_), false) | (None, true) if !parts => {
+            Err("this quantity has no parts; `name` and `each` go with cpu, disk_… and net_…".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn process(s: &ProcessSensor) -> Result<(), String> {
+    match (&s.name, s.pid, s.top) {
+        (Some(name), None, None) if name.is_empty() => {
+            Err("`name` is empty; expected the name of a process".into())
+        }
+        (None, None, Some(0)) => Err("`top` is 0; expected how many processes to show, such as 5".into()),
+        (None, None, Some(_)) if s.what == ProcessQuantity::Count => {
+            Err("`top` needs a quantity that processes have more or less of: cpu, rss, threads, descriptors"
+                .into())
+        }
+        (Some(_), None, None) | (None, Some(_), None) | (None, None, Some(_)) => Ok(()),
+        (None, None, None) if s.what == ProcessQuantity::Count => Ok(()),
+        (None, None, None) => Err("which process is missing: write one of `name`, `pid` and `top`".into()),
+        _ => Err("`name`, `pid` and `top` exclude each other; write one of them".into()),
+    }
+}
+
+fn http(s: &HttpSensor) -> Result<(), String> {
+    url(&s.url)?;
+    optional_pointer(s.pointer.as_deref())?;
+    headers(&s.headers, Holes::Secrets)
+}
+
+fn prometheus(s: &PrometheusSensor) -> Result<(), String> {
+    url(&s.url)?;
+    SeriesSelector::parse(&s.series)?;
+    match &s.by {
+        Some(label) if label.is_empty() || name_length(label, false) != label.len() => {
+            Err(format!("`by: {label}` is no label; expected letters, digits and `_`, such as code"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn http_effector(e: &HttpEffector) -> Result<(), String> {
+    url_template("url", &e.url)?;
+    let method = e.method.as_deref().unwrap_or("POST");
+    if method.is_empty() || !method.bytes().all(|b| b.is_ascii_alphabetic()) {
+        return Err(format!(
+            "`method: {method}` is no HTTP method; expected one such as POST, PUT or DELETE"
+        ));
+    }
+    template("body", e.body.as_deref().unwrap_or_default(), Holes::Arguments)?;
+    headers(&e.headers, Holes::Both)?;
+    e.check.as_ref().map_or(Ok(()), check)
+}
+
+fn check(c: &EffectCheck) -> Result<(), String> {
+    let inside = |why: String| format!("in `check`: {why}");
+    match (&c.url, &c.command) {
+        (Some(url), None) => url_template("url", url).map_err(inside)?,
+        (None, Some(words)) => command_template(words).map_err(inside)?,
+        (Some(_), Some(_)) => return Err("`check` has both `url` and `command`; write one of them".into()),
+        (None, None) => return Err("`check` has neither `url` nor `command`; write one of them".into()),
+    }
+    if c.command.is_some() && (c.pointer.is_some() || c.equals.is_some()) {
+        return Err(
+            "in `check`: `pointer` and `equals` go with `url`; a `command` answers by its exit status".into(),
+        );
+    }
+    optional_pointer(c.pointer.as_deref()).map_err(inside)?;
+    template("equals", c.equals.as_deref().unwrap_or_default(), Holes::Arguments).map(drop).map_err(inside)
+}
+
+fn custom(c: &CustomConnector) -> Result<(), String> {
+    match c.kind.is_empty() {
+        true => Err("`kind` is empty; expected the kind that the program registered".into()),
+        false => Ok(()),
+    }
+}
+
+/// Parses a URL of a sensor or effector.
+///
+/// # Errors
+/// A sentence that says what was found and what would be right.
+pub fn url(text: &str) -> Result<url::Url, String> {
+    let fail =
+        |why: &str| format!("`{text}` is no URL ({why}); expected one such as http://127.0.0.1:8080/stats");
+    let parsed = url::Url::parse(text).map_err(|e| fail(&e.to_string().to_lowercase()))?;
+    match parsed.scheme() {
+        "http" => {}
+        "https" if cfg!(feature = "tls") => {}
+        "https" => {
+            return Err(format!(
+                "`{text}` needs TLS, which this build lacks; build with `--features tls` or use http://"
+            ));
+        }
+        _ => return Err(fail("the scheme is neither http nor https")),
+    }
+    match parsed.host_str() {
+        Some(_) => Ok(parsed),
+        None => Err(fail("the host is missing")),
+    }
+}
+
+/// A URL with holes is one that is a URL once the holes are filled with a plain word; a hole in the host or port cannot be checked so.
+fn url_template(what: &str, text: &str) -> Result<(), String> {
+    let template = template(what, text, Holes::Arguments)?;
+    let filled: String = template
+        .parts()
+        .iter()
+        .map(|part| match part {
+            Part::Text(text) => text.as_str(),
+            _ => "1",
+        })
+        .collect();
+    url(&filled).map(drop).map_err(|e| e.replace(&format!("`{filled}`"), &format!("`{text}`")))
+}
+
+fn template(what: &str, text: &str, holes: Holes) -> Result<Template, String> {
+    Template::parse(text, holes).map_err(|e| format!("in `{what}`: {e}"))
+}
+
+fn headers(headers: &BTreeMap<String, String>, holes: Holes) -> Result<(), String> {
+    for (name, value) in headers {
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || !name.bytes().all(token) {
+            return Err(format!("`{name}` is no header name; expected one such as authorization"));
+        }
+        if RESERVED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+            return Err(format!("the header `{name}` is written by the HTTP client; leave it out"));
+        }
+        template(&format!("headers.{name}"), value, holes)?;
+    }
+    Ok(())
+}
+
+fn optional_pointer(pointer: Option<&str>) -> Result<(), String> {
+    let Some(text) = pointer else { return Ok(()) };
+    let fail = |why: &str| {
+        Err(format!(
+            "`{text}` is no JSON pointer ({why}); expected one such as /stats/cost or /queues/0 (RFC 6901)"
+        ))
+    };
+    if !text.is_empty() && !text.starts_with('/') {
+        return fail("it does not begin with /");
+    }
+    match text.split('~').skip(1).all(|after| after.starts_with(['0', '1'])) {
+        true => Ok(()),
+        false => fail("`~` is written ~0 and `/` in a name ~1"),
+    }
+}
+
+fn command(words: &[String]) -> Result<(), String> {
+    match words.first() {
+        None => Err("`command` is empty; expected a program and its arguments, such as [uptime, -s]".into()),
+        Some(program) if program.trim().is_empty() => {
+            Err("the first word of `command` is empty; expected a program".into())
+        }
+        Some(_) if words.iter().any(|w| w.contains('\0')) => Err("`command` contains a zero byte".into()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The program itself has no holes: which program runs is the policy's decision, not an argument's.
+fn command_template(words: &[String]) -> Result<(), String> {
+    command(words)?;
+    for (at, word) in words.iter().enumerate() {
+        let template = template("command", word, Holes::Arguments)?;
+        if at == 0 && template.arguments().next().is_some() {
+            return Err(format!("the program `{word}` is a template; only its arguments can be"));
+        }
+    }
+    Ok(())
+}
+
+fn address(text: &str) -> Result<(), String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => {
+            Err(format!("`{text}` has port 0; expected a port such as 8125"))
+        }
+        Ok(_) => Ok(()),
+        Err(_) => {
+            Err(format!("`{text}` is no address; expected an IP address and a port, such as 127.0.0.1:8125"))
+        }
+    }
+}
+
+fn key(key: Option<&str>, bad: impl Fn(char) -> bool) -> Result<(), String> {
+    match key {
+        Some("") => Err("`key` is empty; expected the name that the lines begin with".into()),
+        Some(key) if key.contains(bad) => Err(format!(
+            "`key: {key}` contains a character that separates; expected a name such as shop.latency"
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn sensor(value: serde_json::Value) -> Option<String> {
+        serde_json::from_value::<SensorSpec>(value.clone())
+            .unwrap_or_else(|e| panic!("{value}: {e}"))
+            .problem()
+    }
+
+    fn effector(value: serde_json::Value) -> Option<String> {
+        serde_json::from_value::<EffectorSpec>(value.clone())
+            .unwrap_or_else(|e| panic!("{value}: {e}"))
+            .problem()
+    }
+
+    #[test]
+    fn good_descriptions_have_no_problem() {
+        for value in [
+            json!({"push": {}}),
+            json!({"host": {"what": "cpu", "each": true}}),
+            json!({"host": {"what": "disk_used_ratio", "name": "/"}}),
+            json!({"process": {"what": "rss", "top": 5}}),
+            json!({"process": {"what": "count"}}),
+            json!({"http": {"url": "http://127.0.0.1:7010/stats", "pointer": "/a~1b/0", "headers": {"authorization": "Bearer ${TOKEN}"}}}),
+            json!({"exec": {"command": ["uptime"]}}),
+            json!({"nagios": {"command": ["check_load", "-w", "1"]}}),
+            json!({"prometheus": {"url": "http://[::1]:9090/metrics", "series": "up{job=\"a\"}", "by": "instance"}}),
+            json!({"udp": {"listen": "127.0.0.1:9125"}}),
+            json!({"statsd": {"listen": "[::]:8125", "key": "shop.latency"}}),
+        ] {
+            assert_eq!(sensor(value.clone()), None, "{value}");
+        }
+        for value in [
+            json!({"http": {"url": "http://127.0.0.1:7010/config/{property}", "body": "{value}", "method": "PUT"}}),
+            json!({"http": {"url": "http://h/{x}", "check": {"url": "http://h/{x}", "pointer": "/a"}}}),
+            json!({"exec": {"command": ["sh", "-c", "echo ${HOME} {value}"], "check": {"command": ["test", "{value}"]}}}),
+            json!({"log": {}}),
+        ] {
+            assert_eq!(effector(value.clone()), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_problem_says_what_is_wrong_and_what_would_be_right() {
+        for (value, part) in [
+            (json!({"http": {"url": "127.0.0.1:80"}}), "is no URL"),
+            (json!({"http": {"url": "ftp://host/"}}), "neither http nor https"),
+            (json!({"http": {"url": "http://host:99999/"}}), "invalid port"),
+            (json!({"http": {"url": "http://h/", "pointer": "cost"}}), "does not begin with /"),
+            (json!({"http": {"url": "http://h/", "pointer": "/a~2"}}), "is no JSON pointer"),
+            (json!({"http": {"url": "http://h/", "headers": {"a b": "x"}}}), "no header name"),
+            (json!({"http": {"url": "http://h/", "headers": {"Host": "x"}}}), "leave it out"),
+            (json!({"http": {"url": "http://h/", "headers": {"a": "${"}}}), "never closed"),
+            (json!({"http": {"url": "http://h/", "every": "0s"}}), "`every` is zero"),
+            (json!({"exec": {"command": []}}), "`command` is empty"),
+            (json!({"nagios": {"command": [""]}}), "first word"),
+            (json!({"prometheus": {"url": "http://h/", "series": "a b"}}), "is no series"),
+            (json!({"prometheus": {"url": "http://h/", "series": "a", "by": "a-b"}}), "is no label"),
+            (json!({"udp": {"listen": "localhost:1"}}), "is no address"),
+            (json!({"udp": {"listen": "127.0.0.1:0"}}), "port 0"),
+            (json!({"udp": {"listen": "127.0.0.1:1", "key": "a b"}}), "separates"),
+            (json!({"statsd": {"listen": "127.0.0.1:1", "key": "a:b"}}), "separates"),
+            (json!({"host": {"what": "load1", "each": true}}), "has no parts"),
+            (json!({"host": {"what": "cpu", "each": true, "name": "cpu0"}}), "exclude each other"),
+            (json!({"process": {"what": "cpu"}}), "which process"),
+            (json!({"process": {"what": "cpu", "name": "a", "pid": 1}}), "exclude each other"),
+            (json!({"process": {"what": "cpu", "top": 0}}), "`top` is 0"),
+            (json!({"custom": {"kind": ""}}), "`kind` is empty"),
+        ] {
+            let problem = sensor(value.clone()).unwrap_or_else(|| panic!("{value} has no problem"));
+            assert!(problem.contains(part), "{value}: {problem}");
+        }
+        for (value, part) in [
+            (json!({"http": {"url": "http://h/{{x}}"}}), "two braces"),
+            (json!({"http": {"url": "nowhere/{x}"}}), "`nowhere/{x}` is no URL"),
+            (json!({"http": {"url": "http://h/", "method": "P T"}}), "no HTTP method"),
+            (json!({"http": {"url": "http://h/", "check": {}}}), "neither"),
+            (json!({"http": {"url": "http://h/", "check": {"url": "x"}}}), "in `check`"),
+            (json!({"exec": {"command": ["{program}"]}}), "only its arguments"),
+            (json!({"exec": {"command": ["x"], "timeout": "0s"}}), "`timeout` is zero"),
+        ] {
+            let problem = effector(value.clone()).unwrap_or_else(|| panic!("{value} has no problem"));
+            assert!(problem.contains(part), "{value}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Policies with changes made by hand laid over them: the same checks, but for what a change by hand may leave dangling.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::check;
+use super::compile::DANGLING;
+use super::diagnostics::Problem;
+use super::load::{SourceFile, SourceKind};
+use super::script::Script;
+use super::set::{CompiledFile, Draft, PolicySet};
+use super::value::ServicePolicy;
+
+/// The name of the file that changes by hand seem to come from.
+const BY_HAND: &str = "(by hand)";
+
+/// `base` with `changes` over it: service → its policy, or `None` where it was detached. With the warnings.
+///
+/// # Errors
+/// Every mistake that shows when all are seen together.
+pub fn overlay(
+    base: &PolicySet,
+    changes: &BTreeMap<Arc<str>, Option<ServicePolicy>>,
+) -> Result<(PolicySet, Vec<Problem>), Vec<Problem>> {
+    if changes.is_empty() {
+        return Ok((base.clone(), Vec::new()));
+    }
+    let mut files = BTreeMap::new();
+    for (path, file) in &base.files {
+        files.insert(path.clone(), without(file, changes));
+    }
+    let by_hand: Vec<(usize, ServicePolicy)> = changes.values().flatten().cloned().enumerate().collect();
+    files.insert(BY_HAND.into(), Arc::new(hand_file(by_hand)));
+    let sources: Vec<(SourceFile, Arc<CompiledFile>)> =
+        files.iter().map(|(path, file)| (source(path), file.clone())).collect();
+    let drafts: Vec<Draft<'_>> =
+        sources.iter().map(|(source, compiled)| Draft { source, compiled: compiled.clone() }).collect();
+    let problems = check::check(&drafts, &Default::default());
+    let (mut warnings, errors): (Vec<_>, Vec<_>) =
+        problems.into_iter().partition(|p| !p.is_error() || DANGLING.contains(&p.code));
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    for warning in &mut warnings {
+        warning.severity = super::diagnostics::ProblemSeverity::Warning;
+    }
+    let mut set = PolicySet { files, hash: hash_of(base, changes), ..PolicySet::default() };
+    for draft in &drafts {
+        for (_, service) in &draft.compiled.services {
+            set.services.insert(service.name.clone(), service.clone());
+        }
+        for (_, resource) in &draft.compiled.resources {
+            set.resources.insert(resource.id.as_str().into(), resource.clone());
+        }
+    }
+    Ok((set, warnings))
+}
+
+/// The script of this name in any directory of the set.
+pub fn script(set: &PolicySet, name: &str) -> Option<Arc<Script>> {
+    set.files.values().filter_map(|f| f.script.as_ref()).find(|s| *s.name == *name).cloned()
+}
+
+fn without(
+    file: &Arc<CompiledFile>,
+    changes: &BTreeMap<Arc<str>, Option<ServicePolicy>>,
+) -> Arc<CompiledFile> {
+    if !file.services.iter().any(|(_, s)| changes.contains_key(&s.name)) {
+        return file.clone();
+    }
+    let mut file = (**file).clone();
+    file.services.retain(|(_, s)| !changes.contains_key(&s.name));
+    Arc::new(file)
+}
+
+fn hand_file(services: Vec<(usize, ServicePolicy)>) -> CompiledFile {
+    CompiledFile {
+        text: "".into(),
+        hash: blake3::hash(BY_HAND.as_bytes()),
+        services,
+        resources: Vec::new(),
+        script: None,
+    }
+}
+
+fn source(path: &Arc<str>) -> SourceFile {
+    SourceFile {
+        path: path.clone(),
+        root: "".into(),
+        name: path.clone(),
+        kind: if path.ends_with(".rhai") { SourceKind::Script } else { SourceKind::Policy },
+        text: "".into(),
+    }
+}
+
+fn hash_of(base: &PolicySet, changes: &BTreeMap<Arc<str>, Option<ServicePolicy>>) -> Arc<str> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(base.hash.as_bytes());
+    for (name, policy) in changes {
+        hasher.update(name.as_bytes());
+        let document = policy.as_ref().map(|p| serde_json::to_vec(&*p.document).unwrap_or_default());
+        hasher.update(&document.unwrap_or_default());
+    }
+    hasher.finalize().to_hex()[..16].into()
+}

@@ -1,0 +1,241 @@
+//! The tasks of sensors: each reads or listens on its own, so that one that hangs delays nobody.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+use super::message::Letter;
+use crate::connectors::Connectors;
+use crate::model::Measurement;
+use crate::model::connector::{
+    BuiltSensor, ConnectorError, DEFAULT_EVERY, Listener, Sensor, SensorSpec, Sink,
+};
+use crate::monitor::SensorWanted;
+
+/// How long a listener that broke off waits before it listens again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Takes a letter to a service.
+pub type Deliver = Arc<dyn Fn(&str, Letter) + Send + Sync>;
+
+/// One running sensor.
+struct Running {
+    spec: Arc<SensorSpec>,
+    regular: Arc<AtomicBool>,
+    now: Arc<Notify>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// All running sensors, by service and metric.
+pub struct Sensing {
+    running: Mutex<HashMap<Arc<str>, HashMap<Arc<str>, Running>>>,
+    stopped: AtomicBool,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Sensing {
+    /// None yet.
+    pub fn new(runtime: tokio::runtime::Handle) -> Self {
+        Self { running: Mutex::default(), stopped: AtomicBool::new(false), runtime }
+    }
+
+    /// Lets exactly these sensors of a service run. Those that stay the same are not touched.
+    pub fn set(
+        &self,
+        service: Arc<str>,
+        wanted: Vec<SensorWanted>,
+        connectors: &Connectors,
+        deliver: Deliver,
+    ) {
+        if self.stopped.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = all.remove(&service).unwrap_or_default();
+        let mut now = HashMap::with_capacity(wanted.len());
+        for sensor in wanted {
+            let running = match before.remove(&sensor.metric) {
+                Some(running) if running.spec == sensor.spec => {
+                    if running.regular.swap(sensor.regular, Ordering::SeqCst) != sensor.regular {
+                        running.now.notify_one();
+                    }
+                    running
+                }
+                _ => match self.start(&service, &sensor, connectors, &deliver) {
+                    Some(running) => running,
+                    None => continue,
+                },
+            };
+            now.insert(sensor.metric, running);
+        }
+        if !now.is_empty() {
+            all.insert(service, now);
+        }
+    }
+
+    /// Reads a sensor as soon as possible.
+    pub fn read_now(&self, service: &str, metric: &Arc<str>, deliver: Deliver) {
+        let all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get(service).and_then(|sensors| sensors.get(metric)) {
+            Some(running) if running.task.is_some() => running.now.notify_one(),
+            _ => deliver(service, failed(metric, "the sensor does not run".into())),
+        }
+    }
+
+    /// Stops all of them.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn start(
+        &self,
+        service: &Arc<str>,
+        sensor: &SensorWanted,
+        connectors: &Connectors,
+        deliver: &Deliver,
+    ) -> Option<Running> {
+        let regular = Arc::new(AtomicBool::new(sensor.regular));
+        let now = Arc::new(Notify::new());
+        let post = Post { service: service.clone(), metric: sensor.metric.clone(), deliver: deliver.clone() };
+        let task = match connectors.sensor(service, &sensor.metric, &sensor.spec) {
+            Ok(BuiltSensor::Passive) => None,
+            Ok(BuiltSensor::Polled(built)) => {
+                let poll = Poll {
+                    sensor: built,
+                    every: sensor.spec.every().unwrap_or(DEFAULT_EVERY).0,
+                    spec: sensor.spec.clone(),
+                    regular: regular.clone(),
+                    now: now.clone(),
+                };
+                Some(self.runtime.spawn(poll.run(post)))
+            }
+            Ok(BuiltSensor::Listening(listener)) => Some(self.runtime.spawn(listen(listener, post))),
+            Err(error) => {
+                post.fail(&error);
+                return None;
+            }
+        };
+        Some(Running { spec: sensor.spec.clone(), regular, now, task })
+    }
+}
+
+/// Where one sensor delivers.
+#[derive(Clone)]
+struct Post {
+    service: Arc<str>,
+    metric: Arc<str>,
+    deliver: Deliver,
+}
+
+impl Post {
+    fn measured(&self, measurements: Vec<Measurement>) {
+        // An empty delivery says that there is nothing new since the last.
+        let nothing_new = measurements.is_empty();
+        let values = measurements
+            .into_iter()
+            .filter(|m| m.value.is_finite())
+            .map(|m| (m.output, m.label, m.value, m.at))
+            .collect::<Vec<_>>();
+        if values.is_empty() && !nothing_new {
+            let why = "the sensor delivered no finite number".to_string();
+            (self.deliver)(&self.service, failed(&self.metric, why));
+        } else {
+            (self.deliver)(&self.service, Letter::Measured { metric: self.metric.clone(), values });
+        }
+    }
+
+    fn fail(&self, error: &ConnectorError) {
+        (self.deliver)(&self.service, failed(&self.metric, error.to_string()));
+    }
+}
+
+impl Sink for Post {
+    fn deliver(&self, measurements: Vec<Measurement>) {
+        self.measured(measurements);
+    }
+    fn fail(&self, error: ConnectorError) {
+        Self::fail(self, &error);
+    }
+}
+
+fn failed(metric: &Arc<str>, why: String) -> Letter {
+    Letter::SensorFailed { metric: metric.clone(), why }
+}
+
+/// A polled sensor at work.
+struct Poll {
+    sensor: Box<dyn Sensor>,
+    every: Duration,
+    spec: Arc<SensorSpec>,
+    regular: Arc<AtomicBool>,
+    now: Arc<Notify>,
+}
+
+impl Poll {
+    async fn run(mut self, post: Post) {
+        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut broken = false;
+        loop {
+            if self.regular.load(Ordering::SeqCst) {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = self.now.notified() => {}
+                }
+            } else {
+                self.now.notified().await;
+            }
+            let limit = self.spec.timeout();
+            let reading = AssertUnwindSafe(self.sensor.read()).catch_unwind();
+            let read = match tokio::time::timeout(limit.0, reading).await {
+                Ok(Ok(read)) => read,
+                Ok(Err(_)) => Err(ConnectorError::Answer("the sensor panicked".into())),
+                Err(_) => Err(ConnectorError::Timeout(limit)),
+            };
+            match read {
+                Ok(measurements) => {
+                    if std::mem::take(&mut broken) {
+                        tracing::info!(
+                            service = &*post.service,
+                            metric = &*post.metric,
+                            "the sensor measures again"
+                        );
+                    }
+                    post.measured(measurements);
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut broken, true) {
+                        tracing::warn!(service = &*post.service, metric = &*post.metric, %error, "a sensor failed");
+                    }
+                    post.fail(&error);
+                }
+            }
+        }
+    }
+}
+
+async fn listen(mut listener: Box<dyn Listener>, post: Post) {
+    loop {
+        if let Err(error) = listener.listen(Arc::new(post.clone())).await {
+            tracing::warn!(service = &*post.service, metric = &*post.metric, %error, "a sensor cannot listen");
+            post.fail(&error);
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}

@@ -1,0 +1,772 @@
+//! The shell: threads that feed shards, tasks that wait for sensors and effectors. The only asynchronous part of the loop; it decides nothing.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use futures::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::clock::Clock;
+use super::control::Event;
+use super::message::{Effect, Lasting, Letter, Message, Perform, Request, Response};
+use super::names::Names;
+use super::record::{Line, Tape};
+use super::sensing::Sensing;
+use super::shard::{Shard, Surroundings, shard_of};
+use super::simulation::OPERATIONS;
+use super::turn::Tally;
+use crate::connectors::Connectors;
+use crate::knowledge::store::{Binding, Intent, Store};
+use crate::model::connector::{Command, ConnectorError, TookPlace};
+use crate::model::ports::{Alarms, Notification, PortError};
+use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus};
+use crate::plan::strategy::{Deadline, RunLimits, STACK_SIZE};
+
+/// How many messages from outside may wait in one mailbox; who brings more waits.
+const MAILBOX: usize = 8_192;
+
+/// How many messages a shard takes at once.
+const BATCH: usize = 256;
+
+/// How long one strategy run may take.
+const STRATEGY_TIME: Duration = Duration::from_millis(50);
+
+/// How long a call may take.
+const CALL_TIME: HumanDuration = HumanDuration::seconds(10);
+
+/// How many events a slow reader may be behind before it loses the oldest.
+const EVENTS: usize = 4_096;
+
+/// A message with the place it takes in the mailbox; letters between shards take none, so that shards never wait for each other.
+struct Envelope {
+    message: Message,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+struct Mailbox {
+    sender: mpsc::UnboundedSender<Envelope>,
+    places: Arc<Semaphore>,
+}
+
+/// What the shell is built from.
+pub struct Setting {
+    /// How many shards.
+    pub shards: usize,
+    /// The sensors and effectors there are.
+    pub connectors: Connectors,
+    /// The record.
+    pub store: Store,
+    /// Where messages are recorded.
+    pub tape: Tape,
+}
+
+/// A running homeostat: shards, sensors, effectors. Cheap to clone.
+#[derive(Clone)]
+pub struct Shell(Arc<Inner>);
+
+struct Inner {
+    mailboxes: Vec<Mailbox>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    names: Arc<Names>,
+    clock: Clock,
+    connectors: Connectors,
+    store: Store,
+    tape: Tape,
+    calls: DashMap<u64, oneshot::Sender<Response>>,
+    subscribers: DashMap<u64, mpsc::Sender<Notification>>,
+    next_token: AtomicU64,
+    events: broadcast::Sender<Event>,
+    tallies: Vec<Mutex<(Tally, usize)>>,
+    messages: AtomicU64,
+    missed: AtomicU64,
+    sensing: Sensing,
+    planners: DashMap<Arc<str>, Arc<dyn Alarms>>,
+    /// What effectors are doing, by key: what that is in words, and its task.
+    performing: DashMap<String, (String, JoinHandle<()>)>,
+    /// Steps that were due when homeostat was stopping already.
+    unbegun: Mutex<Vec<Perform>>,
+    /// Samples that sensors brought while the mailbox was full.
+    dropped: AtomicU64,
+    writes: mpsc::UnboundedSender<crate::knowledge::store::Pending<()>>,
+    stopping: AtomicBool,
+    runtime: tokio::runtime::Handle,
+}
+
+/// What lies around a shard in life.
+struct Life<'a> {
+    inner: &'a Inner,
+    run: u64,
+    cuts: Vec<(u64, u64)>,
+}
+
+impl Surroundings for Life<'_> {
+    fn metric_id(&mut self, name: &str) -> MetricId {
+        self.inner.names.metric(name)
+    }
+    fn limits(&mut self) -> RunLimits {
+        self.run += 1;
+        let clock = self.inner.clock;
+        let deadline = Deadline::Within(STRATEGY_TIME, Arc::new(move || clock.running()));
+        RunLimits { operations: OPERATIONS, deadline }
+    }
+    fn cut(&mut self, progress: u64) {
+        self.cuts.push((self.run - 1, progress));
+    }
+}
+
+impl Shell {
+    /// Starts the shards. Must be called within a tokio runtime, which the sensors and effectors run on.
+    ///
+    /// # Errors
+    /// When the operating system gives no threads.
+    pub fn start(setting: Setting) -> std::io::Result<Self> {
+        let shards = setting.shards.max(1);
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::unbounded_channel()).unzip();
+        let mailboxes = senders
+            .into_iter()
+            .map(|sender| Mailbox { sender, places: Arc::new(Semaphore::new(MAILBOX)) })
+            .collect();
+        let runtime = tokio::runtime::Handle::current();
+        let (writes, written) = mpsc::unbounded_channel();
+        runtime.spawn(log_failed_writes(written));
+        let clock = Clock::new();
+        let shell = Self(Arc::new(Inner {
+            mailboxes,
+            threads: Mutex::default(),
+            names: Arc::default(),
+            clock,
+            connectors: setting.connectors,
+            store: setting.store,
+            tape: setting.tape,
+            calls: DashMap::new(),
+            subscribers: DashMap::new(),
+            next_token: AtomicU64::new(1),
+            events: broadcast::Sender::new(EVENTS),
+            tallies: (0..shards).map(|_| Mutex::default()).collect(),
+            messages: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+            sensing: Sensing::new(runtime.clone()),
+            planners: DashMap::new(),
+            performing: DashMap::new(),
+            unbegun: Mutex::default(),
+            dropped: AtomicU64::new(0),
+            writes,
+            stopping: AtomicBool::new(false),
+            runtime,
+        }));
+        for (number, receiver) in receivers.into_iter().enumerate() {
+            let inner = shell.0.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{number}"))
+                .stack_size(STACK_SIZE)
+                .spawn(move || run_shard(&inner, number, receiver))?;
+            shell.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(shell)
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> Clock {
+        self.0.clock
+    }
+
+    /// Names and numbers.
+    pub fn names(&self) -> &Arc<Names> {
+        &self.0.names
+    }
+
+    /// The record.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Sensors and effectors.
+    pub fn connectors(&self) -> &Connectors {
+        &self.0.connectors
+    }
+
+    /// Events from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.0.events.subscribe()
+    }
+
+    /// Tells people of something that did not happen in a turn.
+    pub fn tell(&self, phase: &str, service: Option<&str>, text: String) {
+        publish(
+            &self.0,
+            Event {
+                at: self.0.clock.now(),
+                service: service.map(str::to_string),
+                phase: phase.to_string(),
+                correlation: None,
+                text,
+            },
+        );
+    }
+
+    /// What shards counted, added up; and the number of services in quarantine.
+    pub fn tally(&self) -> (Tally, usize) {
+        let mut sum = (Tally::default(), 0);
+        for tally in &self.0.tallies {
+            let (t, quarantined) = &*tally.lock().unwrap_or_else(PoisonError::into_inner);
+            sum.0.add(t);
+            sum.1 += quarantined;
+        }
+        sum
+    }
+
+    /// Messages that shards have taken.
+    pub fn messages(&self) -> u64 {
+        self.0.messages.load(Ordering::Relaxed)
+    }
+
+    /// Notifications that subscribers were too slow to take.
+    pub fn missed(&self) -> u64 {
+        self.0.missed.load(Ordering::Relaxed)
+    }
+
+    /// Deliveries of sensors that found the mailbox full.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Puts a message into the mailbox of the shard that owns `service`; waits while it is full.
+    ///
+    /// # Errors
+    /// When the daemon is stopping.
+    pub async fn send(&self, service: &str, message: Message) -> Result<(), PortError> {
+        self.send_to(shard_of(service, self.0.mailboxes.len()), message).await
+    }
+
+    /// The shard that owns `service`.
+    pub fn shard_of(&self, service: &str) -> usize {
+        shard_of(service, self.0.mailboxes.len())
+    }
+
+    /// Puts a message into the mailbox of a shard; waits while it is full.
+    ///
+    /// # Errors
+    /// When the daemon is stopping.
+    pub async fn send_to(&self, shard: usize, message: Message) -> Result<(), PortError> {
+        let stopping = || PortError::Unavailable("homeostat is stopping".into());
+        let mailbox = &self.0.mailboxes[shard];
+        let place = mailbox.places.clone().acquire_owned().await.map_err(|_| stopping())?;
+        mailbox.sender.send(Envelope { message, _place: Some(place) }).map_err(|_| stopping())
+    }
+
+    /// Calls a service and waits for the answer.
+    ///
+    /// # Errors
+    /// What the service answers instead, or that it did not answer in time.
+    pub async fn call(&self, service: &str, request: Request) -> Result<Response, PortError> {
+        let (open, answer) = self.open_call();
+        self.call_as(open.token, service, request, answer).await
+    }
+
+    fn open_call(&self) -> (OpenCall<'_>, oneshot::Receiver<Response>) {
+        let token = self.0.next_token.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.0.calls.insert(token, sender);
+        (OpenCall { calls: &self.0.calls, token }, receiver)
+    }
+
+    async fn call_as(
+        &self,
+        token: u64,
+        service: &str,
+        request: Request,
+        answer: oneshot::Receiver<Response>,
+    ) -> Result<Response, PortError> {
+        // A list of actions takes as long as its effectors take.
+        let limit = match request {
+            Request::SendActions(_) | Request::Approve(_) => HumanDuration::seconds(150),
+            _ => CALL_TIME,
+        };
+        let message = Message::To(service.into(), Letter::Call { token, request });
+        self.send(service, message).await?;
+        match tokio::time::timeout(limit.0, answer).await {
+            Ok(Ok(Response::Error(error))) => Err(error),
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(_)) => Err(PortError::Unavailable("homeostat is stopping".into())),
+            Err(_) => Err(PortError::Timeout(limit)),
+        }
+    }
+
+    /// Subscribes; the token is that of the subscription.
+    ///
+    /// # Errors
+    /// What the service answers instead.
+    pub async fn subscribe(
+        &self,
+        service: &str,
+        request: Request,
+        room: usize,
+    ) -> Result<(u64, mpsc::Receiver<Notification>), PortError> {
+        let (open, answer) = self.open_call();
+        let (sender, receiver) = mpsc::channel(room);
+        self.0.subscribers.insert(open.token, sender);
+        let mut begun = Begun { shell: self, service, token: Some(open.token) };
+        self.call_as(open.token, service, request, answer).await?;
+        begun.token = None;
+        Ok((open.token, receiver))
+    }
+
+    /// Hands the alarms of a service to a planner of the embedding program from now on, besides the one that its policy describes;
+    /// `None` detaches it. What the planner does comes back through the ports, and so it is recorded like everything else.
+    ///
+    /// # Errors
+    /// When there is no such service.
+    pub async fn set_planner(
+        &self,
+        service: &str,
+        planner: Option<Arc<dyn Alarms>>,
+    ) -> Result<(), PortError> {
+        let attached = planner.is_some();
+        match planner {
+            Some(planner) => self.0.planners.insert(service.into(), planner),
+            None => self.0.planners.remove(service).map(|(_, p)| p),
+        };
+        self.call(service, Request::ForeignPlanner(attached)).await.map(drop)
+    }
+
+    /// Ends a subscription, from wherever its last owner is dropped.
+    pub fn unsubscribe(&self, service: &str, subscription: u64) {
+        self.0.subscribers.remove(&subscription);
+        let token = self.0.next_token.fetch_add(1, Ordering::Relaxed);
+        let letter = Letter::Call { token, request: Request::Unsubscribe { token: subscription } };
+        self.0.post(service, letter);
+    }
+
+    /// Settles what a crash interrupted: every action that was begun and has no outcome is looked at in the target's real state,
+    /// and its outcome is recorded. Nothing is repeated here; the loop decides anew on what it then sees.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn reconcile(
+        &self,
+        effectors: &Effectors,
+    ) -> Result<usize, crate::knowledge::store::StoreError> {
+        let intents = self.0.store.open_intents().await?;
+        let count = intents.len();
+        for intent in intents {
+            let command = Command {
+                service: intent.executor.clone(),
+                action: intent.action.clone(),
+                key: intent.key.clone(),
+            };
+            let spec = effectors.get(&(intent.executor.clone(), intent.action.name().to_string()));
+            let seen = match spec.map(|spec| self.0.connectors.effector(&intent.executor, spec)) {
+                Some(Ok(effector)) => {
+                    match tokio::time::timeout(CALL_TIME.0, effector.took_place(&command)).await {
+                        Ok(seen) => seen,
+                        Err(_) => Err(ConnectorError::Timeout(CALL_TIME)),
+                    }
+                }
+                _ => Ok(TookPlace::Unknown),
+            };
+            let (status, detail) = match seen {
+                Ok(TookPlace::Yes) => (OutcomeStatus::Done, "seen after a restart".to_string()),
+                Ok(TookPlace::No) => (OutcomeStatus::Interrupted, "it did not take place".to_string()),
+                Ok(TookPlace::Unknown) => {
+                    (OutcomeStatus::Interrupted, "whether it took place cannot be seen".to_string())
+                }
+                Err(error) => {
+                    (OutcomeStatus::Interrupted, format!("whether it took place is unknown: {error}"))
+                }
+            };
+            self.tell(
+                "act",
+                Some(&intent.service),
+                format!("{} was interrupted by the last stop: {detail}", intent.action),
+            );
+            let outcome = Outcome {
+                action: intent.action,
+                status,
+                executor: intent.executor,
+                detail,
+                at: self.0.clock.now(),
+            };
+            self.0.store.outcome(&intent.service, intent.decision, intent.step, &outcome).await?;
+            self.complete(&intent.service, intent.decision).await?;
+        }
+        // An outcome may have been recorded just before the end, and the decision with it in it not any more.
+        for (service, last) in self.0.store.last_decision_ids().await? {
+            self.complete(&service, last).await?;
+        }
+        Ok(count)
+    }
+
+    /// Gives the record of a decision the outcomes that are recorded of its next steps.
+    async fn complete(
+        &self,
+        service: &str,
+        decision: u64,
+    ) -> Result<(), crate::knowledge::store::StoreError> {
+        let mut outcomes = self.0.store.outcomes(service, decision).await?;
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        let Some(mut record) = self.0.store.decision_by_id(service, decision).await? else { return Ok(()) };
+        let before = record.outcomes.len();
+        while let Some(outcome) = outcomes.remove(&(record.outcomes.len() as u32)) {
+            record.outcomes.push(outcome);
+        }
+        if record.outcomes.len() > before {
+            self.0.store.decision(&record).await?;
+        }
+        Ok(())
+    }
+
+    /// Records of the steps that were due while homeostat was stopping that they were not begun.
+    async fn skip_unbegun(&self) -> Result<(), crate::knowledge::store::StoreError> {
+        let unbegun = std::mem::take(&mut *self.0.unbegun.lock().unwrap_or_else(PoisonError::into_inner));
+        for perform in unbegun {
+            let outcome = Outcome {
+                action: perform.action,
+                status: OutcomeStatus::Skipped,
+                executor: perform.service.to_string(),
+                detail: "not begun: homeostat was stopped".into(),
+                at: self.0.clock.now(),
+            };
+            self.0.store.outcome(&perform.origin, perform.decision.0, perform.step, &outcome).await?;
+            self.complete(&perform.origin, perform.decision.0).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops in order: sensors, then effectors (what they are doing ends, what comes next is not begun), then what waits in mailboxes;
+    /// at the deadline the rest is cut off. Answers who was late.
+    pub async fn stop(&self, deadline: Duration) -> Vec<String> {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        self.0.sensing.stop();
+        let effectors = async {
+            while !self.0.performing.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let mut late = Vec::new();
+        if tokio::time::timeout(deadline, effectors).await.is_err() {
+            for entry in &self.0.performing {
+                let (what, task) = entry.value();
+                late.push(format!("the effector that carries out {what} ({})", entry.key()));
+                task.abort();
+            }
+        }
+        for mailbox in &self.0.mailboxes {
+            mailbox.places.close();
+            // An empty detach is the last message; the shard's thread ends at it.
+            let message = Message::Detach(super::shell::END.into());
+            let _ = mailbox.sender.send(Envelope { message, _place: None });
+        }
+        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
+        if tokio::time::timeout(deadline, joined).await.is_err() {
+            late.push("a shard".into());
+        }
+        // Nobody is left to answer: who still waits is told so.
+        self.0.calls.clear();
+        self.0.subscribers.clear();
+        if let Err(error) = self.skip_unbegun().await {
+            late.push(format!("the record: {error}"));
+        }
+        if let Err(error) = self.0.store.flush().await {
+            late.push(format!("the record: {error}"));
+        }
+        if let Err(error) = self.0.tape.finish() {
+            late.push(format!("the recording: {error}"));
+        }
+        late
+    }
+}
+
+/// A call that waits for its answer; whoever stops waiting takes it out of the list.
+struct OpenCall<'a> {
+    calls: &'a DashMap<u64, oneshot::Sender<Response>>,
+    token: u64,
+}
+
+impl Drop for OpenCall<'_> {
+    fn drop(&mut self) {
+        self.calls.remove(&self.token);
+    }
+}
+
+/// A subscription that was asked for and not confirmed; whoever stops waiting takes it back.
+struct Begun<'a> {
+    shell: &'a Shell,
+    service: &'a str,
+    token: Option<u64>,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Some(token) = self.token {
+            self.shell.unsubscribe(self.service, token);
+        }
+    }
+}
+
+/// The name that no service can have: it ends a shard.
+pub(super) const END: &str = "";
+
+/// How each action of each service is carried out: (service, action) → effector.
+pub type Effectors = HashMap<(String, String), Arc<crate::model::connector::EffectorSpec>>;
+
+impl Inner {
+    fn post(&self, service: &str, letter: Letter) {
+        let shard = shard_of(service, self.mailboxes.len());
+        let message = Message::To(service.into(), letter);
+        let _ = self.mailboxes[shard].sender.send(Envelope { message, _place: None });
+    }
+}
+
+fn run_shard(inner: &Arc<Inner>, number: usize, mut receiver: mpsc::UnboundedReceiver<Envelope>) {
+    let mut shard = Shard::new(number, inner.mailboxes.len());
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut effects = Vec::new();
+    let runtime = inner.runtime.clone();
+    loop {
+        let wake = shard.wake();
+        let receive = receiver.recv_many(&mut batch, BATCH);
+        let received = runtime.block_on(async {
+            match wake {
+                None => Some(receive.await),
+                Some(at) => tokio::time::timeout_at(inner.clock.instant(at), receive).await.ok(),
+            }
+        });
+        match received {
+            Some(0) => return,
+            None => turn(inner, &mut shard, number, Message::Wake, &mut effects),
+            Some(_) => {
+                for envelope in batch.drain(..) {
+                    if matches!(&envelope.message, Message::Detach(name) if **name == *END) {
+                        return;
+                    }
+                    turn(inner, &mut shard, number, envelope.message, &mut effects);
+                }
+            }
+        }
+        let mut tally = inner.tallies[number].lock().unwrap_or_else(PoisonError::into_inner);
+        tally.0.clone_from(shard.tally());
+        tally.1 = shard.quarantined();
+    }
+}
+
+fn turn(inner: &Arc<Inner>, shard: &mut Shard, number: usize, message: Message, effects: &mut Vec<Effect>) {
+    let now = inner.clock.now();
+    inner.messages.fetch_add(1, Ordering::Relaxed);
+    let recording = inner.tape.is_on();
+    if recording {
+        inner.tape.write(number, now, &Line::of(&message, &inner.names));
+    }
+    let mut life = Life { inner, run: 0, cuts: Vec::new() };
+    shard.turn(now, message, &mut life, effects);
+    if recording {
+        for (run, progress) in life.cuts {
+            inner.tape.write(number, now, &Line::Cut(run, progress));
+        }
+        for effect in effects.iter() {
+            if let Effect::Decision(decision) = effect {
+                inner.tape.write(number, now, &Line::Decision(decision.clone()));
+            }
+        }
+    }
+    let mut recorded = false;
+    for effect in effects.drain(..) {
+        recorded |= matches!(effect, Effect::Remember(..) | Effect::Decision(_));
+        match effect {
+            // What an answer says has been done must outlive a crash right after it.
+            Effect::Reply(token, response) if recorded => reply_once_recorded(inner, token, response),
+            effect => carry_out(inner, effect),
+        }
+    }
+}
+
+fn reply_once_recorded(inner: &Arc<Inner>, token: u64, response: Response) {
+    let Some((_, caller)) = inner.calls.remove(&token) else { return };
+    let flushed = inner.store.flush();
+    inner.runtime.spawn(async move {
+        // That it could not be recorded is in the log; what was asked for runs all the same.
+        let _ = flushed.await;
+        let _ = caller.send(response);
+    });
+}
+
+fn carry_out(inner: &Arc<Inner>, effect: Effect) {
+    match effect {
+        Effect::Send(service, letter) => inner.post(&service, letter),
+        Effect::Reply(token, response) => {
+            if let Some((_, caller)) = inner.calls.remove(&token) {
+                let _ = caller.send(response);
+            }
+        }
+        Effect::Notify(token, notification) => notify(inner, token, notification),
+        Effect::EndOfSubscription(token) => {
+            inner.subscribers.remove(&token);
+        }
+        Effect::Sensors(service, _, wanted) => {
+            inner.sensing.set(service, wanted, &inner.connectors, deliver_to(inner));
+        }
+        Effect::ReadNow(service, metric) => inner.sensing.read_now(&service, &metric, deliver_to(inner)),
+        Effect::Perform(perform) => perform_soon(inner, *perform),
+        Effect::Alarm(service, alarm) => {
+            if let Some(planner) = inner.planners.get(&service).map(|p| p.clone()) {
+                inner.runtime.spawn(async move {
+                    if let Err(error) = planner.notify(*alarm).await {
+                        tracing::error!(%error, service = &*service, "a planner did not take an alarm");
+                    }
+                });
+            }
+        }
+        Effect::Decision(decision) => {
+            let _ = inner.writes.send(inner.store.decision(&decision));
+        }
+        Effect::Remember(service, what) => {
+            let _ = inner.writes.send(remember(&inner.store, &service, what));
+        }
+        Effect::Event(event) => publish(inner, event),
+    }
+}
+
+/// How sensors hand over what they measured. While the mailbox is full, measurements are dropped and counted: a flood of datagrams
+/// must not fill the memory, and a lost sample costs latency only. That a sensor failed is always handed over.
+fn deliver_to(inner: &Arc<Inner>) -> super::sensing::Deliver {
+    let inner = Arc::downgrade(inner);
+    Arc::new(move |service, letter| {
+        let Some(inner) = inner.upgrade() else { return };
+        if !matches!(letter, Letter::Measured { .. }) {
+            return inner.post(service, letter);
+        }
+        let mailbox = &inner.mailboxes[shard_of(service, inner.mailboxes.len())];
+        match mailbox.places.clone().try_acquire_owned() {
+            Ok(place) => {
+                let message = Message::To(service.into(), letter);
+                let _ = mailbox.sender.send(Envelope { message, _place: Some(place) });
+            }
+            Err(_) => {
+                inner.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    })
+}
+
+fn notify(inner: &Inner, token: u64, notification: Notification) {
+    let full = match inner.subscribers.get(&token) {
+        None => return,
+        Some(subscriber) => subscriber.try_send(notification).is_err(),
+    };
+    if full {
+        inner.missed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn remember(store: &Store, service: &str, what: Lasting) -> crate::knowledge::store::Pending<()> {
+    match what {
+        Lasting::Slo(slo, on) => store.slo_enabled(service, &slo, Some(on)),
+        Lasting::Binding { reference, to, declared } => {
+            store.binding(Binding { service: service.to_string(), reference, to, declared })
+        }
+        Lasting::Knowledge(key, value) => store.knowledge(service, &key, value.as_ref()),
+    }
+}
+
+fn publish(inner: &Inner, event: Event) {
+    tracing::info!(
+        target: "homeostat::event",
+        service = event.service.as_deref().unwrap_or("-"),
+        phase = %event.phase,
+        correlation = event.correlation.as_deref().unwrap_or("-"),
+        "{}", event.text
+    );
+    let _ = inner.events.send(event);
+}
+
+async fn log_failed_writes(mut writes: mpsc::UnboundedReceiver<crate::knowledge::store::Pending<()>>) {
+    while let Some(write) = writes.recv().await {
+        if let Err(error) = write.await {
+            tracing::error!(%error, "a fact could not be recorded");
+        }
+    }
+}
+
+fn perform_soon(inner: &Arc<Inner>, perform: Perform) {
+    if inner.stopping.load(Ordering::SeqCst) {
+        inner.unbegun.lock().unwrap_or_else(PoisonError::into_inner).push(perform);
+        return;
+    }
+    let (service, key) = (perform.service.clone(), perform.key.clone());
+    let what = format!("{} at `{service}`", perform.action);
+    let (listed, go) = oneshot::channel::<()>();
+    let task = {
+        let (inner, key) = (inner.clone(), key.clone());
+        inner.runtime.clone().spawn(async move {
+            // Not before it stands in the list, or it might end before and stay there for good.
+            let _ = go.await;
+            let work = std::panic::AssertUnwindSafe(perform_now(&inner, perform));
+            let result = work.catch_unwind().await.unwrap_or_else(|_| Err("the effector panicked".into()));
+            inner.post(&service, Letter::Performed { key: key.clone(), result });
+            inner.performing.remove(&key);
+        })
+    };
+    inner.performing.insert(key, (what, task));
+    let _ = listed.send(());
+}
+
+/// Intent, act, outcome. Without a durable intent there is no act.
+async fn perform_now(inner: &Inner, perform: Perform) -> Result<String, String> {
+    let intent = Intent {
+        service: perform.origin.to_string(),
+        decision: perform.decision.0,
+        step: perform.step,
+        key: perform.key.clone(),
+        action: perform.action.clone(),
+        executor: perform.service.to_string(),
+        at: inner.clock.now(),
+    };
+    let recorded = inner.store.intent(intent).await;
+    recorded.map_err(|error| format!("not tried: the intent could not be recorded: {error}"))?;
+    let command = Command {
+        service: perform.service.to_string(),
+        action: perform.action.clone(),
+        key: perform.key.clone(),
+    };
+    let result = call_effectors(inner, &perform, &command).await;
+    let outcome = Outcome {
+        action: perform.action,
+        status: if result.is_ok() { OutcomeStatus::Done } else { OutcomeStatus::Failed },
+        executor: perform.service.to_string(),
+        detail: match &result {
+            Ok(text) => text.clone(),
+            Err(error) => error.to_string(),
+        },
+        at: inner.clock.now(),
+    };
+    let write = inner.store.outcome(&perform.origin, perform.decision.0, perform.step, &outcome);
+    if let Err(error) = write.await {
+        tracing::error!(%error, key = perform.key, "the outcome of an action could not be recorded");
+    }
+    result.map_err(|e| e.to_string())
+}
+
+async fn call_effectors(
+    inner: &Inner,
+    perform: &Perform,
+    command: &Command,
+) -> Result<String, ConnectorError> {
+    let mut said = Vec::new();
+    for spec in &perform.effectors {
+        let effector = inner.connectors.effector(&perform.service, spec)?;
+        let limit = spec.timeout();
+        let answer = tokio::time::timeout(limit.0, effector.perform(command))
+            .await
+            .map_err(|_| ConnectorError::Timeout(limit))??;
+        if !answer.is_empty() {
+            said.push(answer);
+        }
+    }
+    Ok(said.join("; "))
+}

@@ -1,0 +1,717 @@
+//! Which services run, and with which policies: the one place where the set changes. Files, changes by hand and what was restored meet here;
+//! a difference is worked out, checked as a whole, and handed to the shards. A refused change leaves what runs running.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as Lock, PoisonError};
+
+use dashmap::DashMap;
+use tokio::sync::Mutex;
+
+use super::control::{
+    Applied, ChangeError, Component, ExportedMetric, Origin, PolicyStatus, Refusal, SelfStats, ServiceStatus,
+};
+use super::groups::{groups, memberships};
+use super::message::{Apply, Letter, Message, Request, Response, Restored};
+use super::shell::{Effectors, Shell};
+use crate::knowledge::store::HandMade;
+use crate::model::connector::SensorSpec;
+use crate::model::ports::PortError;
+use crate::model::{MetricId, Resource, ServiceId, Timestamp};
+use crate::policy::compile::compile_by_hand;
+use crate::policy::diagnostics::Problem;
+use crate::policy::diff::{Change, diff};
+use crate::policy::document::ServiceDocument;
+use crate::policy::load::service_from_json;
+use crate::policy::overlay::{overlay, script};
+use crate::policy::script::Script;
+use crate::policy::set::PolicySet;
+use crate::policy::{MetricKind, ReferencePolicy, ServicePolicy};
+
+/// The part of a hand-made change in the store: all of them are about whole services.
+const WHOLE: &str = "service";
+
+/// A service as it was changed by hand.
+#[derive(Debug, Clone)]
+struct ByHand {
+    /// `None`: detached.
+    policy: Option<ServicePolicy>,
+    /// What the files said when the change was made.
+    base: String,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the files say.
+    files: PolicySet,
+    /// What the files said before the last change, for the way back.
+    before: Option<PolicySet>,
+    by_hand: BTreeMap<Arc<str>, ByHand>,
+    running: PolicySet,
+    /// What the members of every group metric were told to be.
+    members: HashMap<(Arc<str>, Arc<str>), BTreeMap<Arc<str>, Vec<Arc<str>>>>,
+}
+
+/// The metrics of a service that take pushed values.
+type Pushable = HashMap<Box<str>, MetricId>;
+
+/// The set of services of a running homeostat.
+pub struct Supervisor {
+    shell: Shell,
+    state: Mutex<State>,
+    status: Lock<PolicyStatus>,
+    origins: DashMap<String, Origin>,
+    pushable: DashMap<Box<str>, (ServiceId, usize, Arc<Pushable>)>,
+    applied: AtomicU64,
+    refused: AtomicU64,
+    ready: AtomicBool,
+}
+
+impl Supervisor {
+    /// Nothing attached yet.
+    pub fn new(shell: Shell) -> Self {
+        Self {
+            shell,
+            state: Mutex::default(),
+            status: Lock::default(),
+            origins: DashMap::new(),
+            pushable: DashMap::new(),
+            applied: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
+        }
+    }
+
+    /// The shell that it feeds.
+    pub fn shell(&self) -> &Shell {
+        &self.shell
+    }
+
+    /// Whether policies run and nothing is stopping.
+    pub fn ready(&self) -> bool {
+        self.ready.load(Ordering::SeqCst)
+    }
+
+    /// Says whether it is ready.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::SeqCst);
+    }
+
+    /// Brings back the changes by hand of an earlier run. They are laid over the files at the next [`Supervisor::apply`], unless those
+    /// have changed since.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn restore(&self) -> Result<(), crate::knowledge::store::StoreError> {
+        let mut state = self.state.lock().await;
+        for change in self.shell.store().all_hand_made().await? {
+            let HandMade { service, document, base_hash, .. } = change;
+            let policy = match document.map(|d| compile_json(&d, &|name| inline(name))) {
+                None => None,
+                Some(Ok(policy)) => Some(policy),
+                Some(Err(problems)) => {
+                    tracing::warn!(service, problems = %join(&problems), "a change by hand is not understood any more");
+                    continue;
+                }
+            };
+            state.by_hand.insert(service.as_str().into(), ByHand { policy, base: base_hash });
+        }
+        Ok(())
+    }
+
+    /// Settles what the last stop interrupted; to be called before the first [`Supervisor::apply`], with what will run.
+    ///
+    /// # Errors
+    /// When the record cannot be read or written.
+    pub async fn reconcile(&self, files: &PolicySet) -> Result<usize, crate::knowledge::store::StoreError> {
+        let by_hand = self.state.lock().await.by_hand.clone();
+        let by_hand = self.still_valid(&by_hand, files);
+        let mut services = files.services.clone();
+        for (name, change) in by_hand {
+            match change.policy {
+                Some(policy) => drop(services.insert(name, policy.into())),
+                None => drop(services.remove(&name)),
+            }
+        }
+        let mut effectors = Effectors::new();
+        for policy in services.values() {
+            for (action, effector) in policy.execute.iter().flat_map(|e| &e.effectors) {
+                effectors.insert((policy.name.to_string(), action.to_string()), effector.clone());
+            }
+        }
+        self.shell.reconcile(&effectors).await
+    }
+
+    /// The set that runs.
+    pub async fn running(&self) -> PolicySet {
+        self.state.lock().await.running.clone()
+    }
+
+    /// What the files said at the last successful change.
+    pub async fn files(&self) -> PolicySet {
+        self.state.lock().await.files.clone()
+    }
+
+    /// Lets what the files say now run, with the changes by hand that are still about the same files.
+    ///
+    /// # Errors
+    /// Every mistake that shows when files and changes by hand are seen together; nothing has changed then.
+    pub async fn apply(&self, files: PolicySet, warnings: &[Problem]) -> Result<Applied, ChangeError> {
+        let mut state = self.state.lock().await;
+        let by_hand = self.still_valid(&state.by_hand, &files);
+        let (next, more) = lay_over(&files, &by_hand).map_err(|problems| self.refuse(&problems))?;
+        let first = self.applied.load(Ordering::Relaxed) == 0;
+        let mut applied = self.transition(&mut state, next).await?;
+        self.with_status(|status| status.pending = None);
+        let dropped: Vec<Arc<str>> =
+            state.by_hand.keys().filter(|name| !by_hand.contains_key(*name)).cloned().collect();
+        for name in dropped {
+            let _ = self.shell.store().forget_hand_made(&name, WHOLE).await;
+            self.shell.tell(
+                "policy",
+                Some(&name),
+                "the change by hand gives way to the changed policy".into(),
+            );
+        }
+        self.note_origins(&by_hand, &state.running);
+        state.by_hand = by_hand;
+        let before = std::mem::replace(&mut state.files, files);
+        // Reading the same again is no change to go back from, and before the start there was nothing.
+        if !first && before.hash != state.files.hash {
+            state.before = Some(before);
+        }
+        applied.warnings = warnings.iter().chain(&more).map(ToString::to_string).collect();
+        Ok(applied)
+    }
+
+    /// What [`Supervisor::apply`] would change.
+    ///
+    /// # Errors
+    /// As [`Supervisor::apply`].
+    pub async fn preview(&self, files: &PolicySet, warnings: &[Problem]) -> Result<Applied, ChangeError> {
+        let state = self.state.lock().await;
+        let by_hand = self.still_valid(&state.by_hand, files);
+        let (next, more) = lay_over(files, &by_hand)
+            .map_err(|problems| refusal(problems.iter().map(ToString::to_string).collect()))?;
+        Ok(Applied {
+            running: next.hash.to_string(),
+            changes: lines(&diff(&state.running, &next)),
+            warnings: warnings.iter().chain(&more).map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Goes back to what the files said before the last change.
+    ///
+    /// # Errors
+    /// When there is nothing to go back to.
+    pub async fn rollback(&self) -> Result<Applied, ChangeError> {
+        let before = self.state.lock().await.before.clone();
+        match before {
+            Some(files) => self.apply(files, &[]).await,
+            None => Err(PortError::Conflict("there is no earlier state to go back to".into()).into()),
+        }
+    }
+
+    /// Takes note of policies that were refused before they came here.
+    pub fn refuse(&self, problems: &[Problem]) -> Refusal {
+        self.refuse_lines(problems.iter().map(ToString::to_string).collect())
+    }
+
+    fn refuse_lines(&self, problems: Vec<String>) -> Refusal {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let refusal = Refusal { at: Some(self.shell.clock().now()), problems };
+        self.with_status(|status| status.pending = Some(refusal.clone()));
+        self.shell.tell(
+            "policy",
+            None,
+            format!("refused: {} problem(s); what runs keeps running", refusal.problems.len()),
+        );
+        refusal
+    }
+
+    /// Changes one service by hand; remembered over a restart until its policy file changes.
+    ///
+    /// # Errors
+    /// Whatever `edit` says, or every mistake in the result; nothing has changed then.
+    pub async fn change(
+        &self,
+        name: &str,
+        edit: impl FnOnce(Option<&ServiceDocument>) -> Result<Option<serde_json::Value>, PortError>,
+    ) -> Result<Applied, ChangeError> {
+        let mut state = self.state.lock().await;
+        let running = state.running.services.get(name);
+        let edited = edit(running.map(|p| &*p.document))?;
+        let files = &state.files;
+        let policy = match &edited {
+            None => None,
+            Some(document) => {
+                let find = |name: &str| inline(name).or_else(|| script(files, name));
+                broken_inline(document).map_or(Ok(()), |why| Err(refusal(vec![why])))?;
+                Some(
+                    compile_json(document, &find)
+                        .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?,
+                )
+            }
+        };
+        let mut by_hand = state.by_hand.clone();
+        let base = base_of(files, name);
+        // Detaching what only a hand had attached leaves nothing to remember.
+        let undone = policy.is_none() && base.is_empty();
+        if undone {
+            by_hand.remove(name);
+        } else {
+            by_hand.insert(name.into(), ByHand { policy, base: base.clone() });
+        }
+        let changes = by_hand.iter().map(|(n, h)| (n.clone(), h.policy.clone())).collect();
+        let (next, warnings) = overlay(&state.files, &changes)
+            .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
+        let mut applied = self.transition(&mut state, next).await?;
+        self.note_origins(&by_hand, &state.running);
+        let document = state.running.services.get(name).map(|p| with_scripts(p));
+        state.by_hand = by_hand;
+        let record = HandMade { service: name.into(), component: WHOLE.into(), document, base_hash: base };
+        let store = self.shell.store();
+        let stored = if undone { store.forget_hand_made(name, WHOLE) } else { store.hand_made(record) };
+        stored.await.map_err(|e| {
+            PortError::Unavailable(format!("the change runs, but could not be recorded: {e}"))
+        })?;
+        applied.warnings = warnings.iter().map(ToString::to_string).collect();
+        Ok(applied)
+    }
+
+    /// Hands the difference between what runs and `next` to the shards.
+    async fn transition(&self, state: &mut State, next: PolicySet) -> Result<Applied, PortError> {
+        for name in self.in_quarantine(&state.running).await {
+            // It does not run, whatever was last handed out: it is attached again with what the record knows of it.
+            state.running.services.remove(&name);
+        }
+        let changes = diff(&state.running, &next);
+        let restored = match changes.iter().any(|c| matches!(c, Change::Added { .. })) {
+            true => self.restored(&changes, &next).await?,
+            false => HashMap::new(),
+        };
+        self.forget_bindings(&state.running, &next).await;
+        for change in &changes {
+            match change {
+                Change::Removed { service } => {
+                    self.pushable.remove(service.as_str());
+                    self.shell.send(service, Message::Detach(service.as_str().into())).await?;
+                }
+                Change::Added { service } | Change::Changed { service, .. } => {
+                    if let Some(policy) = next.services.get(service.as_str()) {
+                        self.send_policy(policy, restored.get(service).cloned().unwrap_or_default()).await?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        if !changes.is_empty() {
+            self.form_groups(state, &next).await?;
+        }
+        let applied =
+            Applied { running: next.hash.to_string(), changes: lines(&changes), warnings: Vec::new() };
+        for line in &applied.changes {
+            self.shell.tell("policy", None, line.clone());
+        }
+        self.with_status(|status| {
+            status.running = next.hash.to_string();
+            status.since = Some(self.shell.clock().now());
+            status.services = next.services.len();
+        });
+        self.applied.fetch_add(1, Ordering::Relaxed);
+        state.running = next;
+        Ok(applied)
+    }
+
+    /// The services of `running` that a panic has put into quarantine.
+    async fn in_quarantine(&self, running: &PolicySet) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        if self.shell.tally().1 > 0 {
+            for name in running.services.keys() {
+                if let Err(PortError::Quarantined(_)) = self.shell.call(name, Request::Status).await {
+                    names.push(name.clone());
+                }
+            }
+        }
+        names
+    }
+
+    async fn send_policy(&self, policy: &ServicePolicy, restored: Restored) -> Result<(), PortError> {
+        let id = self.shell.names().service(&policy.name);
+        let pushable: Pushable = policy
+            .monitor
+            .iter()
+            .flat_map(|m| &m.metrics)
+            .filter(|m| matches!(&m.kind, MetricKind::Sensor(SensorSpec::Push(_))))
+            .map(|m| ((*m.name).into(), self.shell.names().metric(&m.name)))
+            .collect();
+        let shard = self.shell.shard_of(&policy.name);
+        self.pushable.insert((*policy.name).into(), (id, shard, Arc::new(pushable)));
+        let apply = Apply { id, policy: policy.clone(), restored };
+        self.shell.send(&policy.name, Message::Apply(Box::new(apply))).await
+    }
+
+    async fn form_groups(&self, state: &mut State, next: &PolicySet) -> Result<(), PortError> {
+        if !next.services.values().any(|p| groups(p).next().is_some()) {
+            state.members.clear();
+            return Ok(());
+        }
+        let resources: Vec<Arc<Resource>> = next
+            .services
+            .values()
+            .map(|s| s.resource.clone())
+            .chain(next.resources.values().cloned())
+            .collect();
+        let mut told = HashMap::new();
+        for policy in next.services.values() {
+            for (metric, members) in memberships(policy, &resources) {
+                let key = (policy.name.clone(), metric.clone());
+                let same_policy = state.running.services.get(&policy.name).and_then(|p| p.monitor.as_ref())
+                    == policy.monitor.as_ref();
+                if !same_policy || state.members.get(&key) != Some(&members) {
+                    let letter = Letter::Members { metric, members: members.clone() };
+                    self.shell.send(&policy.name, Message::To(policy.name.clone(), letter)).await?;
+                }
+                told.insert(key, members);
+            }
+        }
+        state.members = told;
+        Ok(())
+    }
+
+    /// What the record knows of every service; of bindings, those whose policy declares what it declared when they were made.
+    async fn restored(
+        &self,
+        changes: &[Change],
+        next: &PolicySet,
+    ) -> Result<HashMap<String, Restored>, PortError> {
+        self.settle(changes).await;
+        let fail =
+            |e: crate::knowledge::store::StoreError| PortError::Unavailable(format!("the record: {e}"));
+        let store = self.shell.store();
+        let mut all: HashMap<String, Restored> = HashMap::new();
+        for (service, last) in store.last_decision_ids().await.map_err(fail)? {
+            all.entry(service).or_default().decisions = last;
+        }
+        for (service, slos) in store.slos_enabled().await.map_err(fail)? {
+            all.entry(service).or_default().slos = slos;
+        }
+        for (service, knowledge) in store.all_knowledge().await.map_err(fail)? {
+            all.entry(service).or_default().knowledge = knowledge;
+        }
+        for binding in store.bindings().await.map_err(fail)? {
+            let Some(policy) = next.services.get(binding.service.as_str()) else { continue };
+            let declares = |r: &ReferencePolicy| r.service.as_deref() == binding.declared.as_deref();
+            if policy.references.get(binding.reference.as_str()).is_some_and(declares) {
+                all.entry(binding.service).or_default().bindings.insert(binding.reference, binding.to);
+            } else {
+                let _ = store.forget_binding(&binding.service, &binding.reference).await;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Waits until the shards of services that are attached have done what they were sent before: a service that was detached just now
+    /// may still have had something to record.
+    async fn settle(&self, changes: &[Change]) {
+        if self.applied.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut shards = BTreeSet::new();
+        for change in changes {
+            if let Change::Added { service } = change
+                && shards.insert(self.shell.shard_of(service))
+            {
+                // There is none of this name, and that is the answer.
+                let _ = self.shell.call(service, Request::Knowledge).await;
+            }
+        }
+    }
+
+    /// A reference whose policy changes is bound as that says; where actions had put it is forgotten.
+    async fn forget_bindings(&self, running: &PolicySet, next: &PolicySet) {
+        for (name, policy) in &next.services {
+            let Some(before) = running.services.get(name) else { continue };
+            for (reference, was) in &before.references {
+                if policy.references.get(reference) != Some(was) {
+                    let _ = self.shell.store().forget_binding(name, reference).await;
+                }
+            }
+        }
+    }
+
+    /// The changes by hand whose policies the files have not changed since.
+    fn still_valid(
+        &self,
+        by_hand: &BTreeMap<Arc<str>, ByHand>,
+        files: &PolicySet,
+    ) -> BTreeMap<Arc<str>, ByHand> {
+        by_hand
+            .iter()
+            .filter(|(name, h)| base_of(files, name) == h.base)
+            .map(|(n, h)| (n.clone(), h.clone()))
+            .collect()
+    }
+
+    fn note_origins(&self, by_hand: &BTreeMap<Arc<str>, ByHand>, running: &PolicySet) {
+        self.origins.clear();
+        for name in running.services.keys().filter(|n| by_hand.contains_key(*n)) {
+            self.origins.insert(name.to_string(), Origin::Hand);
+        }
+    }
+
+    fn with_status(&self, change: impl FnOnce(&mut PolicyStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What runs and what waits.
+    pub fn policy_status(&self) -> PolicyStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where a pushed metric goes: service, metric, shard.
+    ///
+    /// # Errors
+    /// When there is no such service or metric, or it takes no pushed values.
+    pub fn pushed(&self, service: &str, metric: &str) -> Result<(ServiceId, MetricId, usize), PortError> {
+        let entry =
+            self.pushable.get(service).ok_or_else(|| PortError::NoSuchService(service.to_string()))?;
+        let (id, shard, metrics) = entry.value();
+        match metrics.get(metric) {
+            Some(metric) => Ok((*id, *metric, *shard)),
+            None => Err(PortError::NotPushed(metric.to_string())),
+        }
+    }
+
+    /// The status of one service.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it does not answer.
+    pub async fn service(&self, name: &str) -> Result<ServiceStatus, PortError> {
+        let mut status = match self.shell.call(name, Request::Status).await {
+            Ok(Response::Status(status)) => *status,
+            Ok(other) => return Err(unexpected(&other)),
+            Err(PortError::Quarantined(_)) => self.quarantined(name).await,
+            Err(error) => return Err(error),
+        };
+        status.origin = self.origins.get(name).map_or(Origin::File, |o| *o);
+        for component in &mut status.components {
+            component.origin = status.origin;
+        }
+        Ok(status)
+    }
+
+    async fn quarantined(&self, name: &str) -> ServiceStatus {
+        let state = self.state.lock().await;
+        let resource = state.running.services.get(name).map(|p| p.resource.clone());
+        ServiceStatus {
+            name: name.to_string(),
+            class: resource.as_ref().and_then(|r| r.class.clone()),
+            kind: resource.as_ref().and_then(|r| r.kind.clone()),
+            origin: Origin::File,
+            components: Vec::new(),
+            references: BTreeMap::new(),
+            slos: Vec::new(),
+            wires: Vec::new(),
+            quarantined: Some("a turn panicked; apply its policy again to bring it back".into()),
+            decisions: 0,
+        }
+    }
+
+    /// The status of all services, sorted by name.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub async fn services(&self) -> Result<Vec<ServiceStatus>, PortError> {
+        let names: Vec<Arc<str>> = self.state.lock().await.running.services.keys().cloned().collect();
+        let mut all = Vec::with_capacity(names.len());
+        for chunk in names.chunks(256) {
+            for status in futures::future::join_all(chunk.iter().map(|n| self.service(n))).await {
+                match status {
+                    Ok(status) => all.push(status),
+                    // Detached since the list was made.
+                    Err(PortError::NoSuchService(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Every metric of every service.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub async fn export(&self) -> Result<Vec<ExportedMetric>, PortError> {
+        let names: Vec<Arc<str>> = self.state.lock().await.running.services.keys().cloned().collect();
+        let mut all = Vec::new();
+        for chunk in names.chunks(256) {
+            let calls = chunk.iter().map(|n| self.shell.call(n, Request::MetricList));
+            for (name, answer) in chunk.iter().zip(futures::future::join_all(calls).await) {
+                if let Ok(Response::Metrics(metrics)) = answer {
+                    all.extend(
+                        metrics.into_iter().map(|info| ExportedMetric { service: name.to_string(), info }),
+                    );
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The counters of homeostat about itself.
+    pub fn stats(&self) -> SelfStats {
+        let (tally, quarantined) = self.shell.tally();
+        SelfStats {
+            services: self.policy_status().services as u64,
+            quarantined: quarantined as u64,
+            messages: self.shell.messages(),
+            samples: tally.samples,
+            samples_refused: tally.refused + self.shell.dropped(),
+            alarms: tally.alarms,
+            strategies: tally.strategies,
+            strategies_failed: tally.failed,
+            actions: tally.outcomes.iter().map(|(k, v)| (k.to_string(), *v)).collect(),
+            asks: tally.asks,
+            notifications: tally.told,
+            policies_applied: self.applied.load(Ordering::Relaxed),
+            policies_refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Attaches or replaces one component by hand.
+    ///
+    /// # Errors
+    /// Every mistake in the section; nothing has changed then.
+    pub async fn attach_component(
+        &self,
+        name: &str,
+        component: Component,
+        section: serde_json::Value,
+    ) -> Result<Applied, ChangeError> {
+        self.change(name, |document| {
+            let mut json = existing(document, name)?;
+            json[component.as_str()] = section;
+            Ok(Some(json))
+        })
+        .await
+    }
+
+    /// Detaches one component by hand.
+    ///
+    /// # Errors
+    /// When it is not attached.
+    pub async fn detach_component(&self, name: &str, component: Component) -> Result<Applied, ChangeError> {
+        self.change(name, |document| {
+            let mut json = existing(document, name)?;
+            let gone = json.as_object_mut().and_then(|o| o.remove(component.as_str()));
+            match gone {
+                Some(_) => Ok(Some(json)),
+                None => Err(not_attached(name, component)),
+            }
+        })
+        .await
+    }
+
+    /// The time of the loop.
+    pub fn now(&self) -> Timestamp {
+        self.shell.clock().now()
+    }
+}
+
+/// The document of a service as JSON, to be edited.
+///
+/// # Errors
+/// When there is no such service.
+pub(super) fn existing(
+    document: Option<&ServiceDocument>,
+    name: &str,
+) -> Result<serde_json::Value, PortError> {
+    let document = document.ok_or_else(|| PortError::NoSuchService(name.to_string()))?;
+    serde_json::to_value(document).map_err(|e| PortError::Invalid(e.to_string()))
+}
+
+/// The error that a port of a component that is not attached gives.
+pub(super) fn not_attached(name: &str, component: Component) -> PortError {
+    let name = name.to_string();
+    match component {
+        Component::Monitor => PortError::NoMonitorAttached(name),
+        Component::Analyze => PortError::NoAnalyzerAttached(name),
+        Component::Plan => PortError::NoPlannerAttached(name),
+        Component::Execute => PortError::NoExecutorAttached(name),
+    }
+}
+
+/// A response that does not fit the request: a mistake of ours.
+pub(super) fn unexpected(response: &Response) -> PortError {
+    PortError::Unavailable(format!("an unexpected answer: {response:?}"))
+}
+
+fn refusal(problems: Vec<String>) -> Refusal {
+    Refusal { at: None, problems }
+}
+
+fn lay_over(
+    files: &PolicySet,
+    by_hand: &BTreeMap<Arc<str>, ByHand>,
+) -> Result<(PolicySet, Vec<Problem>), Vec<Problem>> {
+    let changes = by_hand.iter().map(|(n, h)| (n.clone(), h.policy.clone())).collect();
+    overlay(files, &changes)
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn lines(changes: &[Change]) -> Vec<String> {
+    changes.iter().flat_map(|c| c.to_string().lines().map(str::to_string).collect::<Vec<_>>()).collect()
+}
+
+/// What the files say of a service, as a hash; empty when they say nothing.
+fn base_of(files: &PolicySet, name: &str) -> String {
+    files.services.get(name).map_or_else(String::new, |policy| {
+        let json = serde_json::to_vec(&with_scripts(policy)).unwrap_or_default();
+        blake3::hash(&json).to_hex()[..16].to_string()
+    })
+}
+
+fn compile_json(
+    document: &serde_json::Value,
+    scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
+) -> Result<ServicePolicy, Vec<Problem>> {
+    let document = service_from_json(document)?;
+    compile_by_hand(document, scripts).map(|(policy, _)| policy)
+}
+
+/// Whether what `run` says is the text of a script rather than the name of a file.
+fn is_inline(run: &str) -> bool {
+    run.contains("fn plan")
+}
+
+fn inline(run: &str) -> Option<Arc<Script>> {
+    is_inline(run).then(|| Script::compile(run, run).ok().map(Arc::new))?
+}
+
+/// What is wrong with the first inline script that does not compile.
+fn broken_inline(document: &serde_json::Value) -> Option<String> {
+    let rows = document.get("plan")?.as_array()?;
+    rows.iter().filter_map(|row| row.get("run")?.as_str()).filter(|run| is_inline(run)).find_map(|run| {
+        let error = Script::compile("inline", run).err()?;
+        Some(format!("inline script, line {}, column {}: error: {}", error.line, error.column, error.message))
+    })
+}
+
+/// The document with its scripts inline, so that it stands for itself.
+fn with_scripts(policy: &ServicePolicy) -> serde_json::Value {
+    let mut json = serde_json::to_value(&*policy.document).unwrap_or_default();
+    for row in json.get_mut("plan").and_then(|p| p.as_array_mut()).into_iter().flatten() {
+        let source = row
+            .get("run")
+            .and_then(|r| r.as_str())
+            .and_then(|r| policy.scripts.get(r))
+            .map(|s| s.source.to_string());
+        if let Some(source) = source {
+            row["run"] = source.into();
+        }
+    }
+    json
+}

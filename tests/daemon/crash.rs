@@ -1,0 +1,211 @@
+//! kill -9, and what is left afterwards.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::support::{Daemon, Server, policy, request, wait_for};
+
+/// Keeps even values at once and drops odd ones; says either only after a while.
+fn target() -> Server {
+    let state: Arc<Mutex<HashMap<String, String>>> = Arc::default();
+    Server::start(move |got| {
+        let mut state = state.lock().unwrap();
+        if got.method == "GET" {
+            return (Duration::ZERO, 200, state.get(&got.path).cloned().unwrap_or_else(|| "-1".into()));
+        }
+        if got.body.parse::<u64>().is_ok_and(|n| n % 2 == 0) {
+            state.insert(got.path.clone(), got.body.clone());
+        }
+        (Duration::from_millis(120), 200, String::new())
+    })
+}
+
+#[test]
+fn what_a_crash_interrupted_is_settled_and_never_repeated() {
+    let server = target();
+    let url = server.url();
+    let dir = policy(&format!(
+        "service: a\nexecute:\n  set: {{ http: {{ method: PUT, url: \"{url}/{{property}}\", body: \"{{value}}\", check: {{ url: \"{url}/{{property}}\" }} }} }}\n"
+    ));
+    let data = tempfile::tempdir().unwrap();
+    let options = ["--data-dir", data.path().to_str().unwrap()];
+    let mut acknowledged = 0;
+    for round in 0..4_u32 {
+        let mut daemon = Daemon::start(dir.path(), &options);
+        let before = server.got("PUT").len();
+        let address = daemon.address;
+        let caller = std::thread::spawn(move || {
+            let mut done = 0;
+            // Odd in every other round, so that both kinds are interrupted.
+            for i in 0_u32.. {
+                let value = 10 * i + round % 2;
+                let body = json!({"set": {"property": format!("p{round}x{i}"), "value": value}}).to_string();
+                match request(address, "POST", "/v1/services/a/actions", &body) {
+                    Ok((200, _)) => done += 1,
+                    _ => return done,
+                }
+            }
+            done
+        });
+        wait_for("some actions", || (server.got("PUT").len() >= before + 2).then_some(()));
+        std::thread::sleep(Duration::from_millis(u64::from(round) * 37));
+        daemon.process.kill();
+        acknowledged += caller.join().unwrap();
+    }
+    let daemon = Daemon::start(dir.path(), &options);
+    let decisions = daemon.get("/v1/decisions?service=a&limit=100");
+    let decisions = decisions.as_array().unwrap();
+    assert!(decisions.len() >= acknowledged, "{} {acknowledged}", decisions.len());
+    let mut interrupted = 0;
+    for decision in decisions {
+        let outcomes = decision["outcomes"].as_array().unwrap();
+        let key = format!("a/{}/0", decision["id"]);
+        let calls = server.got("PUT").iter().filter(|g| g.key.as_deref() == Some(&key)).count();
+        assert!(calls <= 1, "{key} was repeated");
+        if calls == 0 && outcomes.is_empty() {
+            // The crash came before the intent.
+            continue;
+        }
+        assert_eq!(outcomes.len(), 1, "{decision}");
+        match outcomes[0]["status"].as_str().unwrap() {
+            "done" => assert_eq!(calls, 1),
+            "interrupted" => interrupted += 1,
+            other => panic!("{other}: {decision}"),
+        }
+        let odd = outcomes[0]["action"]["set"]["value"].as_u64().unwrap() % 2 == 1;
+        let seen = outcomes[0]["detail"].as_str().unwrap().contains("restart");
+        assert!(!(odd && seen), "{decision}");
+    }
+    let text = Value::from(decisions.clone()).to_string();
+    assert!(text.contains("seen after a restart"), "{text}");
+    assert!(interrupted >= 1, "{text}");
+    assert!(daemon.expect(0, &["why", "a", "-n", "50"]).contains("interrupted"));
+    // Numbers go on where they ended.
+    let last = decisions[0]["id"].as_u64().unwrap();
+    daemon.expect(0, &["send", "a", r#"{"set": {"property": "q", "value": 2}}"#]);
+    assert_eq!(daemon.get("/v1/decisions?service=a&limit=1")[0]["id"], last + 1);
+    daemon.stop();
+}
+
+const A: &str = "
+service: a
+references: { r: { service: b, candidates: [c] }, s: { service: b, candidates: [c] } }
+monitor: { sensors: { x: push } }
+analyze: { calm: { objective: x < 10 } }
+execute: { set: log }
+";
+const OTHERS: &str = "service: b\n---\nservice: c\n---\nservice: d\n";
+
+fn component_names(daemon: &Daemon, service: &str) -> Vec<String> {
+    let status = daemon.get(&format!("/v1/services/{service}"));
+    let list = status["components"].as_array().unwrap();
+    list.iter().map(|c| c["component"].as_str().unwrap().to_string()).collect()
+}
+
+/// Requirement: R3-14
+/// Requirement: R3-48
+#[test]
+fn what_was_acknowledged_outlives_a_kill_until_its_policy_changes() {
+    let dir = policy(OTHERS);
+    let a = dir.path().join("a.yaml");
+    std::fs::write(&a, A).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let options = ["--data-dir", data.path().to_str().unwrap()];
+    let bound = |daemon: &Daemon, reference: &str| {
+        daemon.get("/v1/services/a")["references"][reference]["bound"].as_str().map(str::to_string)
+    };
+    let mut daemon = Daemon::start(dir.path(), &options);
+    let hand = data.path().join("hand.yaml");
+    std::fs::write(&hand, "service: hand\nmonitor: { sensors: { y: push } }\n").unwrap();
+    let plan = data.path().join("plan.yaml");
+    std::fs::write(&plan, "[{ when: calm, run: strategy.rhai, mode: act }]").unwrap();
+    std::fs::write(
+        data.path().join("strategy.rhai"),
+        "fn plan(alarm) { because(\"because it is so\"); [set(\"p\", 1)] }",
+    )
+    .unwrap();
+    daemon.expect(0, &["attach", "hand", hand.to_str().unwrap()]);
+    daemon.expect(0, &["attach", "a", plan.to_str().unwrap(), "--component", "plan"]);
+    daemon.expect(
+        0,
+        &["send", "a", r#"[{"bind": {"reference": "r", "to": "c"}}, {"unbind": {"reference": "s"}}]"#],
+    );
+    daemon.expect(0, &["knowledge", "put", "a", "k", "[1, 2]"]);
+    daemon.expect(0, &["slo", "disable", "a", "calm"]);
+    daemon.process.kill();
+
+    let mut daemon = Daemon::start(dir.path(), &options);
+    assert_eq!(daemon.get("/v1/services/a/slos")[0]["state"], "disabled");
+    assert_eq!(
+        daemon.expect(0, &["knowledge", "get", "a", "k", "--json"]).replace(char::is_whitespace, ""),
+        "[1,2]"
+    );
+    assert_eq!(bound(&daemon, "r").as_deref(), Some("c"));
+    assert_eq!(bound(&daemon, "s"), None);
+    assert_eq!(component_names(&daemon, "hand"), ["monitor"]);
+    assert_eq!(component_names(&daemon, "a"), ["monitor", "analyze", "plan", "execute"]);
+    // What was attached by hand works, and the decisions do not repeat its script instead of a name.
+    daemon.expect(0, &["slo", "enable", "a", "calm"]);
+    daemon.expect(0, &["metric", "push", "a", "x", "50"]);
+    wait_for("a decision of the strategy", || {
+        daemon.cli(&["why", "a"]).out.contains("because it is so").then_some(())
+    });
+    let strategy = daemon.expect(0, &["why", "a", "-n", "1"]);
+    let line = strategy.lines().find(|l| l.contains("strategy")).unwrap();
+    assert!(!line.contains("fn plan"), "{line}");
+    daemon.process.kill();
+
+    // Another policy for `a`: what was done to it by hand gives way; what was bound stays where the same is declared as before.
+    std::fs::write(&a, A.replacen("service: b,", "service: d,", 1)).unwrap();
+    let daemon = Daemon::start(dir.path(), &options);
+    assert_eq!(component_names(&daemon, "a"), ["monitor", "analyze", "execute"]);
+    assert_eq!(component_names(&daemon, "hand"), ["monitor"]);
+    assert_eq!(bound(&daemon, "r").as_deref(), Some("d"));
+    assert_eq!(bound(&daemon, "s"), None);
+    assert!(daemon.process.log().contains("gives way"), "{}", daemon.process.log());
+    // And back: what gave way does not come again.
+    std::fs::write(&a, A).unwrap();
+    daemon.expect(0, &["reload"]);
+    assert_eq!(bound(&daemon, "r").as_deref(), Some("b"));
+    daemon.expect(0, &["detach", "hand"]);
+    daemon.stop();
+    let daemon = Daemon::start(dir.path(), &options);
+    assert_eq!(bound(&daemon, "r").as_deref(), Some("b"));
+    assert_eq!(component_names(&daemon, "a"), ["monitor", "analyze", "execute"]);
+    daemon.expect(5, &["get", "hand"]);
+    daemon.stop();
+}
+
+#[test]
+fn a_full_disk_is_said_and_the_loop_goes_on() {
+    let dir = policy("service: a\nmonitor: { sensors: { x: push } }\nexecute: { set: log }\n");
+    let disk = tempfile::tempdir().unwrap();
+    let path = disk.path().to_str().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=400k", "tmpfs", path])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success());
+    if !mounted {
+        // Only root may, and not everywhere.
+        return;
+    }
+    let daemon = Daemon::start(dir.path(), &["--data-dir", path]);
+    let text = "x".repeat(20_000);
+    for i in 0..40 {
+        daemon.call("PUT", &format!("/v1/services/a/knowledge/k{i}"), Some(&json!(text)));
+    }
+    wait_for("the error", || daemon.process.log().contains("disk is full").then_some(()));
+    let (_, outcome) =
+        daemon.call("POST", "/v1/services/a/actions", Some(&json!({"set": {"property": "p", "value": 1}})));
+    daemon.expect(0, &["metric", "push", "a", "x", "7"]);
+    daemon.wait_value("a", "x", 7.0);
+    daemon.stop();
+    let unmounted = std::process::Command::new("umount").arg(path).status();
+    assert!(unmounted.unwrap().success());
+    // Without a durable intent there is no act.
+    assert_eq!(outcome["status"], "failed", "{outcome}");
+}

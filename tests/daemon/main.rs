@@ -1,0 +1,15 @@
+//! homeostat from outside: the built binary with real sockets, processes, files and failures.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
+mod support;
+
+mod abuse;
+mod commands;
+mod crash;
+mod edges;
+mod recording;
+mod reload;
+mod shop;
+mod start_stop;
