@@ -28,6 +28,12 @@ use crate::service::supervisor::Supervisor;
 /// How long stopping may take before what is late is cut off.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
+/// The time between two looks at files that have changed.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How many looks at files that keep changing there are.
+const LOOKS: u32 = 40;
+
 /// What a daemon is started with.
 pub struct Options {
     /// The policy directories.
@@ -129,15 +135,39 @@ impl Daemon {
         while let Some(cause) = causes.next().await {
             tracing::debug!(?cause, "cause");
             match cause {
-                Cause::PoliciesChanged | Cause::Hangup => {
-                    if let Err(error) = self.read_again().await {
-                        tracing::error!(%error, "the policies keep running as they were");
-                    }
+                Cause::PoliciesChanged => {
+                    self.settled().await;
+                    self.reload().await;
                 }
+                Cause::Hangup => self.reload().await,
                 Cause::Stop => break,
             }
         }
         self.stop(causes).await
+    }
+
+    async fn reload(&self) {
+        if let Err(error) = self.read_again().await {
+            tracing::error!(%error, "the policies keep running as they were");
+        }
+    }
+
+    /// Waits until two looks at the files see the same: what is being written is not taken for what is meant. Gives up when that does
+    /// not end.
+    async fn settled(&self) {
+        let look = || {
+            let dirs = self.dirs.clone();
+            tokio::task::spawn_blocking(move || Sources::read(&dirs).files)
+        };
+        let mut before = look().await.unwrap_or_default();
+        for _ in 0..LOOKS {
+            tokio::time::sleep(PAUSE).await;
+            let now = look().await.unwrap_or_default();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
     }
 
     /// Stops in order. A second call to stop while it does cuts everything off.

@@ -23,7 +23,7 @@ use crate::policy::diagnostics::Problem;
 use crate::policy::diff::{Change, diff};
 use crate::policy::document::ServiceDocument;
 use crate::policy::load::service_from_json;
-use crate::policy::overlay::{overlay, script};
+use crate::policy::overlay::{inline_script, inlined, is_inline, overlay, script};
 use crate::policy::script::Script;
 use crate::policy::set::PolicySet;
 use crate::policy::{MetricKind, ReferencePolicy, ServicePolicy};
@@ -665,20 +665,15 @@ fn compile_json(
     compile_by_hand(document, scripts).map(|(policy, _)| policy)
 }
 
-/// Whether what `run` says is the text of a script rather than the name of a file.
-fn is_inline(run: &str) -> bool {
-    run.contains("fn plan")
-}
-
 fn inline(run: &str) -> Option<Arc<Script>> {
-    is_inline(run).then(|| Script::compile(run, run).ok().map(Arc::new))?
+    is_inline(run).then(|| inline_script(run).ok().map(Arc::new))?
 }
 
 /// What is wrong with the first inline script that does not compile.
 fn broken_inline(document: &serde_json::Value) -> Option<String> {
     let rows = document.get("plan")?.as_array()?;
     rows.iter().filter_map(|row| row.get("run")?.as_str()).filter(|run| is_inline(run)).find_map(|run| {
-        let error = Script::compile("inline", run).err()?;
+        let error = inline_script(run).err()?;
         Some(format!("inline script, line {}, column {}: error: {}", error.line, error.column, error.message))
     })
 }
@@ -691,7 +686,7 @@ fn with_scripts(policy: &ServicePolicy) -> serde_json::Value {
             .get("run")
             .and_then(|r| r.as_str())
             .and_then(|r| policy.scripts.get(r))
-            .map(|s| s.source.to_string());
+            .map(|s| inlined(&s.name, &s.source));
         if let Some(source) = source {
             row["run"] = source.into();
         }
