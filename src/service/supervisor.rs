@@ -159,8 +159,20 @@ impl Supervisor {
     pub async fn apply(&self, files: PolicySet, warnings: &[Problem]) -> Result<Applied, ChangeError> {
         let mut state = self.state.lock().await;
         let by_hand = self.still_valid(&state.by_hand, &files);
-        let (next, more) = lay_over(&files, &by_hand).map_err(|problems| self.refuse(&problems))?;
         let first = self.applied.load(Ordering::Relaxed) == 0;
+        let (next, more) = match lay_over(&files, &by_hand) {
+            Ok(laid) => laid,
+            // Nothing runs yet that could be asked to take the changes by hand back, so files alone decide.
+            Err(problems) if first && !by_hand.is_empty() => {
+                let why = join(&problems);
+                tracing::error!(problems = %why, "changes by hand do not fit the policies any more and are left out");
+                state.by_hand.clear();
+                lay_over(&files, &BTreeMap::new()).map_err(|problems| self.refuse(&problems))?
+            }
+            Err(problems) => return Err(self.refuse(&problems).into()),
+        };
+        let by_hand: BTreeMap<_, _> =
+            by_hand.into_iter().filter(|(name, _)| state.by_hand.contains_key(name)).collect();
         let mut applied = self.transition(&mut state, next).await?;
         self.with_status(|status| status.pending = None);
         let dropped: Vec<Arc<str>> =
@@ -282,7 +294,9 @@ impl Supervisor {
     /// Hands the difference between what runs and `next` to the shards.
     async fn transition(&self, state: &mut State, next: PolicySet) -> Result<Applied, PortError> {
         let changes = diff(&state.running, &next);
-        let restored = match changes.iter().any(|c| matches!(c, Change::Added { .. })) {
+        // A service in quarantine is attached anew by any change of its policy.
+        let anew = self.shell.tally().1 > 0 || changes.iter().any(|c| matches!(c, Change::Added { .. }));
+        let restored = match anew {
             true => self.restored(&changes, &next).await?,
             false => HashMap::new(),
         };

@@ -133,6 +133,16 @@ fn a_recorded_run_is_replayed_byte_for_byte() {
     let said = homeostat(&["replay", record], None);
     assert_eq!(said.code, 1, "{said:?}");
 
+    // A daemon that was killed leaves a record that can be replayed as far as it goes.
+    let mut daemon = Daemon::start(dir.path(), &["--record", record, "--shards", "3"]);
+    for i in 0..200 {
+        let samples = json!([{"service": "A", "metric": "x", "value": i % 2 * 150}, {"service": "B", "metric": "x", "value": i}]);
+        daemon.call("POST", "/v1/samples", Some(&samples));
+    }
+    daemon.process.kill();
+    let said = homeostat(&["replay", record], None);
+    assert_eq!(said.code, 0, "{said:?}");
+
     // Somebody took a line out, or wrote nonsense.
     let lines: Vec<&str> = text.lines().collect();
     let without = [&lines[..5], &lines[6..]].concat().join("\n");
