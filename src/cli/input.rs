@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Exit, Failure};
+use crate::policy::overlay::inlined;
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(Exit::Usage, format!("{}: {error}", path.display()))
@@ -49,7 +50,8 @@ fn inline_scripts(rows: Option<&mut Vec<Value>>, dir: &Path) -> Result<(), Failu
             && !run.contains('\n')
         {
             let path = dir.join(&*run);
-            *run = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+            let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+            *run = inlined(run, &text);
         }
     }
     Ok(())
@@ -105,9 +107,10 @@ mod tests {
         std::fs::write(dir.path().join("s.rhai"), "fn plan(alarm) { [] }").expect("write");
         let file = dir.path().join("A.yaml");
         std::fs::write(&file, "plan:\n  - { when: cheap, run: s.rhai }\n").expect("write");
-        assert_eq!(document(&file).expect("document")["plan"][0]["run"], "fn plan(alarm) { [] }");
+        let inline = "fn plan(alarm) { [] }\n// file: s.rhai\n";
+        assert_eq!(document(&file).expect("document")["plan"][0]["run"], inline);
         std::fs::write(&file, "- { when: cheap, run: s.rhai }\n").expect("write");
-        assert_eq!(document(&file).expect("section")[0]["run"], "fn plan(alarm) { [] }");
+        assert_eq!(document(&file).expect("section")[0]["run"], inline);
         std::fs::write(&file, "- { when: cheap, run: gone.rhai }\n").expect("write");
         assert!(document(&file).is_err_and(|e| e.exit == Exit::Usage && e.message.contains("gone.rhai")));
     }

@@ -200,7 +200,7 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
     for who in &late {
         tracing::warn!(who, "late; cut off");
         if screen {
-            eprintln!("homeostat: {who} was late and was cut off");
+            let _ = writeln!(std::io::stderr(), "homeostat: {who} was late and was cut off");
         }
     }
     tracing::info!("homeostat has stopped");
@@ -210,7 +210,7 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
 async fn show(control: Arc<dyn Control>, leave: mpsc::Sender<()>, stop: CancellationToken) {
     let source = Box::new(super::status::Here::new(control));
     if let Err(error) = super::status::live(source, stop.cancelled_owned()).await {
-        eprintln!("homeostat: the screen is gone: {error}");
+        let _ = writeln!(std::io::stderr(), "homeostat: the screen is gone: {error}");
     }
     // Leaving the screen stops the daemon.
     let _ = leave.send(()).await;
@@ -241,7 +241,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Log lines on standard error, or beside the record while the screen is up. `HOMEOSTAT_LOG` chooses what is logged.
 fn start_log(screen: bool, common: &Common, data_dir: Option<&Path>) {
     let filter = EnvFilter::try_from_env("HOMEOSTAT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    // Who reads the log may be gone (`… | head`); complaining about that on the same stream would end the thread that logs.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_target(false).log_internal_errors(false);
     // A second daemon in the same process (tests) keeps the log of the first.
     let _ = if screen {
         let file = data_dir.and_then(|dir| {

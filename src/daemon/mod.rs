@@ -28,6 +28,12 @@ use crate::service::supervisor::Supervisor;
 /// How long stopping may take before what is late is cut off.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
+/// The time between two looks at files that have changed.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How many looks at files that keep changing there are.
+const LOOKS: u32 = 40;
+
 /// What a daemon is started with.
 pub struct Options {
     /// The policy directories.
@@ -132,7 +138,10 @@ impl Daemon {
         while let Some(cause) = causes.next().await {
             tracing::debug!(?cause, "cause");
             match cause {
-                Cause::PoliciesChanged(changed) => self.follow(&changed).await,
+                Cause::PoliciesChanged(changed) => {
+                    settled(&changed).await;
+                    self.follow(&changed).await;
+                }
                 Cause::Hangup => self.follow(&Changed::Everything).await,
                 Cause::Stop => break,
             }
@@ -177,6 +186,25 @@ impl Daemon {
             Ok((set, warnings)) => self.supervisor.apply(set, &warnings).await,
             Err(problems) => Err(self.supervisor.refuse(&problems).into()),
         }
+    }
+}
+
+/// Waits until two looks at the changed files see the same: what is being written is not taken for what is meant. Gives up when that
+/// does not end.
+async fn settled(changed: &Changed) {
+    let Changed::Files(paths) = changed else { return };
+    let look = || {
+        let paths = paths.clone();
+        tokio::task::spawn_blocking(move || paths.iter().map(|p| std::fs::read(p).ok()).collect::<Vec<_>>())
+    };
+    let mut before = look().await.unwrap_or_default();
+    for _ in 0..LOOKS {
+        tokio::time::sleep(PAUSE).await;
+        let now = look().await.unwrap_or_default();
+        if now == before {
+            return;
+        }
+        before = now;
     }
 }
 

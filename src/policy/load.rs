@@ -289,6 +289,10 @@ fn read_text(path: &Path) -> Result<Option<String>, (&'static str, String)> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(too_large());
     }
+    if bytes.trim_ascii().is_empty() {
+        // Between the two halves of a write a file is empty; that must not detach its services.
+        return Err(("empty-file", "is empty; a file with comments only stands for no services".into()));
+    }
     String::from_utf8(bytes)
         .map(Some)
         .map_err(|error| ("not-utf8", format!("is not UTF-8 (at byte {})", error.utf8_error().valid_up_to())))

@@ -7,7 +7,7 @@ use super::check;
 use super::compile::DANGLING;
 use super::diagnostics::Problem;
 use super::load::{SourceFile, SourceKind};
-use super::script::Script;
+use super::script::{Script, ScriptError};
 use super::set::{CompiledFile, Draft, PolicySet};
 use super::value::ServicePolicy;
 
@@ -61,6 +61,31 @@ pub fn script(set: &PolicySet, name: &str) -> Option<Arc<Script>> {
     set.files.values().filter_map(|f| f.script.as_ref()).find(|s| *s.name == *name).cloned()
 }
 
+/// What the last line of an inline script says, before the name that it had as a file.
+const NAME: &str = "\n// file: ";
+
+/// Whether what `run` says is the text of a script rather than the name of a file.
+pub fn is_inline(run: &str) -> bool {
+    run.contains("fn plan")
+}
+
+/// The text of a script to stand in `run`; its name stays with it, for people.
+pub fn inlined(name: &str, source: &str) -> String {
+    match is_inline(name) {
+        true => source.to_string(),
+        false => format!("{}{NAME}{name}\n", source.trim_end()),
+    }
+}
+
+/// The script whose text stands in `run`.
+///
+/// # Errors
+/// What is wrong with the script.
+pub fn inline_script(run: &str) -> Result<Script, ScriptError> {
+    let name = run.trim_end().rsplit_once(NAME).map(|(_, name)| name).filter(|name| !name.contains('\n'));
+    Script::compile(name.unwrap_or("inline"), run)
+}
+
 fn without(
     file: &Arc<CompiledFile>,
     changes: &BTreeMap<Arc<str>, Option<ServicePolicy>>,
@@ -102,4 +127,19 @@ fn hash_of(base: &PolicySet, changes: &BTreeMap<Arc<str>, Option<ServicePolicy>>
         hasher.update(&document.unwrap_or_default());
     }
     hasher.finalize().to_hex()[..16].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_that_is_put_in_its_place_keeps_its_name() {
+        let text = inlined("sub/a.rhai", "fn plan(alarm) { [] }\n");
+        assert!(is_inline(&text) && !is_inline("sub/a.rhai"));
+        assert_eq!(&*inline_script(&text).expect("script").name, "sub/a.rhai");
+        assert_eq!(inlined(&text, &text), text);
+        assert_eq!(&*inline_script("fn plan(alarm) { [] }").expect("script").name, "inline");
+        assert!(inline_script("fn plan(alarm) { ").is_err());
+    }
 }

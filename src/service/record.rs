@@ -22,6 +22,10 @@ use crate::policy::script::Script;
 /// One line of a record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one line at a time is held; boxing letters would cost the hot ones"
+)]
 pub enum Line {
     /// Samples: service, metric, value (`null`: not a finite number), time (`null`: that of the line).
     Samples(Vec<(String, String, Option<f64>, Option<Timestamp>)>),
@@ -31,8 +35,8 @@ pub enum Line {
     Apply {
         /// The policy.
         document: Box<ServiceDocument>,
-        /// Its scripts, by the name that the policy uses.
-        scripts: BTreeMap<String, String>,
+        /// Its scripts, by what the policy says under `run`: name and text.
+        scripts: BTreeMap<String, (String, String)>,
         /// What was restored.
         restored: Restored,
     },
@@ -59,7 +63,9 @@ impl Line {
                     .policy
                     .scripts
                     .iter()
-                    .map(|(name, script)| (name.to_string(), script.source.to_string()))
+                    .map(|(run, script)| {
+                        (run.to_string(), (script.name.to_string(), script.source.to_string()))
+                    })
                     .collect(),
                 restored: apply.restored.clone(),
             },
@@ -99,8 +105,8 @@ impl Line {
                     .collect(),
             ),
             Self::Apply { document, scripts, restored } => {
-                let find = |name: &str| {
-                    let source = scripts.get(name)?;
+                let find = |run: &str| {
+                    let (name, source) = scripts.get(run)?;
                     Script::compile(name, source).ok().map(Arc::new)
                 };
                 let id = names.service(&document.service);

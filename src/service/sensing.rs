@@ -41,9 +41,12 @@ impl Drop for Running {
     }
 }
 
+/// The running sensors of one service, by metric.
+type Sensors = HashMap<Arc<str>, Running>;
+
 /// All running sensors, by service and metric.
 pub struct Sensing {
-    running: Mutex<HashMap<Arc<str>, HashMap<Arc<str>, Running>>>,
+    running: Mutex<HashMap<Arc<str>, Sensors>>,
     stopped: AtomicBool,
     runtime: tokio::runtime::Handle,
 }
@@ -205,7 +208,7 @@ impl Poll {
             let reading = AssertUnwindSafe(self.sensor.read()).catch_unwind();
             let read = match tokio::time::timeout(limit.0, reading).await {
                 Ok(Ok(read)) => read,
-                Ok(Err(_)) => Err(ConnectorError::Answer("the sensor panicked".into())),
+                Ok(Err(_)) => Err(panicked()),
                 Err(_) => Err(ConnectorError::Timeout(limit)),
             };
             match read {
@@ -230,12 +233,22 @@ impl Poll {
     }
 }
 
+fn panicked() -> ConnectorError {
+    ConnectorError::Answer("the sensor panicked".into())
+}
+
 async fn listen(mut listener: Box<dyn Listener>, post: Post) {
+    let mut broken = false;
     loop {
-        if let Err(error) = listener.listen(Arc::new(post.clone())).await {
-            tracing::warn!(service = &*post.service, metric = &*post.metric, %error, "a sensor cannot listen");
-            post.fail(&error);
+        let listening = AssertUnwindSafe(listener.listen(Arc::new(post.clone()))).catch_unwind();
+        let ended = listening.await.unwrap_or_else(|_| Err(panicked()));
+        if let Err(error) = &ended {
+            if !broken {
+                tracing::warn!(service = &*post.service, metric = &*post.metric, %error, "a sensor cannot listen");
+            }
+            post.fail(error);
         }
+        broken = ended.is_err();
         tokio::time::sleep(LISTEN_AGAIN).await;
     }
 }

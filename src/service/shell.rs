@@ -352,32 +352,9 @@ impl Shell {
     ) -> Result<usize, crate::knowledge::store::StoreError> {
         let intents = self.0.store.open_intents().await?;
         let count = intents.len();
-        for intent in intents {
-            let command = Command {
-                service: intent.executor.clone(),
-                action: intent.action.clone(),
-                key: intent.key.clone(),
-            };
-            let spec = effectors.get(&(intent.executor.clone(), intent.action.name().to_string()));
-            let seen = match spec.map(|spec| self.0.connectors.effector(&intent.executor, spec)) {
-                Some(Ok(effector)) => {
-                    match tokio::time::timeout(CALL_TIME.0, effector.took_place(&command)).await {
-                        Ok(seen) => seen,
-                        Err(_) => Err(ConnectorError::Timeout(CALL_TIME)),
-                    }
-                }
-                _ => Ok(TookPlace::Unknown),
-            };
-            let (status, detail) = match seen {
-                Ok(TookPlace::Yes) => (OutcomeStatus::Done, "seen after a restart".to_string()),
-                Ok(TookPlace::No) => (OutcomeStatus::Interrupted, "it did not take place".to_string()),
-                Ok(TookPlace::Unknown) => {
-                    (OutcomeStatus::Interrupted, "whether it took place cannot be seen".to_string())
-                }
-                Err(error) => {
-                    (OutcomeStatus::Interrupted, format!("whether it took place is unknown: {error}"))
-                }
-            };
+        // All are asked at once: one that does not answer delays the start by its own time only.
+        let asked = futures::future::join_all(intents.iter().map(|i| self.took_place(i, effectors))).await;
+        for (intent, (status, detail)) in intents.into_iter().zip(asked) {
             self.tell(
                 "act",
                 Some(&intent.service),
@@ -398,6 +375,32 @@ impl Shell {
             self.complete(&service, last).await?;
         }
         Ok(count)
+    }
+
+    async fn took_place(&self, intent: &Intent, effectors: &Effectors) -> (OutcomeStatus, String) {
+        let command = Command {
+            service: intent.executor.clone(),
+            action: intent.action.clone(),
+            key: intent.key.clone(),
+        };
+        let spec = effectors.get(&(intent.executor.clone(), intent.action.name().to_string()));
+        let seen = match spec.map(|spec| self.0.connectors.effector(&intent.executor, spec)) {
+            Some(Ok(effector)) => {
+                match tokio::time::timeout(CALL_TIME.0, effector.took_place(&command)).await {
+                    Ok(seen) => seen,
+                    Err(_) => Err(ConnectorError::Timeout(CALL_TIME)),
+                }
+            }
+            _ => Ok(TookPlace::Unknown),
+        };
+        match seen {
+            Ok(TookPlace::Yes) => (OutcomeStatus::Done, "seen after a restart".into()),
+            Ok(TookPlace::No) => (OutcomeStatus::Interrupted, "it did not take place".into()),
+            Ok(TookPlace::Unknown) => {
+                (OutcomeStatus::Interrupted, "whether it took place cannot be seen".into())
+            }
+            Err(error) => (OutcomeStatus::Interrupted, format!("whether it took place is unknown: {error}")),
+        }
     }
 
     /// Gives the record of a decision the outcomes that are recorded of its next steps.

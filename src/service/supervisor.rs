@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::control::{
     Applied, ChangeError, Component, ExportedMetric, Origin, PolicyStatus, Refusal, SelfStats, ServiceStatus,
 };
-use super::groups::{groups, memberships};
+use super::groups::{Members, groups, memberships};
 use super::message::{Apply, Letter, Message, Request, Response, Restored};
 use super::shell::{Effectors, Shell};
 use crate::knowledge::store::HandMade;
@@ -23,7 +23,7 @@ use crate::policy::diagnostics::Problem;
 use crate::policy::diff::{Change, diff};
 use crate::policy::document::ServiceDocument;
 use crate::policy::load::service_from_json;
-use crate::policy::overlay::{overlay, script};
+use crate::policy::overlay::{inline_script, inlined, is_inline, overlay, script};
 use crate::policy::script::Script;
 use crate::policy::set::PolicySet;
 use crate::policy::{MetricKind, ReferencePolicy, ServicePolicy};
@@ -49,7 +49,7 @@ struct State {
     by_hand: BTreeMap<Arc<str>, ByHand>,
     running: PolicySet,
     /// What the members of every group metric were told to be.
-    members: HashMap<(Arc<str>, Arc<str>), BTreeMap<Arc<str>, Vec<Arc<str>>>>,
+    members: HashMap<(Arc<str>, Arc<str>), Members>,
 }
 
 /// The metrics of a service that take pushed values.
@@ -129,7 +129,7 @@ impl Supervisor {
         let mut services = files.services.clone();
         for (name, change) in by_hand {
             match change.policy {
-                Some(policy) => drop(services.insert(name, policy.into())),
+                Some(policy) => drop(services.insert(name, policy)),
                 None => drop(services.remove(&name)),
             }
         }
@@ -159,8 +159,20 @@ impl Supervisor {
     pub async fn apply(&self, files: PolicySet, warnings: &[Problem]) -> Result<Applied, ChangeError> {
         let mut state = self.state.lock().await;
         let by_hand = self.still_valid(&state.by_hand, &files);
-        let (next, more) = lay_over(&files, &by_hand).map_err(|problems| self.refuse(&problems))?;
         let first = self.applied.load(Ordering::Relaxed) == 0;
+        let (next, more) = match lay_over(&files, &by_hand) {
+            Ok(laid) => laid,
+            // Nothing runs yet that could be asked to take the changes by hand back, so files alone decide.
+            Err(problems) if first && !by_hand.is_empty() => {
+                let why = join(&problems);
+                tracing::error!(problems = %why, "changes by hand do not fit the policies any more and are left out");
+                state.by_hand.clear();
+                lay_over(&files, &BTreeMap::new()).map_err(|problems| self.refuse(&problems))?
+            }
+            Err(problems) => return Err(self.refuse(&problems).into()),
+        };
+        let by_hand: BTreeMap<_, _> =
+            by_hand.into_iter().filter(|(name, _)| state.by_hand.contains_key(name)).collect();
         let mut applied = self.transition(&mut state, next).await?;
         self.with_status(|status| status.pending = None);
         let dropped: Vec<Arc<str>> =
@@ -267,7 +279,7 @@ impl Supervisor {
             .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
         let mut applied = self.transition(&mut state, next).await?;
         self.note_origins(&by_hand, &state.running);
-        let document = state.running.services.get(name).map(|p| with_scripts(p));
+        let document = state.running.services.get(name).map(with_scripts);
         state.by_hand = by_hand;
         let record = HandMade { service: name.into(), component: WHOLE.into(), document, base_hash: base };
         let store = self.shell.store();
@@ -286,7 +298,9 @@ impl Supervisor {
             state.running.services.remove(&name);
         }
         let changes = diff(&state.running, &next);
-        let restored = match changes.iter().any(|c| matches!(c, Change::Added { .. })) {
+        // A service in quarantine is attached anew by any change of its policy.
+        let anew = self.shell.tally().1 > 0 || changes.iter().any(|c| matches!(c, Change::Added { .. }));
+        let restored = match anew {
             true => self.restored(&changes, &next).await?,
             false => HashMap::new(),
         };
@@ -433,7 +447,8 @@ impl Supervisor {
         for (name, policy) in &next.services {
             let Some(before) = running.services.get(name) else { continue };
             for (reference, was) in &before.references {
-                if policy.references.get(reference) != Some(was) {
+                // As in the turn: a binding stays while the declaration does, whatever else becomes a candidate.
+                if policy.references.get(reference).is_none_or(|now| now.service != was.service) {
                     let _ = self.shell.store().forget_binding(name, reference).await;
                 }
             }
@@ -682,20 +697,15 @@ fn compile_json(
     compile_by_hand(document, scripts).map(|(policy, _)| policy)
 }
 
-/// Whether what `run` says is the text of a script rather than the name of a file.
-fn is_inline(run: &str) -> bool {
-    run.contains("fn plan")
-}
-
 fn inline(run: &str) -> Option<Arc<Script>> {
-    is_inline(run).then(|| Script::compile(run, run).ok().map(Arc::new))?
+    is_inline(run).then(|| inline_script(run).ok().map(Arc::new))?
 }
 
 /// What is wrong with the first inline script that does not compile.
 fn broken_inline(document: &serde_json::Value) -> Option<String> {
     let rows = document.get("plan")?.as_array()?;
     rows.iter().filter_map(|row| row.get("run")?.as_str()).filter(|run| is_inline(run)).find_map(|run| {
-        let error = Script::compile("inline", run).err()?;
+        let error = inline_script(run).err()?;
         Some(format!("inline script, line {}, column {}: error: {}", error.line, error.column, error.message))
     })
 }
@@ -708,7 +718,7 @@ fn with_scripts(policy: &ServicePolicy) -> serde_json::Value {
             .get("run")
             .and_then(|r| r.as_str())
             .and_then(|r| policy.scripts.get(r))
-            .map(|s| s.source.to_string());
+            .map(|s| inlined(&s.name, &s.source));
         if let Some(source) = source {
             row["run"] = source.into();
         }

@@ -13,3 +13,4 @@ mod recording;
 mod reload;
 mod shop;
 mod start_stop;
+mod storm;

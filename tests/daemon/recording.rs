@@ -57,7 +57,7 @@ fn a_recorded_run_is_replayed_byte_for_byte() {
     let count = std::sync::atomic::AtomicU32::new(0);
     let server = Server::start(move |_| {
         let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        (Duration::from_millis(2), if n % 3 == 0 { 500 } else { 200 }, String::new())
+        (Duration::from_millis(2), if n.is_multiple_of(3) { 500 } else { 200 }, String::new())
     });
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
@@ -132,6 +132,16 @@ fn a_recorded_run_is_replayed_byte_for_byte() {
     std::fs::write(record, &tampered).unwrap();
     let said = homeostat(&["replay", record], None);
     assert_eq!(said.code, 1, "{said:?}");
+
+    // A daemon that was killed leaves a record that can be replayed as far as it goes.
+    let mut daemon = Daemon::start(dir.path(), &["--record", record, "--shards", "3"]);
+    for i in 0..200 {
+        let samples = json!([{"service": "A", "metric": "x", "value": i % 2 * 150}, {"service": "B", "metric": "x", "value": i}]);
+        daemon.call("POST", "/v1/samples", Some(&samples));
+    }
+    daemon.process.kill();
+    let said = homeostat(&["replay", record], None);
+    assert_eq!(said.code, 0, "{said:?}");
 
     // Somebody took a line out, or wrote nonsense.
     let lines: Vec<&str> = text.lines().collect();

@@ -37,6 +37,8 @@ fn a_refused_change_keeps_what_runs_and_says_what_is_wrong_and_where() {
     // Half a file, as an editor leaves it between two writes.
     fs::write(&file, &ONE[..30]).unwrap();
     daemon.expect(4, &["reload"]);
+    fs::write(&file, "").unwrap();
+    assert!(daemon.expect(4, &["reload"]).contains("empty"));
     // SIGHUP reads again; the file is right again, so the same values go on.
     fs::write(&file, ONE).unwrap();
     daemon.process.signal(rustix::process::Signal::HUP);

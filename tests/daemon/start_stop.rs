@@ -109,3 +109,35 @@ fn what_cannot_start_says_why_and_exits_as_documented() {
     let said = homeostat(&["run", "/no/such/directory", "--listen", "127.0.0.1:0"], None);
     assert!(said.code == 4 && said.err.contains("/no/such/directory"), "{said:?}");
 }
+
+#[test]
+fn a_log_that_nobody_reads_any_more_stops_nothing() {
+    use std::io::BufRead;
+
+    let dir = policy("service: a\nmonitor: { sensors: { x: push } }\nexecute: { set: log }\n");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_homeostat"))
+        .args(["run", dir.path().to_str().unwrap(), "--listen", "127.0.0.1:0", "--log"])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("homeostat runs") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0);
+    }
+    drop(log);
+    let address = line.split_once("address=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        let action = r#"{"set": {"property": "p", "value": 1}}"#;
+        answers.push(super::support::request(address, "POST", "/v1/services/a/actions", action).unwrap());
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let status = wait_for("its end", || child.try_wait().unwrap());
+    assert!(answers.iter().all(|(status, body)| *status == 200 && body.contains("done")), "{answers:?}");
+    assert_eq!(status.code(), Some(0));
+}
