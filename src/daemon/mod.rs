@@ -25,6 +25,9 @@ use crate::service::record::Tape;
 use crate::service::shell::{Setting, Shell};
 use crate::service::supervisor::Supervisor;
 
+/// Two calls to stop within this time are one.
+const SAME_CALL: Duration = Duration::from_millis(300);
+
 /// How long stopping may take before what is late is cut off.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
@@ -161,7 +164,7 @@ impl Daemon {
         self.supervisor.shell().tell("daemon", None, "stopping: sensors, turns, steps".into());
         tokio::select! {
             late = self.supervisor.shell().stop(STOP_TIME) => late,
-            () = causes.stop() => vec!["everything: stopped by a second interrupt".into()],
+            () = stop_again(causes) => vec!["everything: stopped by a second interrupt".into()],
         }
     }
 
@@ -187,6 +190,12 @@ impl Daemon {
             Err(problems) => Err(self.supervisor.refuse(&problems).into()),
         }
     }
+}
+
+/// Waits for a second call to stop. One that comes at once with the first is the same call: some tools signal a process and its group.
+async fn stop_again(causes: &mut Causes) {
+    let _ = tokio::time::timeout(SAME_CALL, causes.stop()).await;
+    causes.stop().await;
 }
 
 /// Waits until two looks at the changed files see the same: what is being written is not taken for what is meant. Gives up when that
