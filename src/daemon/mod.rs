@@ -134,13 +134,19 @@ impl Daemon {
     pub async fn run(&self, causes: &mut Causes) -> Vec<String> {
         while let Some(cause) = causes.next().await {
             tracing::debug!(?cause, "cause");
-            match cause {
-                Cause::PoliciesChanged => {
+            let work = async {
+                if cause == Cause::PoliciesChanged {
                     self.settled().await;
-                    self.reload().await;
                 }
-                Cause::Hangup => self.reload().await,
-                Cause::Stop => break,
+                self.reload().await;
+            };
+            if cause == Cause::Stop {
+                break;
+            }
+            // A reload, however large, does not make a stop wait.
+            tokio::select! {
+                () = work => {}
+                () = causes.stop() => break,
             }
         }
         self.stop(causes).await
