@@ -167,6 +167,7 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
     let (leave, left) = mpsc::channel(1);
     // Before the policies are read: what changes while they are is not missed.
     let mut causes = Causes::new(&options.dirs, left);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "homeostat starts");
     let start = Daemon::start(Options {
         dirs: options.dirs.clone(),
         data_dir: options.data_dir.clone(),

@@ -31,6 +31,8 @@ pub struct Causes {
     #[cfg(unix)]
     interrupt: Option<tokio::signal::unix::Signal>,
     left: tokio::sync::mpsc::Receiver<()>,
+    /// What happened while only a call to stop was waited for.
+    waiting: Option<Cause>,
 }
 
 impl Causes {
@@ -56,14 +58,22 @@ impl Causes {
                 terminate: of(SignalKind::terminate()),
                 interrupt: of(SignalKind::interrupt()),
                 left,
+                waiting: None,
             }
         }
         #[cfg(not(unix))]
-        Self { watch, left }
+        Self { watch, left, waiting: None }
     }
 
     /// The next cause; `None` never while the process lives.
     pub async fn next(&mut self) -> Option<Cause> {
+        match self.waiting.take() {
+            Some(cause) => Some(cause),
+            None => self.fresh().await,
+        }
+    }
+
+    async fn fresh(&mut self) -> Option<Cause> {
         let watched = async {
             match &mut self.watch {
                 Some(watch) => match watch.changed().await {
@@ -89,11 +99,18 @@ impl Causes {
         }
     }
 
-    /// Waits for a call to stop.
+    /// Waits for a call to stop. What happens meanwhile is kept for [`Causes::next`].
     pub async fn stop(&mut self) {
         loop {
-            if self.next().await == Some(Cause::Stop) {
-                return;
+            match self.fresh().await {
+                Some(Cause::Stop) => return,
+                // Several changes meanwhile are one: everything is read again.
+                other => {
+                    self.waiting = match self.waiting.take() {
+                        None => other,
+                        Some(_) => Some(Cause::Hangup),
+                    };
+                }
             }
         }
     }

@@ -140,13 +140,22 @@ impl Daemon {
     pub async fn run(&self, causes: &mut Causes) -> Vec<String> {
         while let Some(cause) = causes.next().await {
             tracing::debug!(?cause, "cause");
-            match cause {
-                Cause::PoliciesChanged(changed) => {
-                    settled(&changed).await;
-                    self.follow(&changed).await;
+            let work = async {
+                match &cause {
+                    Cause::PoliciesChanged(changed) => {
+                        settled(changed).await;
+                        self.follow(changed).await;
+                    }
+                    _ => self.follow(&Changed::Everything).await,
                 }
-                Cause::Hangup => self.follow(&Changed::Everything).await,
-                Cause::Stop => break,
+            };
+            if cause == Cause::Stop {
+                break;
+            }
+            // A reload, however large, does not make a stop wait.
+            tokio::select! {
+                () = work => {}
+                () = causes.stop() => break,
             }
         }
         self.stop(causes).await

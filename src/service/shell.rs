@@ -23,7 +23,7 @@ use crate::connectors::Connectors;
 use crate::knowledge::store::{Binding, Intent, Store};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
-use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus};
+use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Verdict};
 use crate::plan::strategy::{Deadline, RunLimits, STACK_SIZE};
 
 /// How many messages from outside may wait in one mailbox; who brings more waits.
@@ -403,20 +403,28 @@ impl Shell {
         }
     }
 
-    /// Gives the record of a decision the outcomes that are recorded of its next steps.
+    /// Gives the record of a decision the outcomes that are recorded of its next steps, and of those that were never begun says so: it is
+    /// called for decisions that nobody carries on.
     async fn complete(
         &self,
         service: &str,
         decision: u64,
     ) -> Result<(), crate::knowledge::store::StoreError> {
         let mut outcomes = self.0.store.outcomes(service, decision).await?;
-        if outcomes.is_empty() {
-            return Ok(());
-        }
         let Some(mut record) = self.0.store.decision_by_id(service, decision).await? else { return Ok(()) };
         let before = record.outcomes.len();
         while let Some(outcome) = outcomes.remove(&(record.outcomes.len() as u32)) {
             record.outcomes.push(outcome);
+        }
+        if let (Verdict::Planned, Some(plan)) = (&record.verdict, &record.plan) {
+            let rest = plan.actions.iter().skip(record.outcomes.len()).map(|action| Outcome {
+                action: action.clone(),
+                status: OutcomeStatus::Skipped,
+                executor: action.service().unwrap_or(service).to_string(),
+                detail: "not begun: homeostat was stopped".into(),
+                at: self.0.clock.now(),
+            });
+            record.outcomes.extend(rest.collect::<Vec<_>>());
         }
         if record.outcomes.len() > before {
             self.0.store.decision(&record).await?;

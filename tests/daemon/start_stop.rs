@@ -141,3 +141,28 @@ fn a_log_that_nobody_reads_any_more_stops_nothing() {
     assert!(answers.iter().all(|(status, body)| *status == 200 && body.contains("done")), "{answers:?}");
     assert_eq!(status.code(), Some(0));
 }
+
+#[test]
+fn a_stop_does_not_wait_for_a_start_or_a_reload() {
+    use std::fmt::Write;
+
+    let dir = policy("service: a\n");
+    let mut daemon = Daemon::start(dir.path(), &[]);
+    let mut text = String::new();
+    for i in 0..8_000 {
+        write!(text, "---\nservice: s{i}\nmonitor: {{ sensors: {{ x: push }}, metrics: {{ y: x + 1 }} }}\n")
+            .unwrap();
+    }
+    std::fs::write(dir.path().join("large.yaml"), text).unwrap();
+    daemon.process.signal(Signal::HUP);
+    daemon.process.signal(Signal::TERM);
+    assert_eq!(daemon.process.end(), 0, "{}", daemon.process.log());
+    let directory = dir.path().to_str().unwrap();
+    let mut starting =
+        super::support::Process::start(&["run", directory, "--listen", "127.0.0.1:0", "--log"]);
+    wait_for("the start", || starting.log().contains("homeostat starts").then_some(()));
+    starting.signal(Signal::TERM);
+    let begin = Instant::now();
+    assert_eq!(starting.end(), 0, "{}", starting.log());
+    assert!(begin.elapsed() < Duration::from_secs(10));
+}
