@@ -40,6 +40,9 @@ struct ByHand {
     base: String,
 }
 
+/// The members of a group metric: service → labels.
+type Members = BTreeMap<Arc<str>, Vec<Arc<str>>>;
+
 #[derive(Default)]
 struct State {
     /// What the files say.
@@ -49,7 +52,7 @@ struct State {
     by_hand: BTreeMap<Arc<str>, ByHand>,
     running: PolicySet,
     /// What the members of every group metric were told to be.
-    members: HashMap<(Arc<str>, Arc<str>), BTreeMap<Arc<str>, Vec<Arc<str>>>>,
+    members: HashMap<(Arc<str>, Arc<str>), Members>,
 }
 
 /// The metrics of a service that take pushed values.
@@ -132,7 +135,7 @@ impl Supervisor {
         let mut services = files.services.clone();
         for (name, change) in by_hand {
             match change.policy {
-                Some(policy) => drop(services.insert(name, policy.into())),
+                Some(policy) => drop(services.insert(name, policy)),
                 None => drop(services.remove(&name)),
             }
         }
@@ -282,7 +285,7 @@ impl Supervisor {
             .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
         let mut applied = self.transition(&mut state, next).await?;
         self.note_origins(&by_hand, &state.running);
-        let document = state.running.services.get(name).map(|p| with_scripts(p));
+        let document = state.running.services.get(name).map(with_scripts);
         state.by_hand = by_hand;
         let record = HandMade { service: name.into(), component: WHOLE.into(), document, base_hash: base };
         let store = self.shell.store();

@@ -57,7 +57,7 @@ fn a_recorded_run_is_replayed_byte_for_byte() {
     let count = std::sync::atomic::AtomicU32::new(0);
     let server = Server::start(move |_| {
         let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        (Duration::from_millis(2), if n % 3 == 0 { 500 } else { 200 }, String::new())
+        (Duration::from_millis(2), if n.is_multiple_of(3) { 500 } else { 200 }, String::new())
     });
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
