@@ -40,6 +40,9 @@ struct ByHand {
     base: String,
 }
 
+/// The members of a group metric: service → labels.
+type Members = BTreeMap<Arc<str>, Vec<Arc<str>>>;
+
 #[derive(Default)]
 struct State {
     /// What the files say.
@@ -60,6 +63,8 @@ pub struct Supervisor {
     shell: Shell,
     state: Mutex<State>,
     status: Lock<PolicyStatus>,
+    /// What is attached, for readers that must not wait for a change that is under way.
+    names: Lock<Arc<[Arc<str>]>>,
     origins: DashMap<String, Origin>,
     pushable: DashMap<Box<str>, (ServiceId, usize, Arc<Pushable>)>,
     applied: AtomicU64,
@@ -74,6 +79,7 @@ impl Supervisor {
             shell,
             state: Mutex::default(),
             status: Lock::default(),
+            names: Lock::default(),
             origins: DashMap::new(),
             pushable: DashMap::new(),
             applied: AtomicU64::new(0),
@@ -327,6 +333,7 @@ impl Supervisor {
         for line in &applied.changes {
             self.shell.tell("policy", None, line.clone());
         }
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = next.services.keys().cloned().collect();
         self.with_status(|status| {
             status.running = next.hash.to_string();
             status.since = Some(self.shell.clock().now());
@@ -479,6 +486,10 @@ impl Supervisor {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    fn names(&self) -> Arc<[Arc<str>]> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What runs and what waits.
     pub fn policy_status(&self) -> PolicyStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -538,7 +549,7 @@ impl Supervisor {
     /// # Errors
     /// When one does not answer.
     pub async fn services(&self) -> Result<Vec<ServiceStatus>, PortError> {
-        let names: Vec<Arc<str>> = self.state.lock().await.running.services.keys().cloned().collect();
+        let names = self.names();
         let mut all = Vec::with_capacity(names.len());
         for chunk in names.chunks(256) {
             for status in futures::future::join_all(chunk.iter().map(|n| self.service(n))).await {
@@ -558,7 +569,7 @@ impl Supervisor {
     /// # Errors
     /// When one does not answer.
     pub async fn export(&self) -> Result<Vec<ExportedMetric>, PortError> {
-        let names: Vec<Arc<str>> = self.state.lock().await.running.services.keys().cloned().collect();
+        let names = self.names();
         let mut all = Vec::new();
         for chunk in names.chunks(256) {
             let calls = chunk.iter().map(|n| self.shell.call(n, Request::MetricList));
