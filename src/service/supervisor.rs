@@ -40,9 +40,6 @@ struct ByHand {
     base: String,
 }
 
-/// The members of a group metric: service → labels.
-type Members = BTreeMap<Arc<str>, Vec<Arc<str>>>;
-
 #[derive(Default)]
 struct State {
     /// What the files say.
