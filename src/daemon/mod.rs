@@ -26,7 +26,7 @@ use crate::service::shell::{Setting, Shell};
 use crate::service::supervisor::Supervisor;
 
 /// Two calls to stop within this time are one.
-const SAME_CALL: Duration = Duration::from_millis(300);
+const SAME_CALL: Duration = Duration::from_millis(50);
 
 /// How long stopping may take before what is late is cut off.
 const STOP_TIME: Duration = Duration::from_secs(10);
