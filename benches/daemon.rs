@@ -218,10 +218,13 @@ async fn latency() {
     });
     let dir = tempfile::tempdir().unwrap();
     let data = tempfile::tempdir().unwrap();
-    let policy = format!(
-        "service: s\nmonitor: {{ sensors: {{ v: push }} }}\nanalyze: {{ low: {{ objective: v < 1 }} }}\nplan:\n  - {{ when: low, do: [{{ set: {{ property: p, value: 1 }} }}], mode: act, cooldown: 0s }}\nexecute:\n  set: {{ http: {{ method: PUT, url: \"http://{to}/{{property}}\", body: \"{{value}}\" }} }}\n"
-    );
-    std::fs::write(dir.path().join("s.yaml"), policy).unwrap();
+    // A hundred services in turn, so that none is still resting from its last plan.
+    let policy = |n: usize| {
+        format!(
+            "service: s{n}\nmonitor: {{ sensors: {{ v: push }} }}\nanalyze: {{ low: {{ objective: v < 1 }} }}\nplan:\n  - {{ when: low, do: [{{ set: {{ property: p, value: 1 }} }}], mode: act, cooldown: 0s }}\nexecute:\n  set: {{ http: {{ method: PUT, url: \"http://{to}/{{property}}\", body: \"{{value}}\" }} }}\n"
+        )
+    };
+    write(dir.path(), 100, policy);
     let daemon = Daemon::start(Options {
         dirs: vec![dir.path().to_path_buf()],
         data_dir: Some(data.path().to_path_buf()),
@@ -235,11 +238,11 @@ async fn latency() {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let mut buffer = vec![0; 4096];
-    let path = "/v1/services/s/metrics/v/samples";
-    let (bad, good) =
-        (post(path, "application/json", "{\"value\":2}"), post(path, "application/json", "{\"value\":0}"));
     let mut times = Vec::new();
-    for _ in 0..1_000 {
+    for n in 0..1_000 {
+        let path = format!("/v1/services/s{}/metrics/v/samples", n % 100);
+        let bad = post(&path, "application/json", "{\"value\":2}");
+        let good = post(&path, "application/json", "{\"value\":0}");
         let begin = Instant::now();
         exchange(&mut stream, &bad, &mut buffer).await;
         let arrived: Instant = arrivals.recv().await.unwrap();
