@@ -452,6 +452,18 @@ fn a_hub_with_a_mute_supplier_does_not_multiply_letters() {
     assert_eq!(s.slo("s99", "slo"), Some(SloState::Ok));
 }
 
+/// Requirement: R3-31
+#[test]
+fn a_pushed_value_older_than_asked_for_is_stale_to_the_asker() {
+    let mut s = simulate("service: A\nmonitor: { sensors: { x: push }, metrics: { two: 2 } }\n");
+    s.push("A", "x", 1.0);
+    s.wait(10);
+    let age = |seconds| Some(homeostat::model::HumanDuration::seconds(seconds));
+    assert!(matches!(s.get_within("A", "x", age(10)), Reading::Fresh { .. }));
+    assert!(matches!(s.get_within("A", "x", age(9)), Reading::Stale { .. }));
+    assert!(matches!(s.get_within("A", "two", age(0)), Reading::Fresh { .. }), "a constant is never old");
+}
+
 #[test]
 fn a_clock_that_jumps_an_hour_and_back_stops_nothing() {
     let mut s = simulate(

@@ -28,6 +28,22 @@ fn statuses(outcomes: &[Outcome]) -> Vec<OutcomeStatus> {
     outcomes.iter().map(|o| o.status.clone()).collect()
 }
 
+/// Requirement: R3-05
+#[test]
+fn a_loop_decides_by_itself_when_the_service_that_sums_everything_up_is_gone() {
+    let rows = "[ { when: slo, do: [ { set: { property: threads, value: 10 } } ], mode: act } ]";
+    let local = planned(rows, "{ set: { log: {} } }");
+    let central = "---\nservice: centre\nmonitor: { metrics: { all: { of: x, from: {}, aggregate: sum } } }\nanalyze: { slo: { objective: all < 1000 } }\n";
+    let mut s = simulate(&format!("{local}{central}"));
+    s.push("A", "x", 1.0);
+    assert_eq!(s.value("centre", "all"), Some(1.0));
+    s.detach("centre");
+    s.push("A", "x", 11.0);
+    assert_eq!(s.outcomes("A"), [Done], "in the turn of the sample itself");
+    s.push("A", "x", 1.0);
+    assert_eq!(s.slo("A", "slo"), Some(SloState::Ok));
+}
+
 /// Requirement: R3-52
 #[test]
 fn a_cost_of_exactly_thirty_is_an_alarm() {

@@ -17,6 +17,7 @@ use crate::service::control::{
 };
 use crate::service::handle::Handle;
 use crate::service::message::{Request, Response};
+use crate::service::supervisor::Dangling;
 
 impl Daemon {
     async fn call(&self, service: &str, request: Request) -> Result<Response, PortError> {
@@ -51,7 +52,7 @@ impl Control for Daemon {
     async fn attach(&self, name: &str, document: serde_json::Value) -> Result<Applied, ChangeError> {
         let _one = self.changing.lock().await;
         self.supervisor
-            .change(name, |_| {
+            .change(name, Dangling::Told, |_| {
                 let mut document = document;
                 let Some(fields) = document.as_object_mut() else {
                     return Err(PortError::Invalid("the document of a service is a mapping".into()));
@@ -70,7 +71,7 @@ impl Control for Daemon {
     async fn detach(&self, name: &str) -> Result<Applied, ChangeError> {
         let _one = self.changing.lock().await;
         self.supervisor
-            .change(name, |document| match document {
+            .change(name, Dangling::Told, |document| match document {
                 Some(_) => Ok(None),
                 None => Err(PortError::NoSuchService(name.to_string())),
             })

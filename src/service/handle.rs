@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::control::{ChangeError, Component};
 use super::message::{Message, NOW, Request, Response};
-use super::supervisor::{Supervisor, existing, not_attached, unexpected};
+use super::supervisor::{Dangling, Supervisor, existing, not_attached, unexpected};
 use crate::model::metric::Sample;
 use crate::model::ports::{
     Actions, Alarms, MetricInfo, Metrics, PortError, Slos, Subscription, SubscriptionMode,
@@ -42,9 +42,10 @@ impl Handle {
     async fn edit(
         &self,
         component: Component,
+        dangling: Dangling,
         edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>) -> Result<(), PortError>,
     ) -> Result<(), PortError> {
-        let result = self.supervisor.change(&self.name, |document| {
+        let result = self.supervisor.change(&self.name, dangling, |document| {
             let mut json = existing(document, &self.name)?;
             let section = json.get_mut(component.as_str()).and_then(|s| s.as_object_mut());
             edit(section.ok_or_else(|| not_attached(&self.name, component))?)?;
@@ -124,7 +125,7 @@ impl Metrics for Handle {
     }
 
     async fn insert_metric(&self, name: &str, definition: serde_json::Value) -> Result<(), PortError> {
-        self.edit(Component::Monitor, |monitor| {
+        self.edit(Component::Monitor, Dangling::Refused, |monitor| {
             for kind in ["sensors", "metrics"] {
                 if part(monitor, kind)?.contains_key(name) {
                     return Err(PortError::Exists(name.to_string()));
@@ -138,7 +139,7 @@ impl Metrics for Handle {
     }
 
     async fn remove_metric(&self, name: &str) -> Result<(), PortError> {
-        self.edit(Component::Monitor, |monitor| {
+        self.edit(Component::Monitor, Dangling::Told, |monitor| {
             let mut gone = None;
             for kind in ["sensors", "metrics"] {
                 gone = gone.or(part(monitor, kind)?.remove(name));
@@ -198,7 +199,7 @@ impl Slos for Handle {
             serde_json::Value::String(objective) => serde_json::json!({ "objective": objective }),
             other => other,
         };
-        self.edit(Component::Analyze, |slos| {
+        self.edit(Component::Analyze, Dangling::Refused, |slos| {
             if slos.contains_key(name) {
                 return Err(PortError::Exists(name.to_string()));
             }
@@ -209,7 +210,7 @@ impl Slos for Handle {
     }
 
     async fn remove_slo(&self, name: &str) -> Result<(), PortError> {
-        self.edit(Component::Analyze, |slos| {
+        self.edit(Component::Analyze, Dangling::Told, |slos| {
             slos.remove(name).map(drop).ok_or_else(|| PortError::NoSuchSlo(name.to_string()))
         })
         .await

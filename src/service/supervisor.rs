@@ -28,6 +28,15 @@ use crate::policy::script::Script;
 use crate::policy::set::PolicySet;
 use crate::policy::{MetricKind, ReferencePolicy, ServicePolicy};
 
+/// What a change by hand may leave without what it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dangling {
+    /// Anything that is there already: something was taken away, or comes in parts. It is told as a warning.
+    Told,
+    /// Nothing new: what was added must find all that it names.
+    Refused,
+}
+
 /// The part of a hand-made change in the store: all of them are about whole services.
 const WHOLE: &str = "service";
 
@@ -111,7 +120,7 @@ impl Supervisor {
             let HandMade { service, document, base_hash, .. } = change;
             let policy = match document.map(|d| compile_json(&d, &|name| inline(name))) {
                 None => None,
-                Some(Ok(policy)) => Some(policy),
+                Some(Ok((policy, _))) => Some(policy),
                 Some(Err(problems)) => {
                     tracing::warn!(service, problems = %join(&problems), "a change by hand is not understood any more");
                     continue;
@@ -251,23 +260,32 @@ impl Supervisor {
     pub async fn change(
         &self,
         name: &str,
+        dangling: Dangling,
         edit: impl FnOnce(Option<&ServiceDocument>) -> Result<Option<serde_json::Value>, PortError>,
     ) -> Result<Applied, ChangeError> {
         let mut state = self.state.lock().await;
         let running = state.running.services.get(name);
         let edited = edit(running.map(|p| &*p.document))?;
         let files = &state.files;
-        let policy = match &edited {
-            None => None,
+        let find = |name: &str| inline(name).or_else(|| script(files, name));
+        let (policy, loose) = match &edited {
+            None => (None, Vec::new()),
             Some(document) => {
-                let find = |name: &str| inline(name).or_else(|| script(files, name));
                 broken_inline(document).map_or(Ok(()), |why| Err(refusal(vec![why])))?;
-                Some(
-                    compile_json(document, &find)
-                        .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?,
-                )
+                let (policy, loose) = compile_json(document, &find)
+                    .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
+                (Some(policy), loose.iter().map(ToString::to_string).collect())
             }
         };
+        if dangling == Dangling::Refused {
+            let before = running.and_then(|p| compile_by_hand((*p.document).clone(), &find).ok());
+            let before: Vec<String> =
+                before.iter().flat_map(|(_, loose)| loose).map(ToString::to_string).collect();
+            let new: Vec<String> = loose.iter().filter(|l| !before.contains(l)).cloned().collect();
+            if !new.is_empty() {
+                return Err(refusal(new).into());
+            }
+        }
         let mut by_hand = state.by_hand.clone();
         let base = base_of(files, name);
         // Detaching what only a hand had attached leaves nothing to remember.
@@ -290,7 +308,7 @@ impl Supervisor {
         stored.await.map_err(|e| {
             PortError::Unavailable(format!("the change runs, but could not be recorded: {e}"))
         })?;
-        applied.warnings = warnings.iter().map(ToString::to_string).collect();
+        applied.warnings = warnings.iter().map(ToString::to_string).chain(loose).collect();
         Ok(applied)
     }
 
@@ -611,7 +629,7 @@ impl Supervisor {
         component: Component,
         section: serde_json::Value,
     ) -> Result<Applied, ChangeError> {
-        self.change(name, |document| {
+        self.change(name, Dangling::Told, |document| {
             let mut json = existing(document, name)?;
             json[component.as_str()] = section;
             Ok(Some(json))
@@ -624,7 +642,7 @@ impl Supervisor {
     /// # Errors
     /// When it is not attached.
     pub async fn detach_component(&self, name: &str, component: Component) -> Result<Applied, ChangeError> {
-        self.change(name, |document| {
+        self.change(name, Dangling::Told, |document| {
             let mut json = existing(document, name)?;
             let gone = json.as_object_mut().and_then(|o| o.remove(component.as_str()));
             match gone {
@@ -700,9 +718,8 @@ fn base_of(files: &PolicySet, name: &str) -> String {
 fn compile_json(
     document: &serde_json::Value,
     scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
-) -> Result<ServicePolicy, Vec<Problem>> {
-    let document = service_from_json(document)?;
-    compile_by_hand(document, scripts).map(|(policy, _)| policy)
+) -> Result<(ServicePolicy, Vec<Problem>), Vec<Problem>> {
+    compile_by_hand(service_from_json(document)?, scripts)
 }
 
 fn inline(run: &str) -> Option<Arc<Script>> {

@@ -34,11 +34,12 @@ fn metrics_are_pushed_read_inserted_and_removed() {
     daemon.expect(4, &["metric", "insert", "web", "bad", "load +"]);
     let cycle = daemon.cli(&["metric", "insert", "web", "loop", "loop + 1"]);
     assert!(cycle.code == 4 && cycle.err.contains("loop"), "{cycle:?}");
-    // What an insertion leaves open is unresolved, and says so (R3-35).
-    daemon.expect(0, &["metric", "insert", "web", "open", "later + 1"]);
-    assert!(daemon.expect(1, &["get", "web", "open"]).contains("later"));
+    // A slip in an insertion is refused; what a removal leaves open is unresolved, and says so (R3-35).
+    daemon.expect(4, &["metric", "insert", "web", "open", "later + 1"]);
+    daemon.expect(0, &["metric", "insert", "web", "six", "2 * triple"]);
     daemon.expect(4, &["metric", "push", "web", "double", "1"]);
     daemon.expect(0, &["metric", "remove", "web", "triple"]);
+    assert!(daemon.expect(1, &["get", "web", "six"]).contains("triple"));
     daemon.expect(5, &["metric", "remove", "web", "triple"]);
     daemon.expect(2, &["metric", "push", "web", "load", "many"]);
     let history = daemon.get("/v1/services/web/metrics/load/history");

@@ -34,6 +34,8 @@ pub(super) struct Ask {
     sensors: Vec<Arc<str>>,
     /// Other services that were asked: token.
     remote: Vec<u64>,
+    /// What is older than this when it is given is stale to the asker: the time of the question less `max_age`.
+    oldest: Option<Timestamp>,
     pub(super) deadline: Timestamp,
 }
 
@@ -347,6 +349,7 @@ impl ServiceLoop {
             metric: metric.into(),
             sensors: Vec::new(),
             remote: Vec::new(),
+            oldest: max_age.map(|age| turn.now.before(age.0)),
             deadline: turn.now.after(FETCH_PATIENCE),
         };
         for leaf in refresh {
@@ -379,6 +382,9 @@ impl ServiceLoop {
         match &ask.asker {
             Asker::Call(token) => {
                 let response = match self.read_call(&ask.metric, turn.now) {
+                    Some(Reading::Fresh { value, at }) if ask.oldest.is_some_and(|oldest| at < oldest) => {
+                        Response::Reading(Reading::Stale { value, at })
+                    }
                     Some(reading) => Response::Reading(reading),
                     None if self.monitor.is_none() => {
                         Response::Error(PortError::NoMonitorAttached(self.name.to_string()))
