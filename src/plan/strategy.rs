@@ -349,19 +349,42 @@ impl Turn {
 
     /// Adds what the script names by literals, so that it is fetched with the rest.
     fn need_literals(&mut self, script: &Script) {
+        let known = self.known.clone();
         for (target, metric) in script.literal_readings() {
             let service = match target {
-                None => self.known.service.clone(),
-                Some(target) => match self.known.references.get(&target) {
+                None => &known.service,
+                Some(target) => match known.references.get(target) {
                     None => target,
-                    Some(ReferenceView { bound: Some(bound), .. }) => bound.clone(),
+                    Some(ReferenceView { bound: Some(bound), .. }) => bound,
                     Some(ReferenceView { bound: None, .. }) => continue,
                 },
             };
-            let key = (service, metric);
-            if self.needs.len() < MAX_NOTES && !self.known.readings.contains_key(&key) {
-                self.needs.insert(key);
+            self.need(service, metric);
+        }
+    }
+
+    /// Adds what the script will ask of the other services of a reference once it has asked one: the metrics that it names, of the
+    /// service that is bound, and of the candidates if it lists them. One question more costs less than one run more.
+    fn need_neighbours(&mut self, script: &Script) {
+        let known = self.known.clone();
+        let asked: BTreeSet<String> = self.needs.iter().map(|(service, _)| service.clone()).collect();
+        for (name, view) in &known.references {
+            let listed: &[String] = if script.may_list(name) { &view.candidates } else { &[] };
+            let services = || view.bound.iter().chain(listed);
+            if services().any(|service| asked.contains(service)) {
+                for service in services() {
+                    for metric in script.loose_metrics() {
+                        self.need(service, metric);
+                    }
+                }
             }
+        }
+    }
+
+    fn need(&mut self, service: &str, metric: &str) {
+        let key = (service.to_string(), metric.to_string());
+        if self.needs.len() < MAX_NOTES && !self.known.readings.contains_key(&key) {
+            self.needs.insert(key);
         }
     }
 }
@@ -404,6 +427,7 @@ impl StrategyHost {
             }
         } else {
             turn.need_literals(script);
+            turn.need_neighbours(script);
             End::Needs(std::mem::take(&mut turn.needs).into_iter().collect())
         };
         // What was known is let go; the next run begins with everything empty.

@@ -141,7 +141,7 @@ impl<'a> Everything<'a> {
             for script in policy.scripts.values() {
                 let Some(source) = files.get(&Arc::as_ptr(script)) else { continue };
                 for (target, metric) in script.literal_readings() {
-                    let Some((word, message)) = self.missing_reading(service, target.as_deref(), &metric)
+                    let Some((word, message)) = self.missing_reading(service, target.as_deref(), metric)
                     else {
                         continue;
                     };

@@ -29,7 +29,18 @@ pub struct Script {
     pub ast: rhai::AST,
     /// The constants of the top level, which every function of the script sees.
     pub constants: Arc<BTreeMap<String, Dynamic>>,
+    outlook: Outlook,
+}
+
+/// What a script will ask for, as far as its text says.
+#[derive(Debug)]
+struct Outlook {
+    /// Readings named by literals: service or reference (`None`: the service itself), and metric.
     readings: Vec<(Option<String>, String)>,
+    /// Metrics named by a literal that are asked of services only known when it runs.
+    loose: Vec<String>,
+    /// References whose candidates it lists; `None`: some that its text does not name.
+    listed: Option<BTreeSet<String>>,
 }
 
 impl PartialEq for Script {
@@ -113,21 +124,32 @@ impl Script {
                 Some("declare it with `let`, or with `const` at the top level"),
             ));
         }
-        let readings = literal_readings(&ast);
+        let outlook = Outlook::of(&ast);
         Ok(Self {
             name: name.into(),
             source: source.into(),
             hash: content_hash(source).into(),
             ast,
             constants: Arc::new(constants),
-            readings,
+            outlook,
         })
     }
 
     /// The readings that the script names by literals, so that they can be fetched ahead: `metric("C2", "cost")` is
     /// `(Some("C2"), "cost")`, where `C2` may be a service or a reference; `metric("cost")` is `(None, "cost")`.
-    pub fn literal_readings(&self) -> Vec<(Option<String>, String)> {
-        self.readings.clone()
+    pub fn literal_readings(&self) -> &[(Option<String>, String)] {
+        &self.outlook.readings
+    }
+
+    /// The metrics that the script names by literals and asks of services that are only known when it runs:
+    /// `metric(best, "cost")` is `cost`.
+    pub fn loose_metrics(&self) -> &[String] {
+        &self.outlook.loose
+    }
+
+    /// Whether the script may list the candidates of `reference`.
+    pub fn may_list(&self, reference: &str) -> bool {
+        self.outlook.listed.as_ref().is_none_or(|listed| listed.contains(reference))
     }
 
     /// Every call of a function by its name, so that what a script mentions can be checked before it runs.
@@ -142,18 +164,30 @@ impl Script {
     }
 }
 
-fn literal_readings(ast: &rhai::AST) -> Vec<(Option<String>, String)> {
-    let asks = |call: &syntax::Call| matches!(call.function.as_str(), "metric" | "reading");
-    let found: BTreeSet<_> = syntax::calls(ast)
-        .into_iter()
-        .filter(asks)
-        .filter_map(|call| match call.arguments.as_slice() {
-            [Some(metric)] => Some((None, metric.clone())),
-            [Some(target), Some(metric)] => Some((Some(target.clone()), metric.clone())),
-            _ => None,
-        })
-        .collect();
-    found.into_iter().collect()
+impl Outlook {
+    fn of(ast: &rhai::AST) -> Self {
+        let (mut readings, mut loose) = (BTreeSet::new(), BTreeSet::new());
+        let mut listed = Some(BTreeSet::new());
+        for call in syntax::calls(ast) {
+            match (call.function.as_str(), call.arguments.as_slice()) {
+                ("metric" | "reading", [Some(metric)]) => {
+                    readings.insert((None, metric.clone()));
+                }
+                ("metric" | "reading", [Some(target), Some(metric)]) => {
+                    readings.insert((Some(target.clone()), metric.clone()));
+                }
+                ("metric" | "reading", [None, Some(metric)]) => {
+                    loose.insert(metric.clone());
+                }
+                ("candidates", [Some(reference)]) => {
+                    listed.as_mut().map(|listed| listed.insert(reference.clone()));
+                }
+                ("candidates", _) => listed = None,
+                _ => {}
+            }
+        }
+        Self { readings: readings.into_iter().collect(), loose: loose.into_iter().collect(), listed }
+    }
 }
 
 thread_local! {
@@ -366,8 +400,23 @@ mod tests {
                 (service("C2"), "cost".into()),
             ]
         );
+        assert!(script.loose_metrics().is_empty() && !script.may_list("c"));
         let call = script.calls().into_iter().find(|c| c.function == "set").unwrap();
         assert_eq!((call.arguments, call.line), (vec![Some("x".to_string()), None], 5));
+    }
+
+    #[test]
+    fn metrics_asked_of_services_yet_unknown_are_found_with_the_references_that_are_listed() {
+        let script = Script::compile(
+            "t",
+            r#"fn cost(s) { metric(s, "cost") + reading(s, "load").value }
+               fn plan(alarm) { for s in candidates("c") { cost(s); metric(s, s + "x"); } [] }"#,
+        )
+        .unwrap();
+        assert_eq!(script.loose_metrics(), ["cost", "load"]);
+        assert!(script.may_list("c") && !script.may_list("d"));
+        let script = Script::compile("t", "fn plan(alarm) { candidates(alarm.slo); [] }").unwrap();
+        assert!(script.may_list("anything"));
     }
 
     #[test]

@@ -171,8 +171,8 @@ impl ServiceLoop {
         let mut readings = self.planner.as_mut().map(|p| p.fetched(task)).unwrap_or_default();
         for (service, metric) in script.literal_readings() {
             if service.is_none() {
-                let reading = self.read(&metric, turn.now);
-                readings.entry((self.name.to_string(), metric)).or_insert(reading);
+                let reading = self.read(metric, turn.now);
+                readings.entry((self.name.to_string(), metric.clone())).or_insert(reading);
             }
         }
         let references = self
