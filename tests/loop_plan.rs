@@ -8,7 +8,7 @@ use common::{START, Sim, action, policies, shop, shop_policies, simulate, simula
 use homeostat::model::{
     Action, Alarm, AlarmKind, DecisionId, MissingReason, Outcome, OutcomeStatus, Reading, SloState, Verdict,
 };
-use homeostat::service::message::{Lasting, Perform, Request, Response};
+use homeostat::service::message::{Lasting, Perform, Request, Response, Restored};
 use serde_json::json;
 
 use OutcomeStatus::{Done, Failed, NoRoute, Refused, Skipped, Undone};
@@ -540,4 +540,109 @@ fn a_dead_service_is_replaced_and_an_overload_is_limited() {
     s.push("A", "rate", 50.0);
     let set: Vec<_> = s.performed.iter().map(|p| p.action.to_string()).collect();
     assert_eq!(set, ["set(limit, 100)", "set(limit, null)"]);
+}
+
+const APPROVE: &str = "[ { when: slo, run: s.rhai, mode: approve, cooldown: 10s, expires: 1m } ]";
+const SET_BY_X: &str = "fn plan(alarm) { if metric(\"x\") > 90 { [] } else if metric(\"x\") > 70 { [set(\"p\", 2)] } else { [set(\"p\", 1)] } }";
+
+fn withdrawn(s: &Sim, decision: usize) -> String {
+    match &s.decisions_of("A")[decision - 1].verdict {
+        Verdict::Withdrawn(why) => why.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_plan_that_nobody_approves_in_time_is_withdrawn_and_made_anew() {
+    let mut s = with_script(APPROVE, SET_BY_X);
+    s.push("A", "x", 50.0);
+    let expires = s.decisions_of("A")[0].expires.unwrap();
+    assert_eq!(expires.since(START).as_secs(), 60);
+    s.wait(59);
+    assert_eq!(s.verdicts("A"), [Verdict::Proposed], "the same plan is not proposed twice");
+    s.wait(1);
+    assert!(withdrawn(&s, 1).contains("in time"));
+    assert_eq!(s.error("A", Request::Approve(DecisionId(1))).slug(), "conflict");
+    s.wait(10);
+    assert_eq!(s.verdicts("A")[1..], [Verdict::Proposed]);
+    let approved = s.call("A", Request::Approve(DecisionId(2)));
+    assert!(matches!(&approved, Some(Response::Outcomes(o)) if statuses(o) == [Done]), "{approved:?}");
+    assert_eq!(s.performed.len(), 1);
+    s.push("A", "x", 1.0);
+    assert_eq!(s.decisions_of("A")[1].helped, Some(true));
+}
+
+#[test]
+fn what_waits_for_approval_is_withdrawn_when_it_no_longer_fits() {
+    let mut s = with_script(APPROVE, SET_BY_X);
+    s.push("A", "x", 50.0);
+    s.push("A", "x", 80.0);
+    s.wait(11);
+    assert_eq!(withdrawn(&s, 1), "decision 2 takes its place");
+    s.push("A", "x", 95.0);
+    s.wait(11);
+    assert_eq!(withdrawn(&s, 2), "decision 3 takes its place");
+    assert_eq!(s.verdicts("A")[2..], [Verdict::Nothing]);
+    s.push("A", "x", 50.0);
+    s.wait(11);
+    assert_eq!(s.verdicts("A")[3..], [Verdict::Proposed]);
+    s.push("A", "x", 1.0);
+    assert_eq!(withdrawn(&s, 4), "the SLO has recovered");
+    s.push("A", "x", 50.0);
+    s.wait(11);
+    s.change(&planned("[]", "{ set: { log: {} } }"));
+    assert_eq!(withdrawn(&s, 5), "the policy has changed");
+    assert_eq!(s.error("A", Request::Approve(DecisionId(5))).slug(), "conflict");
+    assert!(s.performed.is_empty());
+}
+
+#[test]
+fn a_rejected_plan_is_not_proposed_again_for_the_same_alarm() {
+    let mut s = with_script(APPROVE, SET_BY_X);
+    s.push("A", "x", 50.0);
+    assert_eq!(s.call("A", Request::Reject(DecisionId(1))), Some(Response::Done));
+    assert_eq!(withdrawn(&s, 1), "rejected by an operator");
+    assert_eq!(s.error("A", Request::Reject(DecisionId(1))).slug(), "conflict");
+    assert_eq!(s.error("A", Request::Approve(DecisionId(1))).slug(), "conflict");
+    s.wait(300);
+    assert_eq!(s.verdicts("A").len(), 1);
+    s.push("A", "x", 1.0);
+    s.push("A", "x", 50.0);
+    s.wait(11);
+    assert_eq!(s.verdicts("A")[1..], [Verdict::Proposed]);
+}
+
+#[test]
+fn an_approved_plan_is_not_proposed_again_while_it_is_carried_out() {
+    let mut s = with_script(APPROVE, SET_BY_X);
+    s.effector(|_| None);
+    s.push("A", "x", 50.0);
+    s.call("A", Request::Approve(DecisionId(1)));
+    s.wait(50);
+    assert_eq!(s.verdicts("A"), [Verdict::Planned]);
+}
+
+#[test]
+fn proposals_of_an_earlier_run_can_be_approved_until_they_expire() {
+    let yaml = planned(APPROVE, "{ set: { log: {} } }");
+    let files = [("p.yaml", yaml.as_str()), ("s.rhai", SET_BY_X)];
+    let mut before = simulate_files(&files);
+    before.push("A", "x", 50.0);
+    let proposals: Vec<_> = before.decisions_of("A").into_iter().cloned().collect();
+    let restart = |wait: u64| {
+        let mut s = Sim::new(1);
+        s.wait(wait);
+        let policy = policies(&files).services["A"].clone();
+        s.attach(policy, Restored { decisions: 1, proposals: proposals.clone(), ..Restored::default() });
+        s
+    };
+    let mut s = restart(30);
+    let approved = s.call("A", Request::Approve(DecisionId(1)));
+    assert!(matches!(&approved, Some(Response::Outcomes(o)) if statuses(o) == [Done]), "{approved:?}");
+    let mut s = restart(30);
+    s.wait(30);
+    assert!(withdrawn(&s, 1).contains("in time"));
+    let mut s = restart(30);
+    s.push("A", "x", 50.0);
+    assert_eq!(withdrawn(&s, 1), "decision 2 takes its place");
 }

@@ -201,6 +201,14 @@ impl Analyzer {
         Some(self.alarm(slo, kind, readings, now, service))
     }
 
+    /// Reads what [`Analyzer::check`] will read of an SLO. The sum means nothing.
+    pub fn touch(&self, slo: usize) -> u64 {
+        let Some(o) = self.objectives.get(slo) else { return 0 };
+        let inputs = o.inputs.first().copied().flatten().map_or(0, u64::from);
+        let scratch = self.inputs.first().copied().flatten().map_or(0, f64::to_bits);
+        inputs ^ scratch ^ o.policy.objective.touch() ^ u64::from(o.enabled) ^ u64::from(o.broken.broken)
+    }
+
     fn evaluate(&mut self, slo: usize, readings: &dyn Readings, now: Timestamp) -> Option<Finding> {
         let o = &self.objectives[slo];
         if !o.enabled {

@@ -149,3 +149,18 @@ pub(super) async fn approve(
 ) -> Result<Json<Vec<Outcome>>, Box<Problem>> {
     Ok(Json(app.control.approve(&service, decision).await?))
 }
+
+/// Reject a decision
+///
+/// Withdraws the plan that the decision proposes. The same plan is not proposed again while the SLO stays as it is.
+#[utoipa::path(post, path = "/v1/services/{service}/decisions/{decision}/reject", tag = "decisions",
+    params(("service" = String, Path, description = "The service."),
+           ("decision" = u64, Path, description = "The number of the decision.")),
+    responses((status = 204)))]
+pub(super) async fn reject(
+    State(app): App,
+    Path((service, decision)): Path<(String, u64)>,
+) -> Result<StatusCode, Box<Problem>> {
+    app.control.reject(&service, decision).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -82,6 +82,7 @@ fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(actions::send_actions))
         .routes(routes!(actions::decisions))
         .routes(routes!(actions::approve))
+        .routes(routes!(actions::reject))
         .routes(routes!(knowledge::list_knowledge))
         .routes(routes!(knowledge::get_knowledge, knowledge::put_knowledge, knowledge::delete_knowledge))
         .routes(routes!(topology::topology))

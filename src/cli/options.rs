@@ -344,6 +344,13 @@ pub enum Ask {
         /// The number of the decision, as `why` shows it
         decision: u64,
     },
+    /// Withdraw the plan that a decision proposes
+    Reject {
+        /// The service
+        service: String,
+        /// The number of the decision, as `why` shows it
+        decision: u64,
+    },
     /// Show components, wires and the backbone of monitors
     Topology,
     /// Read and write the knowledge of a service

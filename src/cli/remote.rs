@@ -56,6 +56,10 @@ pub(super) async fn ask(command: Ask, daemon: &DaemonOptions, output: &mut Outpu
             let id = decision.to_string();
             asker.act(&["v1", "services", &service, "decisions", &id, "approve"], None).await
         }
+        Ask::Reject { service, decision } => {
+            let id = decision.to_string();
+            asker.change(Method::POST, &["v1", "services", &service, "decisions", &id, "reject"], None).await
+        }
         Ask::Topology => asker.topology().await,
         Ask::Knowledge(command) => asker.knowledge(command).await,
     }

@@ -482,6 +482,7 @@ mod tests {
             plan: None,
             outcomes: Vec::new(),
             helped: None,
+            expires: None,
         };
         let event = Event {
             at: NOON,

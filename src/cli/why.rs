@@ -127,7 +127,7 @@ impl Page {
                 self.done(plan, &decision.outcomes)
             }
             (Verdict::Proposed, Some(plan)) => self.proposed(decision, plan),
-            (Verdict::NoExecutor, Some(plan)) => {
+            (Verdict::NoExecutor | Verdict::Withdrawn(_), Some(plan)) => {
                 self.entry("would do", numbered(&plan.actions));
                 self.entry("not done", [nothing_done(decision)]);
             }
@@ -166,7 +166,11 @@ impl Page {
         self.entry("proposed", numbered(&plan.actions));
         let why = match plan.mode {
             Mode::Observe => "mode observe: plans are recorded, never carried out".to_string(),
-            _ => format!("to do it: homeostat approve {} {}", clean(&decision.service), decision.id),
+            _ => {
+                let name = clean(&decision.service);
+                let until = decision.expires.map_or(String::new(), |t| format!(" (until {t})"));
+                format!("to do it: homeostat approve {name} {}{until}", decision.id)
+            }
         };
         self.entry("not done", [why]);
     }
@@ -217,6 +221,7 @@ fn nothing_done(decision: &Decision) -> String {
         },
         Verdict::StrategyFailed(error) => format!("the strategy failed: {}", clean(error)),
         Verdict::Held(why) => format!("held back: {}", clean(why)),
+        Verdict::Withdrawn(why) => format!("withdrawn: {}", clean(why)),
         Verdict::Planned | Verdict::Proposed => "there is no plan on record".into(),
     }
 }
@@ -262,6 +267,7 @@ mod tests {
             plan: None,
             outcomes: Vec::new(),
             helped: None,
+            expires: None,
         }
     }
 

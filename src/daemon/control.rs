@@ -167,6 +167,13 @@ impl Control for Daemon {
         }
     }
 
+    async fn reject(&self, service: &str, decision: u64) -> Result<(), PortError> {
+        match self.call(service, Request::Reject(DecisionId(decision))).await? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     fn events(&self) -> broadcast::Receiver<Event> {
         self.supervisor.shell().events()
     }

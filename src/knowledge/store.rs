@@ -39,7 +39,8 @@ const BATCH: usize = 1_024;
 const CHECKED: u64 = 256 << 20;
 
 /// The schema, step by step: entry `n` leads from version `n` to version `n + 1`. Entries are never changed, only added.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE intent (
         service TEXT NOT NULL, decision INTEGER NOT NULL, step INTEGER NOT NULL,
         key TEXT NOT NULL, action TEXT NOT NULL, executor TEXT NOT NULL, at INTEGER NOT NULL,
@@ -70,7 +71,11 @@ const MIGRATIONS: &[&str] = &["
         service TEXT NOT NULL, component TEXT NOT NULL, document TEXT, base_hash TEXT NOT NULL,
         PRIMARY KEY (service, component)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    CREATE INDEX proposal ON decision (service, id) WHERE json_extract(decision, '$.verdict') = 'proposed';
+",
+];
 
 /// Every table; each has a column `service`.
 const TABLES: &[&str] = &["intent", "outcome", "decision", "slo", "binding", "knowledge", "hand_made"];
@@ -481,6 +486,24 @@ impl Store {
                 GROUP BY service";
             let found = rows(c, path, sql, params![], |row| Ok(Ok((row.get(0)?, unsigned(row, 1)?))))?;
             Ok(found.into_iter().collect())
+        })
+    }
+
+    /// What is proposed and neither approved nor withdrawn, among the last `last` decisions of each service; in order.
+    pub fn proposals(&self, last: u64) -> Pending<BTreeMap<String, Vec<Decision>>> {
+        self.read(move |c, path| {
+            let sql = "SELECT d.service, d.decision FROM decision d
+                WHERE json_extract(d.decision, '$.verdict') = 'proposed'
+                    AND d.id > (SELECT MAX(l.id) FROM decision l WHERE l.service = d.service) - ?1
+                ORDER BY d.service, d.id";
+            let found = rows(c, path, sql, params![number(last)], |row| {
+                Ok(Ok((row.get::<_, String>(0)?, read_json!(row, 1, "decision"))))
+            })?;
+            let mut proposals: BTreeMap<String, Vec<Decision>> = BTreeMap::new();
+            for (service, decision) in found {
+                proposals.entry(service).or_default().push(decision);
+            }
+            Ok(proposals)
         })
     }
 
@@ -904,11 +927,33 @@ mod tests {
             plan: None,
             outcomes: vec![],
             helped: None,
+            expires: None,
         }
     }
 
     fn ids(decisions: &[Decision]) -> Vec<(&str, u64)> {
         decisions.iter().map(|d| (d.service.as_str(), d.id.0)).collect()
+    }
+
+    #[test]
+    fn proposals_are_found_among_the_last_decisions_of_each_service() {
+        let store = Store::in_memory().unwrap();
+        for (service, id, verdict) in [
+            ("a", 1, Verdict::Proposed),
+            ("a", 2, Verdict::Proposed),
+            ("a", 3, Verdict::Withdrawn("why".into())),
+            ("a", 4, Verdict::Proposed),
+            ("b", 9, Verdict::Planned),
+            ("c", 1, Verdict::Proposed),
+        ] {
+            let decision = Decision { verdict, ..decision(service, id, 0) };
+            store.decision(&decision).wait().unwrap();
+        }
+        let found = store.proposals(3).wait().unwrap();
+        let ids: Vec<_> = found.values().map(|d| ids(d)).collect();
+        assert_eq!(ids, [vec![("a", 2), ("a", 4)], vec![("c", 1)]]);
+        store.decision(&decision("a", 4, 0)).wait().unwrap();
+        assert_eq!(store.proposals(3).wait().unwrap()["a"].len(), 1);
     }
 
     /// Requirement: R3-14, R3-48

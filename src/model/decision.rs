@@ -50,4 +50,8 @@ pub struct Decision {
     pub outcomes: Vec<Outcome>,
     /// After the plan: `Some(true)` when the SLO recovered, `Some(false)` when it was still violated at the next decision.
     pub helped: Option<bool>,
+    /// Until when a plan of mode `approve` waits for a yes; after that it is withdrawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires: Option<Timestamp>,
 }

@@ -88,8 +88,10 @@ pub struct Plan {
 pub enum Verdict {
     /// A plan with at least one action, to be carried out.
     Planned,
-    /// A plan that waits for an operator (`mode: advise`), or is only recorded (`mode: observe`).
+    /// A plan that waits for an operator (`mode: advise` and `approve`), or is only recorded (`mode: observe`).
     Proposed,
+    /// A plan of mode `approve` that nobody approved, or that an operator rejected: why it waits no more.
+    Withdrawn(String),
     /// The strategy saw nothing to do.
     Nothing,
     /// No planner is attached.

@@ -383,6 +383,23 @@ impl Monitor {
         self.slots[slot as usize].source.takes_pushed()
     }
 
+    /// Reads what [`Monitor::take`] will read of a slot, and of its consumers through `consumer`. The sum means nothing.
+    pub fn touch(&self, slot: SlotId, consumer: &mut dyn FnMut(u16) -> u64) -> u64 {
+        let mut sum = self.inputs.first().map_or(0, |i| i.map_or(0, f64::to_bits));
+        let Some(first) = self.slots.get(slot as usize) else { return sum };
+        sum ^= first.touch();
+        for number in first.consumers.iter() {
+            sum ^= consumer(*number);
+        }
+        for dependent in first.dependents.iter().filter_map(|d| self.slots.get(*d as usize)) {
+            sum ^= dependent.touch();
+            for number in dependent.consumers.iter() {
+                sum ^= consumer(*number);
+            }
+        }
+        sum
+    }
+
     fn spread(&mut self, slot: SlotId, now: Timestamp, changed: &mut Vec<SlotId>) {
         self.generation += 1;
         self.mark(slot, changed);

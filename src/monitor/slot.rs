@@ -372,6 +372,22 @@ pub(super) fn remote_paths(policy: &MonitorPolicy, extra: &[MetricPath]) -> Vec<
 }
 
 impl Slot {
+    /// Reads something of every part that computing it reads. The sum means nothing.
+    pub(super) fn touch(&self) -> u64 {
+        let source = match &self.source {
+            Source::Expression { expression, inputs } => {
+                expression.touch() ^ inputs.first().copied().flatten().map_or(0, u64::from)
+            }
+            Source::Window { fed, .. } => fed.0 as u64,
+            _ => 0,
+        };
+        source
+            ^ self.held.value.to_bits()
+            ^ self.generation
+            ^ u64::from(self.observed)
+            ^ self.stale_after.map_or(0, |d| u64::from(d.subsec_nanos()))
+    }
+
     fn new(name: Arc<str>, source: Source) -> Self {
         Self {
             name,

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Action, Alarm, AlarmKind, DecisionId, HumanDuration, MissingReason, Reading, Timestamp};
+use crate::model::{
+    Action, Alarm, AlarmKind, DecisionId, HumanDuration, MissingReason, Mode, Plan, Reading, Timestamp,
+};
 use crate::policy::{PlanPolicy, PlanRow};
 
 /// How long a strategy waits for readings of other services.
@@ -245,6 +247,30 @@ impl Planner {
             // The same actions again, after these were carried out, are news.
             task.upshot = None;
         }
+    }
+
+    /// The task of the row that made this plan for this SLO.
+    pub fn task_of(&self, slo: &str, plan: &Plan) -> Option<TaskId> {
+        let case = self.cases.get(slo)?;
+        let row = case.tasks.keys().find(|row| self.policy.rows[**row].strategy.made(plan))?;
+        Some(TaskId { slo: slo.to_string(), row: *row })
+    }
+
+    /// Nobody approved this plan: the same again is news.
+    pub fn lapsed(&mut self, slo: &str, plan: &Plan) {
+        if let Some(id) = self.task_of(slo, plan)
+            && let Some(task) = self.task(&id)
+        {
+            task.upshot = None;
+        }
+    }
+
+    /// Whether a row still waits for approval of this plan for this SLO.
+    pub fn awaits_approval(&self, slo: &str, plan: &Plan) -> bool {
+        let made = |row: &Arc<PlanRow>| {
+            row.mode == Mode::Approve && row.when.includes(slo) && row.strategy.made(plan)
+        };
+        self.policy.rows.iter().any(made)
     }
 
     /// A plan was carried out; the cooldown counts from now.

@@ -18,10 +18,13 @@ use super::value::{
     ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
 };
 use crate::model::name::{identifier_problem, service_name_problem};
-use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Resource};
+use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource};
 
 /// How long after one plan the next may be made when its row does not say.
 pub const DEFAULT_COOLDOWN: HumanDuration = HumanDuration::seconds(30);
+
+/// How long a plan of mode `approve` waits for a yes unless its row says so.
+pub const DEFAULT_EXPIRES: HumanDuration = HumanDuration::seconds(900);
 
 /// The actions that need no effector.
 pub const BUILT_IN_ACTIONS: &[&str] =
@@ -596,6 +599,27 @@ impl Compiler<'_> {
                     None
                 }
             };
+            if let Some(expires) = row.expires {
+                if row.mode != Mode::Approve {
+                    self.error(
+                        Problem::error(
+                            "conflicting-fields",
+                            place.then("expires").at_key(),
+                            format!(
+                                "`expires` is for `mode: approve`, and this row has `mode: {}`",
+                                row.mode
+                            ),
+                        )
+                        .hint("leave `expires` out, or write `mode: approve`".to_string()),
+                    );
+                } else if expires.0.is_zero() {
+                    self.error(Problem::error(
+                        "invalid-value",
+                        place.then("expires"),
+                        "`expires` is 0: nobody could approve it in time",
+                    ));
+                }
+            }
             if let Some(strategy) = strategy {
                 compiled.push(Arc::new(plan_row(row, strategy)));
             }
@@ -804,6 +828,7 @@ fn plan_row(row: &PlanDocument, strategy: Strategy) -> PlanRow {
         strategy,
         mode: row.mode,
         cooldown: row.cooldown.unwrap_or(DEFAULT_COOLDOWN).0,
+        expires: row.expires.unwrap_or(DEFAULT_EXPIRES).0,
         on_failure: row.on_failure,
         also: row.also,
     }

@@ -219,6 +219,10 @@ pub struct PlanDocument {
     /// How long after one plan the next may be made; while the SLO stays violated, it is planned again when this is over. 30 s when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cooldown: Option<HumanDuration>,
+    /// How long a plan of `mode: approve` waits for a yes before it is withdrawn (and, while the SLO stays violated, made anew).
+    /// 15 min when absent; only with that mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<HumanDuration>,
     /// What becomes of the rest of the list when one action fails.
     #[serde(default)]
     pub on_failure: OnFailure,

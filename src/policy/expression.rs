@@ -179,6 +179,11 @@ impl Expression {
         self.root.eval(inputs)
     }
 
+    /// Reads the first steps of its evaluation. The sum means nothing.
+    pub fn touch(&self) -> u64 {
+        self.root.touch(3)
+    }
+
     /// Whether it yields true or false.
     pub fn is_condition(&self) -> bool {
         !self.negated.is_empty()
@@ -374,6 +379,18 @@ fn finite(value: f64) -> Result<f64, EvalError> {
 }
 
 impl Node {
+    fn touch(&self, depth: u32) -> u64 {
+        match self {
+            Self::Constant(value) => value.to_bits(),
+            Self::Input(number) => u64::from(*number),
+            Self::Binary(_, sides) if depth > 0 => sides.0.touch(depth - 1) ^ sides.1.touch(depth - 1),
+            Self::And(parts) | Self::Or(parts) if depth > 0 => {
+                parts.first().map_or(0, |p| p.touch(depth - 1))
+            }
+            _ => 0,
+        }
+    }
+
     fn eval(&self, inputs: &[Option<f64>]) -> Result<f64, EvalError> {
         match self {
             Self::Constant(value) => Ok(*value),

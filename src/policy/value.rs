@@ -10,7 +10,7 @@ use super::expression::Expression;
 use super::script::Script;
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::plan::OnFailure;
-use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Resource, Selector, Severity};
+use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Plan, Resource, Selector, Severity};
 
 /// One managed service, ready to run. Cheap to clone: unchanged parts are shared.
 #[derive(Debug, Clone)]
@@ -168,6 +168,8 @@ pub struct PlanRow {
     pub mode: Mode,
     /// How long after one plan the next may be made.
     pub cooldown: Duration,
+    /// How long a plan of mode `approve` waits for a yes.
+    pub expires: Duration,
     /// What becomes of the rest of the list when one action fails.
     pub on_failure: OnFailure,
     /// Take this row even though an earlier one matched.
@@ -186,6 +188,17 @@ pub enum Strategy {
         /// Their content hash (BLAKE3, hex, 16 digits).
         hash: Arc<str>,
     },
+}
+
+impl Strategy {
+    /// Whether `plan` was made by this strategy, in this version of it.
+    pub fn made(&self, plan: &Plan) -> bool {
+        let (name, hash) = match self {
+            Self::Script(script) => (&*script.name, &script.hash),
+            Self::Actions { hash, .. } => ("actions", hash),
+        };
+        plan.strategy == name && *plan.hash == **hash
+    }
 }
 
 /// E.

@@ -289,8 +289,10 @@ pub trait Control: Send + Sync {
         limit: usize,
         before: Option<u64>,
     ) -> Result<Vec<Decision>, PortError>;
-    /// Carries out the proposed plan of a decision (`mode: advise`), by an operator's word.
+    /// Carries out the proposed plan of a decision (`mode: advise` or `approve`), by an operator's word.
     async fn approve(&self, service: &str, decision: u64) -> Result<Vec<crate::model::Outcome>, PortError>;
+    /// Withdraws the proposed plan of a decision, by an operator's word.
+    async fn reject(&self, service: &str, decision: u64) -> Result<(), PortError>;
     /// Events from now on.
     fn events(&self) -> broadcast::Receiver<Event>;
 

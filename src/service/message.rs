@@ -62,6 +62,9 @@ pub struct Restored {
     pub bindings: BTreeMap<String, Option<String>>,
     /// Its knowledge.
     pub knowledge: BTreeMap<String, serde_json::Value>,
+    /// Its last decisions that wait for an operator.
+    #[serde(default)]
+    pub proposals: Vec<Decision>,
 }
 
 /// Something for one service.
@@ -212,6 +215,8 @@ pub enum Request {
     SendActions(Vec<Action>),
     /// Carries out a proposed plan.
     Approve(DecisionId),
+    /// Withdraws a proposal by an operator's word.
+    Reject(DecisionId),
     /// Alarms go to a planner of the embedding program as well, or no longer.
     ForeignPlanner(bool),
     /// Everything about the service.

@@ -14,6 +14,7 @@ use super::control::{
 use super::groups::{Members, groups, memberships};
 use super::message::{Apply, Letter, Message, Request, Response, Restored};
 use super::shell::{Effectors, Shell};
+use super::turn::OPEN_DECISIONS;
 use crate::knowledge::store::HandMade;
 use crate::model::connector::SensorSpec;
 use crate::model::ports::PortError;
@@ -431,6 +432,9 @@ impl Supervisor {
         }
         for (service, slos) in store.slos_enabled().await.map_err(fail)? {
             all.entry(service).or_default().slos = slos;
+        }
+        for (service, proposals) in store.proposals(OPEN_DECISIONS as u64).await.map_err(fail)? {
+            all.entry(service).or_default().proposals = proposals;
         }
         for (service, knowledge) in store.all_knowledge().await.map_err(fail)? {
             all.entry(service).or_default().knowledge = knowledge;

@@ -168,3 +168,29 @@ fn a_stop_does_not_wait_for_a_start_or_a_reload() {
     assert_eq!(starting.end(), 0, "{}", starting.log());
     assert!(begin.elapsed() < Duration::from_secs(10));
 }
+
+#[test]
+fn a_proposal_can_be_approved_or_rejected_after_a_restart() {
+    let dir = policy(
+        "service: a\nmonitor: { sensors: { x: push, y: push } }\nanalyze: { low: { objective: x < 10 }, calm: { objective: y < 10 } }\nplan:\n  - { when: low, mode: approve, expires: 1h, do: [ { remember: { key: hint, value: yes } } ] }\n  - { when: calm, do: [ { remember: { key: other, value: yes } } ] }\nexecute: {}\n",
+    );
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().to_str().unwrap();
+    let mut daemon = Daemon::start(dir.path(), &["--data-dir", path]);
+    for (number, metric) in [(1, "x"), (2, "y")] {
+        daemon.expect(0, &["metric", "push", "a", metric, "50"]);
+        wait_for("a proposal", || {
+            daemon.get("/v1/decisions?service=a").as_array().filter(|d| d.len() == number).map(drop)
+        });
+    }
+    assert!(daemon.expect(0, &["why", "a"]).contains("homeostat approve a 1 (until 20"));
+    daemon.process.signal(Signal::KILL);
+    let _ = daemon.process.end();
+    let daemon = Daemon::start(dir.path(), &["--data-dir", path]);
+    daemon.expect(0, &["approve", "a", "1"]);
+    assert!(daemon.expect(0, &["knowledge", "get", "a", "hint"]).contains("yes"));
+    daemon.expect(0, &["reject", "a", "2"]);
+    assert!(daemon.cli(&["approve", "a", "2"]).code != 0);
+    assert!(daemon.expect(0, &["why", "a"]).contains("withdrawn: rejected by an operator"));
+    daemon.stop();
+}

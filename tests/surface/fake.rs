@@ -312,6 +312,7 @@ pub fn decision(id: u64) -> Decision {
             at: NOON,
         }],
         helped: Some(true),
+        expires: None,
     }
 }
 
@@ -395,6 +396,9 @@ impl Control for Fake {
             return Err(PortError::Conflict(format!("decision {id} proposes nothing")));
         }
         Ok(decision(1).outcomes)
+    }
+    async fn reject(&self, service: &str, id: u64) -> Result<(), PortError> {
+        self.approve(service, id).await.map(|_| ())
     }
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()

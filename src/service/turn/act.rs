@@ -295,8 +295,11 @@ impl ServiceLoop {
         }
         if on {
             self.dirty.push(number as u16);
-        } else if let Some(planner) = &mut self.planner {
-            planner.forget(slo);
+        } else {
+            if let Some(planner) = &mut self.planner {
+                planner.forget(slo);
+            }
+            self.withdraw_about(slo, "the SLO was disabled", turn);
         }
         self.reweigh(turn);
         let (service, slo) = (Some(self.name.to_string()), slo.to_string());

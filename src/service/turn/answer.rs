@@ -6,9 +6,7 @@ use std::time::Duration;
 use super::{NoMonitor, ServiceLoop, Turn};
 use crate::analyze::Readings;
 use crate::model::ports::{Notification, PortError, SubscriptionMode};
-use crate::model::{
-    Alarm, DecisionId, HumanDuration, Mode, OutcomeStatus, Reading, SloStatus, Timestamp, Verdict,
-};
+use crate::model::{Alarm, HumanDuration, OutcomeStatus, Reading, SloStatus, Timestamp};
 use crate::monitor::{Held, Refresh};
 use crate::service::control::{Component, ComponentStatus, Origin, ReferenceStatus, ServiceStatus, Wire};
 use crate::service::message::{Effect, Letter, Request, Response};
@@ -136,6 +134,10 @@ impl ServiceLoop {
                 Ok(()) => return,
                 Err(error) => Response::Error(error),
             },
+            Request::Reject(decision) => match self.reject(decision, turn) {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Error(error),
+            },
             Request::ForeignPlanner(on) => {
                 self.foreign_planner = on;
                 Response::Done
@@ -199,39 +201,6 @@ impl ServiceLoop {
         }
         self.alarm(alarm, turn);
         Response::Done
-    }
-
-    fn approve(&mut self, id: DecisionId, caller: u64, turn: &mut Turn<'_>) -> Result<(), PortError> {
-        if self.policy.execute.is_none() {
-            return Err(PortError::NoExecutorAttached(self.name.to_string()));
-        }
-        let Some(decision) = self.open.get_mut(&id) else {
-            return Err(PortError::Invalid(format!(
-                "decision {id} of `{}` is not open (any more)",
-                self.name
-            )));
-        };
-        if decision.verdict != Verdict::Proposed || !decision.outcomes.is_empty() {
-            return Err(PortError::Conflict(format!(
-                "decision {id} of `{}` is not a waiting proposal",
-                self.name
-            )));
-        }
-        let Some(plan) = &mut decision.plan else {
-            return Err(PortError::Conflict(format!("decision {id} of `{}` has no plan", self.name)));
-        };
-        if plan.mode == Mode::Observe {
-            return Err(PortError::Conflict(format!(
-                "decision {id} of `{}` was made in mode `observe`, which only records",
-                self.name
-            )));
-        }
-        plan.mode = Mode::Act;
-        decision.verdict = Verdict::Planned;
-        let run = crate::execute::Run::new(id, plan.actions.clone(), plan.on_failure, Some(caller));
-        turn.effects.push(Effect::Decision(Box::new(decision.clone())));
-        self.ledger.enqueue(run);
-        Ok(())
     }
 
     fn slo_list(&mut self, now: Timestamp) -> Vec<SloStatus> {

@@ -44,7 +44,7 @@ impl ServiceLoop {
             asks: Vec::new(),
             next_token: 1,
             performing: BTreeMap::new(),
-            open: BTreeMap::new(),
+            open: restored.proposals.into_iter().map(|d| (d.id, d)).collect(),
             decisions: restored.decisions,
             sensors: Vec::new(),
             changed: Vec::new(),
@@ -81,8 +81,8 @@ impl ServiceLoop {
         let rebound = self.apply_references(&before, bindings, turn);
         let told = self.outside_view(turn);
         let monitor = self.apply_monitor(&before, &rebound, turn);
-        self.apply_analyze(&before, monitor);
-        self.apply_plan(&before);
+        self.apply_analyze(&before, monitor, turn);
+        self.apply_plan(&before, turn);
         self.apply_execute(&before, turn);
         self.reweigh(turn);
         self.dirty_all();
@@ -191,7 +191,7 @@ impl ServiceLoop {
         }
     }
 
-    fn apply_analyze(&mut self, before: &ServicePolicy, monitor_changed: bool) {
+    fn apply_analyze(&mut self, before: &ServicePolicy, monitor_changed: bool, turn: &mut Turn<'_>) {
         let same = match (&self.policy.analyze, &before.analyze) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
             (None, None) => true,
@@ -203,10 +203,13 @@ impl ServiceLoop {
             let gone: Vec<String> = old.iter().flat_map(|a| a.names()).map(ToString::to_string).collect();
             self.analyzer = self.policy.analyze.as_deref().map(|p| Analyzer::build(p, old, &self.enabled));
             for slo in gone {
-                let stays = self.analyzer.as_ref().is_some_and(|a| a.find(&slo).is_some());
-                if !stays && let Some(planner) = &mut self.planner {
+                if self.analyzer.as_ref().is_some_and(|a| a.find(&slo).is_some()) {
+                    continue;
+                }
+                if let Some(planner) = &mut self.planner {
                     planner.forget(&slo);
                 }
+                self.withdraw_about(&slo, "the SLO is gone", turn);
             }
         }
         if !same || monitor_changed {
@@ -226,7 +229,7 @@ impl ServiceLoop {
         }
     }
 
-    fn apply_plan(&mut self, before: &ServicePolicy) {
+    fn apply_plan(&mut self, before: &ServicePolicy, turn: &mut Turn<'_>) {
         let same = match (&self.policy.plan, &before.plan) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
             (None, None) => true,
@@ -236,6 +239,7 @@ impl ServiceLoop {
             self.incarnations[2] += 1;
             let old = self.planner.take();
             self.planner = self.policy.plan.clone().map(|policy| Planner::build(policy, old));
+            self.withdraw_orphans(turn);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::propose::waits;
 use super::{ServiceLoop, Turn};
 use crate::execute::Run;
 use crate::model::plan::OnFailure;
@@ -16,7 +17,7 @@ use crate::policy::{PlanRow, Strategy};
 use crate::service::message::{Effect, Letter};
 
 /// How many decisions of the past are held in memory to note whether they helped; the record holds all.
-const OPEN_DECISIONS: usize = 64;
+pub const OPEN_DECISIONS: usize = 64;
 
 /// How often one strategy is run for one plan, each time with the readings that it asked for.
 const MAX_RUNS: u32 = 16;
@@ -33,6 +34,9 @@ struct Made {
 impl ServiceLoop {
     pub(super) fn take_alarm(&mut self, alarm: Alarm, turn: &mut Turn<'_>) {
         let text = format!("{} {}: {}", alarm.kind, alarm.slo, alarm.condition);
+        if alarm.kind == AlarmKind::Recovered {
+            self.withdraw_about(&alarm.slo, "the SLO has recovered", turn);
+        }
         let Some(planner) = &mut self.planner else {
             if alarm.kind == AlarmKind::Recovered || self.foreign_planner {
                 self.event("analyse", None, text, turn);
@@ -292,7 +296,11 @@ impl ServiceLoop {
             reasons: made.reasons,
             on_failure: row.on_failure,
         };
-        let decision = self.new_decision(Some(alarm), verdict.clone(), Some(plan), turn);
+        let mut decision = self.new_decision(Some(alarm), verdict.clone(), Some(plan), turn);
+        if row.mode == Mode::Approve {
+            self.supersede(&decision, turn);
+            decision.expires = (verdict == Verdict::Proposed).then(|| turn.now.after(row.expires));
+        }
         let id = decision.id;
         self.publish_decision(decision, turn);
         if verdict == Verdict::Planned {
@@ -320,6 +328,7 @@ impl ServiceLoop {
             plan,
             outcomes: Vec::new(),
             helped: None,
+            expires: None,
         }
     }
 
@@ -337,7 +346,8 @@ impl ServiceLoop {
         self.open.insert(id, decision);
         if self.open.len() > OPEN_DECISIONS {
             // What is still being carried out must be there when its outcomes come.
-            let oldest = self.open.keys().find(|old| **old != id && !self.ledger.has(**old)).copied();
+            let over = |d: &&Decision| d.id != id && !self.ledger.has(d.id) && !waits(d);
+            let oldest = self.open.values().find(over).map(|d| d.id);
             oldest.and_then(|id| self.open.remove(&id));
         }
     }
@@ -399,6 +409,7 @@ fn verdict_text(decision: &Decision) -> String {
     match &decision.verdict {
         Verdict::Planned => format!("{strategy}: {}", list()),
         Verdict::Proposed => format!("{strategy} proposes: {}", list()),
+        Verdict::Withdrawn(why) => format!("{strategy} proposed: {}; withdrawn: {why}", list()),
         Verdict::Nothing => format!("{strategy} sees nothing to do"),
         Verdict::NoPlanner => "no planner is attached".into(),
         Verdict::NoStrategy => "no strategy is declared for this".into(),

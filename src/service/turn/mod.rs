@@ -12,6 +12,7 @@ mod answer;
 mod apply;
 mod decide;
 mod observe;
+mod propose;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::plan::Planner;
 use crate::plan::strategy::{RunLimits, StrategyHost};
 use crate::policy::ServicePolicy;
 use answer::{Ask, Watcher};
+pub use decide::OPEN_DECISIONS;
 
 /// What a turn works with besides the service: time, the shard's script engine, and where its results go.
 pub struct Turn<'a> {
@@ -205,6 +207,7 @@ impl ServiceLoop {
         self.tick_watchers(turn);
         self.tick_asks(turn);
         self.tick_ledger(turn);
+        self.tick_proposals(turn);
         self.settle(turn);
         let soonest = turn.now.after(LEAST_WAIT);
         self.wake = self.wake.map(|t| t.max(soonest));
@@ -227,7 +230,8 @@ impl ServiceLoop {
         let watchers = self.watchers.iter().filter_map(Watcher::due).min();
         let asks = self.asks.iter().map(|a| a.deadline).min();
         let ledger = self.ledger_due();
-        [monitor, objectives, planner, watchers, asks, ledger].into_iter().flatten().min()
+        let proposals = self.proposals_due();
+        [monitor, objectives, planner, watchers, asks, ledger, proposals].into_iter().flatten().min()
     }
 
     /// Runs the loop until nothing is left to do at this time.
@@ -259,6 +263,19 @@ impl ServiceLoop {
         }
         turn.tally.samples += 1;
         self.settle_sample(turn);
+    }
+
+    /// Reads, from far and wide, what [`ServiceLoop::sample`] will read, so that it is near then. The sum means nothing.
+    pub fn touch(&self, metric: MetricId) -> u64 {
+        let Some(monitor) = &self.monitor else { return 0 };
+        let Some(slot) = monitor.numbered(metric) else { return 0 };
+        let mut sum = self.asks.len() as u64
+            ^ self.dirty.first().map_or(0, |d| u64::from(*d))
+            ^ monitor.touch(slot, &mut |slo| self.analyzer.as_ref().map_or(0, |a| a.touch(slo as usize)));
+        if let Some(wake) = self.wake {
+            sum ^= wake.0 as u64;
+        }
+        sum
     }
 
     fn event(&self, phase: &str, correlation: Option<DecisionId>, text: String, turn: &mut Turn<'_>) {
