@@ -23,6 +23,9 @@ use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode
 /// How long after one plan the next may be made when its row does not say.
 pub const DEFAULT_COOLDOWN: HumanDuration = HumanDuration::seconds(30);
 
+/// The most time that a script may declare.
+pub const MAX_SLOW: HumanDuration = HumanDuration::seconds(60);
+
 /// How long a plan of mode `approve` waits for a yes unless its row says so.
 pub const DEFAULT_EXPIRES: HumanDuration = HumanDuration::seconds(900);
 
@@ -599,6 +602,24 @@ impl Compiler<'_> {
                     None
                 }
             };
+            if let Some(slow) = row.slow {
+                if row.run.is_none() {
+                    self.error(Problem::error(
+                        "conflicting-fields",
+                        place.then("slow").at_key(),
+                        "`slow` is for a script, and this row has no `run`",
+                    ));
+                } else if slow.0.is_zero() || slow.0 > MAX_SLOW.0 {
+                    self.error(
+                        Problem::error(
+                            "invalid-value",
+                            place.then("slow"),
+                            format!("a script may take {slow}: not 0, and at most {MAX_SLOW}"),
+                        )
+                        .hint("what takes longer is no strategy; let an effector do it".to_string()),
+                    );
+                }
+            }
             if let Some(expires) = row.expires {
                 if row.mode != Mode::Approve {
                     self.error(
@@ -829,6 +850,7 @@ fn plan_row(row: &PlanDocument, strategy: Strategy) -> PlanRow {
         mode: row.mode,
         cooldown: row.cooldown.unwrap_or(DEFAULT_COOLDOWN).0,
         expires: row.expires.unwrap_or(DEFAULT_EXPIRES).0,
+        slow: row.slow.map(|time| time.0),
         on_failure: row.on_failure,
         also: row.also,
     }

@@ -223,6 +223,10 @@ pub struct PlanDocument {
     /// 15 min when absent; only with that mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<HumanDuration>,
+    /// Declares the script slow: it may take this long (of processor time, up to 1 min), and runs aside, so that it delays no other service.
+    /// Without, it may take 10 ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow: Option<HumanDuration>,
     /// What becomes of the rest of the list when one action fails.
     #[serde(default)]
     pub on_failure: OnFailure,

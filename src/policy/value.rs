@@ -170,6 +170,8 @@ pub struct PlanRow {
     pub cooldown: Duration,
     /// How long a plan of mode `approve` waits for a yes.
     pub expires: Duration,
+    /// How long the script may run, aside; `None`: it runs in its shard, for a few milliseconds at most.
+    pub slow: Option<Duration>,
     /// What becomes of the rest of the list when one action fails.
     pub on_failure: OnFailure,
     /// Take this row even though an earlier one matched.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,9 @@ use crate::model::{
     Action, Alarm, Decision, DecisionId, HumanDuration, Outcome, Reading, ServiceId, SloStatus, Timestamp,
 };
 use crate::monitor::{Held, SensorWanted};
+use crate::plan::strategy::{Known, Run};
 use crate::policy::ServicePolicy;
+use crate::policy::script::Script;
 
 /// Stands in a [`Sample`] for "now": the turn gives it the time of its message.
 pub const NOW: Timestamp = Timestamp(i64::MIN);
@@ -166,6 +169,13 @@ pub enum Letter {
         /// What the effector said.
         result: Result<String, String>,
     },
+    /// The script that was to run aside has run.
+    RanAside {
+        /// The number of the run, of the service's choosing.
+        token: u64,
+        /// What came of it.
+        run: Box<Run>,
+    },
     /// A call from outside.
     Call {
         /// The number that the answer carries.
@@ -278,6 +288,8 @@ pub enum Effect {
     ReadNow(Arc<str>, Arc<str>),
     /// Record the intent durably, then call the effectors in order, then answer with [`Letter::Performed`].
     Perform(Box<Perform>),
+    /// Run a script outside the shard, then answer with [`Letter::RanAside`].
+    RunAside(Box<Aside>),
     /// Hand the alarm to the planner that the embedding program attached.
     Alarm(Arc<str>, Box<Alarm>),
     /// Record a decision, or the news of it.
@@ -286,6 +298,23 @@ pub enum Effect {
     Remember(Arc<str>, Lasting),
     /// Tell people.
     Event(Event),
+}
+
+/// A run of a script outside the shard.
+#[derive(Debug, Clone)]
+pub struct Aside {
+    /// The service whose strategy it is.
+    pub service: Arc<str>,
+    /// The number of the run.
+    pub token: u64,
+    /// What to run.
+    pub script: Arc<Script>,
+    /// What it answers.
+    pub alarm: Alarm,
+    /// All that it can know.
+    pub known: Arc<Known>,
+    /// How long it may take, of processor time.
+    pub time: Duration,
 }
 
 /// A call of effectors.

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::Clock;
 use super::control::Event;
-use super::message::{Effect, Lasting, Letter, Message, Perform, Request, Response};
+use super::message::{Aside, Effect, Lasting, Letter, Message, Perform, Request, Response};
 use super::names::Names;
 use super::record::{Line, Tape};
 use super::sensing::Sensing;
@@ -24,7 +24,7 @@ use crate::knowledge::store::{Binding, Intent, Store};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
 use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Verdict};
-use crate::plan::strategy::{Deadline, RunLimits, STACK_SIZE};
+use crate::plan::strategy::{Deadline, Run, RunLimits, STACK_SIZE, StrategyHost};
 
 /// How many messages from outside may wait in one mailbox; who brings more waits.
 const MAILBOX: usize = 8_192;
@@ -32,8 +32,8 @@ const MAILBOX: usize = 8_192;
 /// How many messages a shard takes at once.
 const BATCH: usize = 256;
 
-/// How long one strategy run may take.
-const STRATEGY_TIME: Duration = Duration::from_millis(50);
+/// How many scripts that are declared slow run at once; others wait for their turn.
+const ASIDE: usize = 4;
 
 /// How long a call may take.
 const CALL_TIME: HumanDuration = HumanDuration::seconds(10);
@@ -89,6 +89,8 @@ struct Inner {
     performing: DashMap<String, (String, JoinHandle<()>)>,
     /// Steps that were due when homeostat was stopping already.
     unbegun: Mutex<Vec<Perform>>,
+    /// The places of scripts that run aside.
+    aside: Arc<Semaphore>,
     /// Samples that sensors brought while the mailbox was full.
     dropped: AtomicU64,
     writes: mpsc::UnboundedSender<crate::knowledge::store::Pending<()>>,
@@ -109,9 +111,7 @@ impl Surroundings for Life<'_> {
     }
     fn limits(&mut self) -> RunLimits {
         self.run += 1;
-        let clock = self.inner.clock;
-        let deadline = Deadline::Within(STRATEGY_TIME, Arc::new(move || clock.running()));
-        RunLimits { operations: OPERATIONS, deadline }
+        RunLimits { operations: OPERATIONS, deadline: within(RunLimits::TIME, self.inner.clock) }
     }
     fn cut(&mut self, progress: u64) {
         self.cuts.push((self.run - 1, progress));
@@ -153,6 +153,7 @@ impl Shell {
             planners: DashMap::new(),
             performing: DashMap::new(),
             unbegun: Mutex::default(),
+            aside: Arc::new(Semaphore::new(ASIDE)),
             dropped: AtomicU64::new(0),
             writes,
             stopping: AtomicBool::new(false),
@@ -624,6 +625,7 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect) {
         }
         Effect::ReadNow(service, metric) => inner.sensing.read_now(&service, &metric, deliver_to(inner)),
         Effect::Perform(perform) => perform_soon(inner, *perform),
+        Effect::RunAside(aside) => run_aside(inner, *aside),
         Effect::Alarm(service, alarm) => {
             if let Some(planner) = inner.planners.get(&service).map(|p| p.clone()) {
                 inner.runtime.spawn(async move {
@@ -725,6 +727,47 @@ fn perform_soon(inner: &Arc<Inner>, perform: Perform) {
     };
     inner.performing.insert(key, (what, task));
     let _ = listed.send(());
+}
+
+/// The deadline of a run that begins now. The clock on the wall is cheap to read; when it says that the time is over, the time that the
+/// processor has spent on this thread decides: what a busy machine takes away is no fault of the script.
+fn within(time: Duration, clock: Clock) -> Deadline {
+    let spent = || {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
+    };
+    let (wall, processor) = (clock.running(), spent());
+    let passed = move || {
+        let passed = clock.running().saturating_sub(wall);
+        if passed < time { passed } else { spent().saturating_sub(processor) }
+    };
+    Deadline::Within(time, Arc::new(passed))
+}
+
+/// Runs a script on a thread of its own, whose stack is made for that.
+fn run_aside(inner: &Arc<Inner>, aside: Aside) {
+    let inner = inner.clone();
+    inner.runtime.clone().spawn(async move {
+        let Ok(place) = inner.aside.clone().acquire_owned().await else { return };
+        let (service, token) = (aside.service.clone(), aside.token);
+        let (post, failed) = (inner.clone(), service.clone());
+        let work = move || {
+            let _place = place;
+            let limits = RunLimits {
+                operations: RunLimits::OPERATIONS_ASIDE,
+                deadline: within(aside.time, inner.clock),
+            };
+            let run = || StrategyHost::new().run(&aside.script, &aside.alarm, aside.known.clone(), limits);
+            let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            let run = run.unwrap_or_else(|_| Run::failed("it panicked"));
+            inner.post(&service, Letter::RanAside { token, run: Box::new(run) });
+        };
+        let thread = std::thread::Builder::new().name("strategy".into()).stack_size(STACK_SIZE).spawn(work);
+        if let Err(error) = thread {
+            let run = Run::failed(&format!("there is no thread for it: {error}"));
+            post.post(&failed, Letter::RanAside { token, run: Box::new(run) });
+        }
+    });
 }
 
 /// Intent, act, outcome. Without a durable intent there is no act.

@@ -13,7 +13,7 @@ use crate::model::metric::Sample;
 use crate::model::ports::{Notification, PortError, SubscriptionMode};
 use crate::model::{Action, Alarm, Decision, HumanDuration, MetricId, Outcome, Reading, SloState, Timestamp};
 use crate::monitor::SensorWanted;
-use crate::plan::strategy::{Deadline, RunLimits};
+use crate::plan::strategy::{Deadline, RunLimits, StrategyHost};
 use crate::policy::ServicePolicy;
 use crate::policy::set::PolicySet;
 
@@ -319,6 +319,12 @@ impl Simulation {
                 if let Some(result) = (self.effector)(&perform) {
                     to(perform.service, Letter::Performed { key: perform.key, result });
                 }
+            }
+            Effect::RunAside(aside) => {
+                let limits =
+                    RunLimits { operations: RunLimits::OPERATIONS_ASIDE, deadline: Deadline::CutAt(None) };
+                let run = StrategyHost::new().run(&aside.script, &aside.alarm, aside.known, limits);
+                to(aside.service, Letter::RanAside { token: aside.token, run: Box::new(run) });
             }
             Effect::Alarm(_, alarm) => self.alarms.push(*alarm),
             Effect::Decision(decision) => {
