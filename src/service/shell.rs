@@ -1,6 +1,6 @@
 //! The shell: threads that feed shards, tasks that wait for sensors and effectors. The only asynchronous part of the loop; it decides nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,10 +20,10 @@ use super::shard::{Shard, Surroundings, shard_of};
 use super::simulation::OPERATIONS;
 use super::turn::Tally;
 use crate::connectors::Connectors;
-use crate::knowledge::store::{Binding, Intent, Store};
+use crate::knowledge::store::{Binding, Intent, Pending, Store};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
-use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Verdict};
+use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Timestamp, Verdict};
 use crate::plan::strategy::{Deadline, Run, RunLimits, STACK_SIZE, StrategyHost};
 
 /// How many messages from outside may wait in one mailbox; who brings more waits.
@@ -93,7 +93,7 @@ struct Inner {
     aside: Arc<Semaphore>,
     /// Samples that sensors brought while the mailbox was full.
     dropped: AtomicU64,
-    writes: mpsc::UnboundedSender<crate::knowledge::store::Pending<()>>,
+    writes: mpsc::UnboundedSender<Pending<()>>,
     stopping: AtomicBool,
     runtime: tokio::runtime::Handle,
 }
@@ -587,14 +587,34 @@ fn turn(inner: &Arc<Inner>, shard: &mut Shard, number: usize, message: Message, 
             }
         }
     }
+    // Intents go to the record before all else: an action waits for its intent, and should not wait for the decision besides.
+    let mut intents = VecDeque::new();
+    if !inner.stopping.load(Ordering::SeqCst) {
+        intents.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Perform(perform) => Some(inner.store.intent(intent(perform, now))),
+            _ => None,
+        }));
+    }
     let mut recorded = false;
     for effect in effects.drain(..) {
         recorded |= matches!(effect, Effect::Remember(..) | Effect::Decision(_));
         match effect {
             // What an answer says has been done must outlive a crash right after it.
             Effect::Reply(token, response) if recorded => reply_once_recorded(inner, token, response),
-            effect => carry_out(inner, effect),
+            effect => carry_out(inner, effect, &mut intents),
         }
+    }
+}
+
+fn intent(perform: &Perform, at: Timestamp) -> Intent {
+    Intent {
+        service: perform.origin.to_string(),
+        decision: perform.decision.0,
+        step: perform.step,
+        key: perform.key.clone(),
+        action: perform.action.clone(),
+        executor: perform.service.to_string(),
+        at,
     }
 }
 
@@ -608,7 +628,8 @@ fn reply_once_recorded(inner: &Arc<Inner>, token: u64, response: Response) {
     });
 }
 
-fn carry_out(inner: &Arc<Inner>, effect: Effect) {
+/// Does what a turn orders; `intents` are those of its actions, in order.
+fn carry_out(inner: &Arc<Inner>, effect: Effect, intents: &mut VecDeque<Pending<()>>) {
     match effect {
         Effect::Send(service, letter) => inner.post(&service, letter),
         Effect::Reply(token, response) => {
@@ -624,7 +645,7 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect) {
             inner.sensing.set(service, wanted, &inner.connectors, deliver_to(inner));
         }
         Effect::ReadNow(service, metric) => inner.sensing.read_now(&service, &metric, deliver_to(inner)),
-        Effect::Perform(perform) => perform_soon(inner, *perform),
+        Effect::Perform(perform) => perform_soon(inner, *perform, intents.pop_front()),
         Effect::RunAside(aside) => run_aside(inner, *aside),
         Effect::Alarm(service, alarm) => {
             if let Some(planner) = inner.planners.get(&service).map(|p| p.clone()) {
@@ -677,7 +698,7 @@ fn notify(inner: &Inner, token: u64, notification: Notification) {
     }
 }
 
-fn remember(store: &Store, service: &str, what: Lasting) -> crate::knowledge::store::Pending<()> {
+fn remember(store: &Store, service: &str, what: Lasting) -> Pending<()> {
     match what {
         Lasting::Slo(slo, on) => store.slo_enabled(service, &slo, Some(on)),
         Lasting::Binding { reference, to, declared } => {
@@ -698,7 +719,7 @@ fn publish(inner: &Inner, event: Event) {
     let _ = inner.events.send(event);
 }
 
-async fn log_failed_writes(mut writes: mpsc::UnboundedReceiver<crate::knowledge::store::Pending<()>>) {
+async fn log_failed_writes(mut writes: mpsc::UnboundedReceiver<Pending<()>>) {
     while let Some(write) = writes.recv().await {
         if let Err(error) = write.await {
             tracing::error!(%error, "a fact could not be recorded");
@@ -706,11 +727,12 @@ async fn log_failed_writes(mut writes: mpsc::UnboundedReceiver<crate::knowledge:
     }
 }
 
-fn perform_soon(inner: &Arc<Inner>, perform: Perform) {
-    if inner.stopping.load(Ordering::SeqCst) {
+fn perform_soon(inner: &Arc<Inner>, perform: Perform, intent: Option<Pending<()>>) {
+    // Without an intent on its way, homeostat was stopping already.
+    let Some(intent) = intent else {
         inner.unbegun.lock().unwrap_or_else(PoisonError::into_inner).push(perform);
         return;
-    }
+    };
     let (service, key) = (perform.service.clone(), perform.key.clone());
     let what = format!("{} at `{service}`", perform.action);
     let (listed, go) = oneshot::channel::<()>();
@@ -719,7 +741,7 @@ fn perform_soon(inner: &Arc<Inner>, perform: Perform) {
         inner.runtime.clone().spawn(async move {
             // Not before it stands in the list, or it might end before and stay there for good.
             let _ = go.await;
-            let work = std::panic::AssertUnwindSafe(perform_now(&inner, perform));
+            let work = std::panic::AssertUnwindSafe(perform_now(&inner, perform, intent));
             let result = work.catch_unwind().await.unwrap_or_else(|_| Err("the effector panicked".into()));
             inner.post(&service, Letter::Performed { key: key.clone(), result });
             inner.performing.remove(&key);
@@ -771,17 +793,8 @@ fn run_aside(inner: &Arc<Inner>, aside: Aside) {
 }
 
 /// Intent, act, outcome. Without a durable intent there is no act.
-async fn perform_now(inner: &Inner, perform: Perform) -> Result<String, String> {
-    let intent = Intent {
-        service: perform.origin.to_string(),
-        decision: perform.decision.0,
-        step: perform.step,
-        key: perform.key.clone(),
-        action: perform.action.clone(),
-        executor: perform.service.to_string(),
-        at: inner.clock.now(),
-    };
-    let recorded = inner.store.intent(intent).await;
+async fn perform_now(inner: &Inner, perform: Perform, intent: Pending<()>) -> Result<String, String> {
+    let recorded = intent.await;
     recorded.map_err(|error| format!("not tried: the intent could not be recorded: {error}"))?;
     let command = Command {
         service: perform.service.to_string(),

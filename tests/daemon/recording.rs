@@ -161,7 +161,10 @@ fn a_slow_script_delays_nobody_and_its_result_is_replayed() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     write("endless.rhai", ENDLESS);
-    write("thorough.rhai", "fn plan(alarm) { let n = 0; for i in 0..200000 { n += 1; } [remember(\"n\", n)] }");
+    write(
+        "thorough.rhai",
+        "fn plan(alarm) { let n = 0; for i in 0..200000 { n += 1; } [remember(\"n\", n)] }",
+    );
     write(
         "policy.yaml",
         "
