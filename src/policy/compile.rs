@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::diagnostics::{Problem, suggestion, suggestion_or_list};
 use super::document::{
-    ComputedMetric, MetricDocument, MonitorDocument, PlanDocument, ResourceDocument, ServiceDocument,
+    ComputedMetric, MetricDocument, MonitorDocument, PackedDocument, PlanDocument, ResourceDocument, ServiceDocument,
     SloDocument,
 };
 use super::expression::{Expression, ExpressionError};
@@ -87,7 +87,7 @@ fn build(
         plan: plan.map(Arc::new),
         execute: execute.map(Arc::new),
         scripts: used,
-        document: Arc::new(document),
+        document: PackedDocument::new(&document),
     };
     (policy, problems)
 }
@@ -228,6 +228,7 @@ impl Compiler<'_> {
             }
         }
         metrics.extend(self.in_order(computed));
+        metrics.shrink_to_fit();
         Some(MonitorPolicy { metrics, history: monitor.history.unwrap_or(0) })
     }
 
@@ -534,8 +535,8 @@ impl Compiler<'_> {
         let (objective, warn) = (objective?, warn.map_or(Some(None), |w| w.map(Some))?);
         Some(SloPolicy {
             name: name.into(),
-            violation: objective.negated_text().into(),
-            warning: warn.as_ref().map(|w| w.negated_text().into()),
+            violation: objective.negated(),
+            warning: warn.as_ref().map(Expression::negated),
             objective,
             warn,
             hold_for: slo.hold_for.map_or(Duration::ZERO, |d| d.0),
