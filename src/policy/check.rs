@@ -38,6 +38,8 @@ struct Home<'a> {
     file: &'a Arc<str>,
     /// What the documents of the file name beyond themselves.
     reach: Reach,
+    /// Whether its file was not in the set before.
+    fresh: bool,
     /// How many documents of the same name stand before it in the file.
     number: usize,
 }
@@ -93,7 +95,13 @@ impl<'a> Everything<'a> {
                     continue;
                 }
                 let service = policy.map(|policy| {
-                    all.services.push(Home { policy, file, reach: compiled.reach, number });
+                    all.services.push(Home {
+                        policy,
+                        file,
+                        reach: compiled.reach,
+                        fresh: draft.fresh,
+                        number,
+                    });
                     all.services.len() - 1
                 });
                 all.names.insert(name, Declared { file, service });
@@ -121,7 +129,8 @@ impl<'a> Everything<'a> {
         if metrics.len() <= FEW_METRICS {
             return metrics.iter().position(|metric| *metric.name == *name);
         }
-        let numbered = || metrics.iter().enumerate().map(|(number, metric)| (&*metric.name, number)).collect();
+        let numbered =
+            || metrics.iter().enumerate().map(|(number, metric)| (&*metric.name, number)).collect();
         self.numbers.entry(service).or_insert_with(numbered).get(name).copied()
     }
 
@@ -162,7 +171,8 @@ impl<'a> Everything<'a> {
             .iter()
             .filter_map(|draft| Some((Arc::as_ptr(draft.compiled.script.as_ref()?), draft.source)))
             .collect();
-        let users: Vec<usize> = (0..self.services.len()).filter(|n| self.services[*n].reach.scripts).collect();
+        let users: Vec<usize> =
+            (0..self.services.len()).filter(|n| self.services[*n].reach.scripts).collect();
         for service in users {
             let policy = self.services[service].policy;
             for script in policy.scripts.values() {
@@ -391,7 +401,9 @@ impl<'a> Everything<'a> {
 
     fn ends_of(&mut self, service: usize, path: &MetricPath) -> Vec<MetricNumber> {
         match path {
-            MetricPath::Own(name) => self.metric(service, name).map(|number| (service, number)).into_iter().collect(),
+            MetricPath::Own(name) => {
+                self.metric(service, name).map(|number| (service, number)).into_iter().collect()
+            }
             MetricPath::Via { reference, metric } => {
                 let reference = self.services[service].policy.references.get(reference);
                 let candidates = reference.into_iter().flat_map(|reference| &reference.candidates);
@@ -406,21 +418,40 @@ impl<'a> Everything<'a> {
     }
 
     /// Finds metrics that depend on themselves, and names the way: `A.cost -> B.cost -> A.cost`. A way round within one document was
-    /// refused when that was compiled, so every other leads through a service that names others.
+    /// refused when that was compiled, so every other leads through a service that names others; and what was checked before has none, so
+    /// it also leads through one that is new. Only then all are walked, so that it is told in the same words whatever was there before.
     fn cycles(&mut self) {
-        // `true`: on the path from the start; `false`: done.
-        let mut seen: FxHashMap<MetricNumber, bool> = FxHashMap::default();
-        for service in self.outward() {
-            for number in 0..self.metrics(service).len() {
-                if seen.contains_key(&(service, number)) {
-                    continue;
-                }
-                self.cycles_from((service, number), &mut seen);
-            }
+        let all = self.outward();
+        let fresh: Vec<usize> = all.iter().copied().filter(|n| self.services[*n].fresh).collect();
+        if self.cycles_among(&fresh).is_empty() {
+            return;
+        }
+        for cycle in self.cycles_among(&all) {
+            self.cycle(&cycle);
         }
     }
 
-    fn cycles_from(&mut self, start: MetricNumber, seen: &mut FxHashMap<MetricNumber, bool>) {
+    /// The ways round that are met from the metrics of these services.
+    fn cycles_among(&mut self, services: &[usize]) -> Vec<Vec<MetricNumber>> {
+        // `true`: on the path from the start; `false`: done.
+        let mut seen: FxHashMap<MetricNumber, bool> = FxHashMap::default();
+        let mut found = Vec::new();
+        for service in services {
+            for number in 0..self.metrics(*service).len() {
+                if !seen.contains_key(&(*service, number)) {
+                    self.cycles_from((*service, number), &mut seen, &mut found);
+                }
+            }
+        }
+        found
+    }
+
+    fn cycles_from(
+        &mut self,
+        start: MetricNumber,
+        seen: &mut FxHashMap<MetricNumber, bool>,
+        found: &mut Vec<Vec<MetricNumber>>,
+    ) {
         seen.insert(start, true);
         let mut path = vec![(start, self.sources_of(start))];
         while let Some((number, rest)) = path.last_mut() {
@@ -436,8 +467,7 @@ impl<'a> Everything<'a> {
                 }
                 Some(true) => {
                     let from = path.iter().position(|(number, _)| *number == next).unwrap_or(0);
-                    let cycle: Vec<MetricNumber> = path[from..].iter().map(|(number, _)| *number).collect();
-                    self.cycle(&cycle);
+                    found.push(path[from..].iter().map(|(number, _)| *number).collect());
                 }
                 Some(false) => {}
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::diagnostics::{Problem, suggestion, suggestion_or_list};
 use super::document::{
-    ComputedMetric, MetricDocument, MonitorDocument, PackedDocument, PlanDocument, ResourceDocument, ServiceDocument,
-    SloDocument,
+    ComputedMetric, MetricDocument, MonitorDocument, PackedDocument, PlanDocument, ResourceDocument,
+    ServiceDocument, SloDocument,
 };
 use super::expression::{Expression, ExpressionError};
 use super::script::Script;
@@ -519,7 +519,9 @@ impl Compiler<'_> {
     fn analyze(&mut self) -> Option<AnalyzePolicy> {
         let slos = self.document.analyze.as_ref()?;
         let names = self.metric_names();
-        let slos = slos.iter().filter_map(|(name, slo)| self.slo(name, slo, &names).map(Arc::new)).collect();
+        let mut slos: Vec<Arc<SloPolicy>> =
+            slos.iter().filter_map(|(name, slo)| self.slo(name, slo, &names).map(Arc::new)).collect();
+        slos.shrink_to_fit();
         Some(AnalyzePolicy { slos })
     }
 

@@ -28,9 +28,8 @@ pub(crate) fn differing<'a, K: Ord, V>(
         let is = after.next_if(|_| order.is_ge());
         match (was, is) {
             (Some((_, a)), Some((_, b))) if Arc::ptr_eq(a, b) => {}
-            (a, b) => found.extend(
-                a.or(b).map(|(key, _)| (key, a.map(|(_, value)| value), b.map(|(_, value)| value))),
-            ),
+            (a, b) => found
+                .extend(a.or(b).map(|(key, _)| (key, a.map(|(_, value)| value), b.map(|(_, value)| value)))),
         }
     }
 }

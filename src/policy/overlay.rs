@@ -31,8 +31,10 @@ pub fn overlay(
     files.insert(BY_HAND.into(), Arc::new(hand_file(by_hand)));
     let sources: Vec<(SourceFile, Arc<CompiledFile>)> =
         files.iter().map(|(path, file)| (source(path), file.clone())).collect();
-    let drafts: Vec<Draft<'_>> =
-        sources.iter().map(|(source, compiled)| Draft { source, compiled: compiled.clone() }).collect();
+    let drafts: Vec<Draft<'_>> = sources
+        .iter()
+        .map(|(source, compiled)| Draft { source, compiled: compiled.clone(), fresh: true })
+        .collect();
     let problems = check::check(&drafts, &Default::default());
     let (mut warnings, errors): (Vec<_>, Vec<_>) =
         problems.into_iter().partition(|p| !p.is_error() || DANGLING.contains(&p.code));

@@ -90,6 +90,15 @@ fn has_groups(service: &ServicePolicy) -> bool {
 pub(crate) struct Draft<'a> {
     pub(crate) source: &'a SourceFile,
     pub(crate) compiled: Arc<CompiledFile>,
+    /// Whether it is not just what the set before had.
+    pub(crate) fresh: bool,
+}
+
+impl<'a> Draft<'a> {
+    fn new(source: &'a SourceFile, compiled: Arc<CompiledFile>, before: Option<&Arc<CompiledFile>>) -> Self {
+        let fresh = !before.is_some_and(|before| Arc::ptr_eq(before, &compiled));
+        Self { source, compiled, fresh }
+    }
 }
 
 /// Names whose own documents are wrong: what only misses them is no second mistake.
@@ -120,17 +129,19 @@ impl PolicySet {
         let mut scripts: Scripts<'_> = BTreeMap::new();
         let mut known = Known::new(previous);
         for source in of_kind(SourceKind::Script) {
-            if let Some(compiled) = build.script(source, known.file(&source.path)) {
+            let before = known.file(&source.path);
+            if let Some(compiled) = build.script(source, before) {
                 if let Some(script) = &compiled.script {
                     scripts.entry(&*source.root).or_default().insert(&source.name, script.clone());
                 }
-                drafts.push(Draft { source, compiled });
+                drafts.push(Draft::new(source, compiled, before));
             }
         }
         let mut known = Known::new(previous);
         for source in of_kind(SourceKind::Policy) {
-            if let Some(compiled) = build.policy(source, known.file(&source.path), &scripts) {
-                drafts.push(Draft { source, compiled });
+            let before = known.file(&source.path);
+            if let Some(compiled) = build.policy(source, before, &scripts) {
+                drafts.push(Draft::new(source, compiled, before));
             }
         }
         let Build { mut problems, broken, .. } = build;
