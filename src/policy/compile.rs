@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::diagnostics::{Problem, suggestion, suggestion_or_list};
 use super::document::{
-    ComputedMetric, MetricDocument, MonitorDocument, PlanDocument, ResourceDocument, ServiceDocument,
-    SloDocument,
+    ComputedMetric, MetricDocument, MonitorDocument, PackedDocument, PlanDocument, ResourceDocument,
+    ServiceDocument, SloDocument,
 };
 use super::expression::{Expression, ExpressionError};
 use super::script::Script;
@@ -93,7 +93,7 @@ fn build(
         plan: plan.map(Arc::new),
         execute: execute.map(Arc::new),
         scripts: used,
-        document: Arc::new(document),
+        document: PackedDocument::new(&document),
     };
     (policy, problems)
 }
@@ -234,6 +234,7 @@ impl Compiler<'_> {
             }
         }
         metrics.extend(self.in_order(computed));
+        metrics.shrink_to_fit();
         Some(MonitorPolicy { metrics, history: monitor.history.unwrap_or(0) })
     }
 
@@ -524,7 +525,9 @@ impl Compiler<'_> {
     fn analyze(&mut self) -> Option<AnalyzePolicy> {
         let slos = self.document.analyze.as_ref()?;
         let names = self.metric_names();
-        let slos = slos.iter().filter_map(|(name, slo)| self.slo(name, slo, &names).map(Arc::new)).collect();
+        let mut slos: Vec<Arc<SloPolicy>> =
+            slos.iter().filter_map(|(name, slo)| self.slo(name, slo, &names).map(Arc::new)).collect();
+        slos.shrink_to_fit();
         Some(AnalyzePolicy { slos })
     }
 
@@ -540,8 +543,8 @@ impl Compiler<'_> {
         let (objective, warn) = (objective?, warn.map_or(Some(None), |w| w.map(Some))?);
         Some(SloPolicy {
             name: name.into(),
-            violation: objective.negated_text().into(),
-            warning: warn.as_ref().map(|w| w.negated_text().into()),
+            violation: objective.negated(),
+            warning: warn.as_ref().map(Expression::negated),
             objective,
             warn,
             hold_for: slo.hold_for.map_or(Duration::ZERO, |d| d.0),

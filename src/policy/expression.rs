@@ -9,16 +9,28 @@ use std::sync::Arc;
 use super::syntax::{self, Kind, Operator, Refusal, Syntax};
 use crate::model::MetricPath;
 
-/// A compiled expression.
+/// A compiled expression. Cheap to clone: everybody who has it shares it.
 #[derive(Debug, Clone)]
-pub struct Expression {
+pub struct Expression(Arc<Compiled>);
+
+/// What an [`Expression`] holds.
+#[derive(Debug)]
+pub struct Compiled {
     /// As written.
     pub source: Arc<str>,
     /// The readings it needs, in the order of their numbers; no path appears twice.
-    pub inputs: Vec<MetricPath>,
+    pub inputs: Box<[MetricPath]>,
     pub(crate) root: Node,
-    /// The condition of a violation; empty when the expression is no condition.
-    negated: Arc<str>,
+    /// The condition of a violation; `None` when the expression is no condition.
+    negated: Option<Arc<str>>,
+}
+
+impl std::ops::Deref for Expression {
+    type Target = Compiled;
+
+    fn deref(&self) -> &Compiled {
+        &self.0
+    }
 }
 
 /// What is wrong with the text of an expression.
@@ -165,9 +177,9 @@ impl Expression {
         let syntax = syntax::expression(source)?;
         let mut compiler = Compiler { source, inputs: Vec::new() };
         let (root, kind) = compiler.node(&syntax)?;
-        let negated =
-            if kind == Type::Boolean { print(&negate(&syntax), source, 0).into() } else { Arc::from("") };
-        Ok((Self { source: source.into(), inputs: compiler.inputs, root, negated }, kind))
+        let negated = (kind == Type::Boolean).then(|| print(&negate(&syntax), source, 0).into());
+        let inputs = compiler.inputs.into_boxed_slice();
+        Ok((Self(Arc::new(Compiled { source: source.into(), inputs, root, negated })), kind))
     }
 
     /// The value over `inputs`, which are in the order of [`Expression::inputs`]; a condition yields 1 or 0.
@@ -186,13 +198,18 @@ impl Expression {
 
     /// Whether it yields true or false.
     pub fn is_condition(&self) -> bool {
-        !self.negated.is_empty()
+        self.negated.is_some()
     }
 
     /// The condition that holds exactly when this one does not, in the words of the source: `cost >= 30` for `cost < 30`.
     /// Comparisons flip, `&&` and `||` change places (De Morgan), anything else becomes `!(…)`. Empty when this is no condition.
     pub fn negated_text(&self) -> String {
-        self.negated.to_string()
+        self.negated().to_string()
+    }
+
+    /// [`Expression::negated_text`], shared.
+    pub(crate) fn negated(&self) -> Arc<str> {
+        self.negated.clone().unwrap_or_default()
     }
 }
 

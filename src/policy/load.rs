@@ -76,7 +76,7 @@ impl Sources {
     pub fn read(dirs: &[PathBuf]) -> Self {
         let mut sources = Self::default();
         for dir in dirs {
-            let shown = shown(dir);
+            let shown: Arc<str> = shown(dir).into();
             match std::fs::metadata(dir) {
                 Ok(meta) if meta.is_dir() => {
                     let before = sources.files.len() + sources.problems.len();
@@ -93,7 +93,7 @@ impl Sources {
                 }
                 Ok(_) => {
                     let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                    let root = self::shown(parent);
+                    let root: Arc<str> = self::shown(parent).into();
                     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
                     sources.read_dir(parent, &root, "", 0, false);
                     sources.read_file(dir, &shown, &root, &name, SourceKind::Policy);
@@ -110,12 +110,12 @@ impl Sources {
 
     /// What [`Sources::read`] would give, when no more than `changed` is different since `self` was read from `dirs`.
     /// Reads only those files; everything, when a problem of reading is among what is known.
-    pub fn refresh(&self, dirs: &[PathBuf], changed: &Changed) -> Self {
+    pub fn refresh(self, dirs: &[PathBuf], changed: &Changed) -> Self {
         let Changed::Files(paths) = changed else { return Self::read(dirs) };
         if !self.problems.is_empty() {
             return Self::read(dirs);
         }
-        let mut next = self.clone();
+        let mut next = self;
         for path in paths {
             // The watcher names files absolutely, whichever way the directory was given.
             let inside = |dir: &PathBuf| {
@@ -130,7 +130,7 @@ impl Sources {
             if kind == SourceKind::Policy && name.contains('/') {
                 continue;
             }
-            let root = shown(dir);
+            let root: Arc<str> = shown(dir).into();
             let file = join(&root, &name);
             if let Ok(known) = next.files.binary_search_by(|f| (*f.path).cmp(file.as_str())) {
                 next.files.remove(known);
@@ -156,7 +156,7 @@ impl Sources {
         self.problems.push(problem);
     }
 
-    fn read_dir(&mut self, dir: &Path, root: &str, prefix: &str, depth: usize, policies: bool) {
+    fn read_dir(&mut self, dir: &Path, root: &Arc<str>, prefix: &str, depth: usize, policies: bool) {
         let entries = match std::fs::read_dir(dir) {
             Ok(entries) => entries,
             Err(error) if depth > 0 && error.kind() == std::io::ErrorKind::NotFound => return,
@@ -200,11 +200,11 @@ impl Sources {
         }
     }
 
-    fn read_file(&mut self, path: &Path, shown: &str, root: &str, name: &str, kind: SourceKind) {
+    fn read_file(&mut self, path: &Path, shown: &str, root: &Arc<str>, name: &str, kind: SourceKind) {
         match read_text(path) {
             Ok(Some(text)) => self.files.push(SourceFile {
                 path: shown.into(),
-                root: root.into(),
+                root: root.clone(),
                 name: name.into(),
                 kind,
                 text: text.into(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::document::{MissingPolicy, ServiceDocument};
+use super::document::{MissingPolicy, PackedDocument};
 use super::expression::Expression;
 use super::script::Script;
 use crate::model::connector::{EffectorSpec, SensorSpec};
@@ -18,7 +18,7 @@ pub struct ServicePolicy {
     /// Its name.
     pub name: Arc<str>,
     /// The document it was compiled from; with `scripts`, all that is needed to compile it again.
-    pub document: Arc<ServiceDocument>,
+    pub document: PackedDocument,
     /// Its place in the model.
     pub resource: Arc<Resource>,
     /// What it uses, by name.

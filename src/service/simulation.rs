@@ -1,6 +1,7 @@
 //! The loop in virtual time: the same shards as in life, fed by hand, with effectors that a test or an embedding program writes.
 //! Nothing here waits, and nothing reads a clock.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,13 +106,14 @@ impl Simulation {
     /// Attaches every service of a set, or changes what is attached.
     pub fn apply(&mut self, set: &PolicySet) {
         for policy in set.services.values() {
-            self.attach(policy.clone(), Restored::default());
+            self.attach(&**policy, Restored::default());
         }
         self.form_groups(set);
     }
 
     /// Attaches one service, or changes what is attached.
-    pub fn attach(&mut self, policy: ServicePolicy, restored: Restored) {
+    pub fn attach(&mut self, policy: impl Borrow<ServicePolicy>, restored: Restored) {
+        let policy = policy.borrow().clone();
         let id = self.names.service(&policy.name);
         let name = policy.name.clone();
         self.message(&name, Message::Apply(Box::new(Apply { id, policy, restored })));
