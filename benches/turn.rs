@@ -51,7 +51,7 @@ impl World {
             Self { shard: Shard::new(0, 1), around: Around::default(), effects: Vec::new(), now: START };
         for policy in set.services.values() {
             let id = world.around.0.service(&policy.name);
-            let apply = Apply { id, policy: policy.clone(), restored: Restored::default() };
+            let apply = Apply { id, policy: (**policy).clone(), restored: Restored::default() };
             world.turn(Message::Apply(Box::new(apply)));
         }
         world

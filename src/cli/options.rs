@@ -353,6 +353,8 @@ pub enum Ask {
     },
     /// Show components, wires and the backbone of monitors
     Topology,
+    /// List what the running services use that is no part of homeostat: programs, scripts, registered connectors
+    Plugins,
     /// Read and write the knowledge of a service
     #[command(subcommand)]
     Knowledge(Knowledge),

@@ -181,6 +181,7 @@ async fn why_topology_and_knowledge_are_told() {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
     assert!(ask(&server, &["topology"]).await.1.contains("A/monitor  →  B/monitor  b1"));
+    assert!(ask(&server, &["plugins"]).await.1.contains("A  sensor  disk  exec  probe /"));
     assert_eq!(ask(&server, &["knowledge", "put", "A", "k", "{a: 1}"]).await.0, Exit::Ok);
     assert_eq!(as_json(&server, &["knowledge", "get", "A", "k"]).await.1, json!({"a": 1}));
     assert_eq!(ask(&server, &["knowledge", "list", "A"]).await.1, "k  {\"a\":1}\n");
