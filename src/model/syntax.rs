@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::HumanDuration;
 use super::connector::{
     CustomConnector, EffectCheck, EffectorSpec, HostQuantity, HostSensor, HttpEffector, HttpSensor,
-    ProcessQuantity, ProcessSensor, PrometheusSensor, SensorSpec,
+    ProcessQuantity, ProcessSensor, PrometheusSensor, ProxyQuantity, ProxySensor, SensorSpec,
 };
 use super::series::{SeriesSelector, name_length};
 use super::template::{Holes, Part, Template};
@@ -39,6 +39,7 @@ impl SensorSpec {
                 address(&s.listen)?;
                 key(Some(&s.key), |c| c.is_whitespace() || matches!(c, ':' | '|' | '@'))
             }
+            Self::Proxy(s) => proxy(s),
             Self::Custom(c) => custom(c),
         }
     }
@@ -110,6 +111,30 @@ fn process(s: &ProcessSensor) -> Result<(), String> {
         (None, None, None) => Err("which process is missing: write one of `name`, `pid` and `top`".into()),
         _ => Err("`name`, `pid` and `top` exclude each other; write one of them".into()),
     }
+}
+
+fn proxy(s: &ProxySensor) -> Result<(), String> {
+    if s.what == ProxyQuantity::ResponseTime && s.every.is_some() {
+        return Err("`every` goes with the other quantities; `response_time` comes with each call".into());
+    }
+    let Some(route) = s.route.as_deref().filter(|r| *r != "other") else { return Ok(()) };
+    let (method, path) = route.split_once(' ').unwrap_or(("GET", route));
+    if method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase()) || !path.starts_with('/') {
+        return Err(format!(
+            "`{route}` is no route; expected one such as `GET /items/{{id}}`, `/files/{{rest*}}` or `other`"
+        ));
+    }
+    let last = path.matches('/').count() - 1;
+    for (at, part) in path[1..].split('/').enumerate() {
+        let hole = part.strip_prefix('{').and_then(|p| p.strip_suffix('}'));
+        let name = hole.map(|h| if at == last { h.strip_suffix('*').unwrap_or(h) } else { h });
+        if name.unwrap_or(part).contains(['{', '}', '*', '?', ' ', '#']) || name == Some("") {
+            return Err(format!(
+                "`{part}` in `{route}` is neither a word nor a hole such as `{{id}}` (or, as the last, `{{rest*}}`)"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn http(s: &HttpSensor) -> Result<(), String> {

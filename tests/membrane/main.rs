@@ -1,0 +1,8 @@
+//! The membrane from outside: real sockets, real services, and what clients see with and without it.
+
+mod failures;
+mod http1;
+mod http2;
+mod measure;
+mod references;
+mod support;
