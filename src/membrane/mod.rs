@@ -134,6 +134,8 @@ impl Membrane {
             }
         }
         state.forget_meters();
+        let State { services, ports, .. } = &mut *state;
+        ports.retain(|(service, _), _| services.contains_key(service));
         let moved: Vec<_> = state.ports.iter().map(|(k, p)| (k.clone(), p.to.clone())).collect();
         for (key, to) in moved {
             state.lead(&key, to);
@@ -145,6 +147,10 @@ impl Membrane {
     pub fn set_ports(&self, service: &Arc<str>, ports: Vec<Port>) {
         let _entered = self.0.runtime.enter();
         let mut state = self.0.state();
+        if !state.services.contains_key(service) {
+            // Detached meanwhile.
+            return;
+        }
         state.ports.retain(|(of, reference), port| {
             of != service || ports.iter().any(|p| p.reference == *reference && p.listen == port.gate.listen)
         });

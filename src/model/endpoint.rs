@@ -5,6 +5,25 @@ use std::sync::Arc;
 
 use super::name::MAX_NAME;
 
+/// An IP address and a port: where homeostat listens.
+pub type Address = SocketAddr;
+
+/// Reads an address that homeostat is to listen on.
+///
+/// # Errors
+/// What is wrong with it and what would be right.
+pub fn parse_address(text: &str) -> Result<Address, String> {
+    match text.parse::<Address>() {
+        Ok(address) if address.port() == 0 => {
+            Err(format!("`{text}` has port 0; expected a port that clients can know, such as 8080"))
+        }
+        Ok(address) => Ok(address),
+        Err(_) => {
+            Err(format!("`{text}` is no address; expected an IP address and a port, such as 127.0.0.1:8080"))
+        }
+    }
+}
+
 /// What is spoken at an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -74,7 +93,7 @@ pub struct Port {
     /// The reference.
     pub reference: Arc<str>,
     /// Where homeostat listens for it.
-    pub listen: SocketAddr,
+    pub listen: Address,
     /// The service that it leads to; `None`: unbound.
     pub to: Option<Arc<str>>,
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{Event, ServiceStatus};
 use crate::model::connector::EffectorSpec;
+use crate::model::endpoint::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{MetricInfo, Notification, PortError, SubscriptionMode};
 use crate::model::{
@@ -273,6 +274,8 @@ pub enum Effect {
     ReadNow(Arc<str>, Arc<str>),
     /// Record the intent durably, then call the effectors in order, then answer with [`Letter::Performed`].
     Perform(Box<Perform>),
+    /// Let exactly these local ports of a service's references be open, and lead there.
+    Ports(Arc<str>, Vec<Port>),
     /// Hand the alarm to the planner that the embedding program attached.
     Alarm(Arc<str>, Box<Alarm>),
     /// Record a decision, or the news of it.
@@ -300,6 +303,8 @@ pub struct Perform {
     pub action: Action,
     /// How: all in order; the first failure ends it.
     pub effectors: Vec<Arc<EffectorSpec>>,
+    /// References with a local port that are to lead elsewhere then. The step has ended once no later call reaches what they led to before.
+    pub moves: Vec<(Arc<str>, Option<Arc<str>>)>,
 }
 
 /// What outlives the daemon.

@@ -1,8 +1,11 @@
 //! The membrane from outside: real sockets, real services, and what clients see with and without it.
 
+mod bridge;
 mod failures;
 mod http1;
 mod http2;
 mod measure;
 mod references;
 mod support;
+#[cfg(unix)]
+mod wrap;

@@ -259,8 +259,8 @@ pub async fn talk(address: SocketAddr, steps: &[Step<'_>]) -> String {
 
 /// The status and the text that a single request is answered with.
 pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
-    let answer = talk(address, &[Step::Send(request.as_bytes()), Step::Finish, Step::End]).await;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let answer = talk(address, &[Step::Send(request.as_bytes()), Step::End]).await;
     let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
     (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string()).unwrap_or_default())
 }
