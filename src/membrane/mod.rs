@@ -156,17 +156,23 @@ impl Membrane {
         });
         for port in ports {
             let key = (service.clone(), port.reference.clone());
-            if !state.ports.contains_key(&key) {
-                let lead = Lead::Nowhere("the reference is not bound yet".into());
-                let front = self.0.front(lead, Protocol::Http, Arc::default(), false);
-                let gate = Gate::open(port.listen, front, &self.0.stopping, &self.0.tasks);
-                if let Some(trouble) = gate.trouble() {
-                    tracing::warn!(%service, reference = %port.reference, why = %trouble.0, "a port of a reference is not open");
-                }
-                // Unlike any service: so that the first target is set below.
-                state.ports.insert(key.clone(), PortGate { gate, to: None });
+            if state.ports.contains_key(&key) {
+                state.lead(&key, port.to);
+                continue;
             }
-            state.lead(&key, port.to);
+            let (lead, protocol) = match port.to.as_ref().map(|to| (to, state.target_of(to))) {
+                Some((to, Ok(endpoint))) => {
+                    (Lead::To(Target::new(to.clone(), endpoint.address)), endpoint.protocol)
+                }
+                Some((_, Err(why))) => (Lead::Nowhere(why.into()), Protocol::Http),
+                None => (unbound(&key), Protocol::Http),
+            };
+            let front = self.0.front(lead, protocol, Arc::default(), false);
+            let gate = Gate::open(port.listen, front, &self.0.stopping, &self.0.tasks);
+            if let Some(trouble) = gate.trouble() {
+                tracing::warn!(%service, reference = %port.reference, why = %trouble.0, "a port of a reference is not open");
+            }
+            state.ports.insert(key, PortGate { gate, to: port.to });
         }
     }
 
@@ -277,6 +283,11 @@ fn lead_to(front: &Front, name: &Arc<str>, endpoint: &Endpoint) -> Option<Arc<Ta
     front.slot.switch(Lead::To(Target::new(name.clone(), endpoint.address.clone())))
 }
 
+/// What calls to an unbound reference are told.
+fn unbound((service, reference): &(Arc<str>, Arc<str>)) -> Lead {
+    Lead::Nowhere(format!("the reference `{reference}` of `{service}` is not bound").into())
+}
+
 impl State {
     fn meter(&mut self, service: &str) -> Arc<Meter> {
         if let Some(meter) = self.meters.get(service) {
@@ -317,10 +328,7 @@ impl State {
         match target {
             Some((name, Ok(endpoint))) => lead_to(front, &name, &endpoint),
             Some((_, Err(why))) => front.slot.switch(Lead::Nowhere(why.into())),
-            None => {
-                let why = format!("the reference `{}` of `{}` is not bound", key.1, key.0);
-                front.slot.switch(Lead::Nowhere(why.into()))
-            }
+            None => front.slot.switch(unbound(key)),
         }
     }
 }

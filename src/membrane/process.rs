@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Program {
-        Program::start(&["sh".into(), "-c".into(), script.into()]).unwrap()
+        Program::start(&["sh".into(), "-c".into(), script.into()]).expect("a shell")
     }
 
     fn runs(id: u32) -> bool {

@@ -19,7 +19,7 @@ async fn same(steps: &[Step<'_>]) -> String {
     with
 }
 
-/// Requirement: R4-13, R4-19
+/// Requirement: R4-13
 #[tokio::test]
 async fn a_client_cannot_tell_the_difference_on_a_connection_kept_alive() {
     let steps = [
@@ -144,7 +144,7 @@ async fn large_bodies_stream_both_ways() {
     assert_eq!(membrane.meter("it").whole().bytes_in(), (head + body.len()) as u64);
 }
 
-/// Requirement: R4-13, R4-22
+/// Requirement: R4-13
 #[tokio::test]
 async fn plain_tcp_passes_and_is_measured() {
     let (_service, address) = Service::start("s").await;

@@ -113,6 +113,41 @@ async fn ask(client: &mut TcpStream, request: &[u8]) -> Option<String> {
     }
 }
 
+#[tokio::test]
+async fn only_what_may_be_sent_twice_is_sent_once_more_when_a_kept_connection_turns_out_to_be_closed() {
+    let stage = Stage::new().await;
+    let mut client = TcpStream::connect(stage.port).await.unwrap();
+    let get = b"GET /once HTTP/1.1\r\nHost: t\r\n\r\n";
+    for _ in 0..3 {
+        assert_eq!(ask(&mut client, get).await, Some("C1".into()));
+    }
+    let post = b"POST /once HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(ask(&mut client, post).await, None);
+    let meter = stage.membrane.port_meter("user", "r").unwrap();
+    until("the count", || meter.failures(FailureKind::BrokenOff) == 1).await;
+    // Twice the second and the third, which were sent once more; once the first and the last.
+    assert_eq!(stage.c1.requests.load(Ordering::SeqCst), 6);
+}
+
+#[tokio::test]
+async fn an_idle_connection_ends_with_that_of_the_service_in_front_of_it_and_not_at_a_reference() {
+    let stage = Stage::new().await;
+    let (c2, address) = Service::start("C2").await;
+    let (_membrane, front) = wrap(&address.to_string(), limits());
+    let request = b"GET /idle-close HTTP/1.1\r\nHost: t\r\n\r\n";
+    let mut at_front = TcpStream::connect(front).await.unwrap();
+    let mut at_port = TcpStream::connect(stage.port).await.unwrap();
+    assert_eq!(ask(&mut at_front, request).await, Some("C2".into()));
+    assert_eq!(ask(&mut at_port, request).await, Some("C1".into()));
+    c2.release.notify_one();
+    stage.c1.release.notify_one();
+    let ended = tokio::time::timeout(PATIENCE, at_front.read(&mut [0; 8])).await.unwrap();
+    assert_eq!(ended.unwrap(), 0);
+    let post = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n";
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    assert_eq!(ask(&mut at_port, post).await, Some("C1".into()));
+}
+
 /// Keeps asking until told to stop: kept-alive connections and fresh ones, with and without bodies.
 async fn load(port: SocketAddr, kind: usize, stop: Arc<AtomicBool>, asked: Arc<AtomicUsize>) -> Vec<String> {
     let mut failures = Vec::new();

@@ -79,10 +79,15 @@ impl Service {
 
     async fn serve(&self, mut stream: TcpStream) -> Option<()> {
         let mut buffer = Vec::new();
+        let mut first = true;
         loop {
             let head = String::from_utf8(self.until(&mut stream, &mut buffer, b"\r\n\r\n").await?).unwrap();
             self.requests.fetch_add(1, Ordering::SeqCst);
             let path = head.split(' ').nth(1).unwrap_or("/").to_string();
+            // Takes one request on each connection, and says so by hanging up on the second.
+            if path == "/once" && !std::mem::take(&mut first) {
+                return Some(());
+            }
             if !self.answer(&mut stream, &mut buffer, &head, &path).await? {
                 return Some(());
             }
@@ -172,6 +177,11 @@ impl Service {
                 return Some(false);
             }
             "/hang-up" => return Some(false),
+            "/idle-close" => {
+                stream.write_all(plain(&self.name).as_bytes()).await.ok()?;
+                self.release.notified().await;
+                return Some(false);
+            }
             "/large" => {
                 let head = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(100_000));
                 stream.write_all(head.as_bytes()).await.ok()?;

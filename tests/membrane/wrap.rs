@@ -79,7 +79,7 @@ async fn answers(address: SocketAddr, path: &str) -> (u16, String) {
     tokio::time::timeout(PATIENCE, asking).await.expect("an answer")
 }
 
-/// Requirement: R3-01, R3-20, R4-17
+/// Requirement: R3-01, R3-20, R4-17, R4-19
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_program_is_wrapped_without_a_changed_byte_and_its_calls_are_measured() {
     let dir = tempfile::tempdir().unwrap();
@@ -98,6 +98,10 @@ async fn any_program_is_wrapped_without_a_changed_byte_and_its_calls_are_measure
         text.lines().filter(|line| !line.starts_with("Date:")).map(str::to_string).collect()
     };
     assert_eq!(without_date(talk(listen, &steps).await), without_date(talk(to, &steps).await));
+
+    // Function stays where it was; management is extra, and elsewhere.
+    let (status, services) = get(wrapped.manage, "/v1/services").await;
+    assert!(status == 200 && services.contains("\"files\"") && services.contains("monitor"), "{services}");
 
     // Management and function do not meet on one port.
     assert_eq!(get(listen, "/v1/services").await.0, 404);
