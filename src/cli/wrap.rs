@@ -46,7 +46,7 @@ fn name(options: &WrapOptions) -> Result<String, Failure> {
 fn policy(name: &str, options: &WrapOptions, process: Option<u32>) -> String {
     let calls = |what: &str| json!({ "proxy": { "what": what, "every": "1s" } });
     let mut sensors = json!({ "response_time": { "proxy": "response_time" } });
-    for what in ["requests", "rate", "errors", "in_flight", "bytes_in", "bytes_out"] {
+    for what in ["requests", "rate", "errors", "failures", "in_flight", "bytes_in", "bytes_out"] {
         sensors[what] = calls(what);
     }
     for (metric, what) in

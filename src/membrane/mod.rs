@@ -97,13 +97,9 @@ impl Membrane {
                 return Err(crate::model::connector::ConnectorError::Config("the membrane is gone".into()));
             };
             let meter = inner.state().meter(service);
-            let gauge = match &spec.route {
-                Some(route) => meter.route(route),
-                None => meter.whole().clone(),
-            };
             let (inner, service) = (Arc::downgrade(&inner), service.to_string());
             let reason = move || inner.upgrade()?.state().trouble(&service);
-            Ok(sensor::sensor(spec, gauge, Arc::new(reason)))
+            Ok(sensor::sensor(spec, meter, Arc::new(reason)))
         });
         membrane
     }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::gate::Trouble;
-use super::meter::Gauge;
+use super::meter::{FailureKind, Gauge, Meter};
 use super::now;
 use crate::model::Measurement;
 use crate::model::connector::{
@@ -29,13 +29,17 @@ const SHORTEST: Duration = Duration::from_millis(10);
 /// Why a service has no calls at present, if there is a reason.
 pub(super) type Reason = Arc<dyn Fn() -> Option<Trouble> + Send + Sync>;
 
-/// Builds the sensor that `spec` describes over `gauge`.
-pub(super) fn sensor(spec: &ProxySensor, gauge: Arc<Gauge>, reason: Reason) -> BuiltSensor {
+/// Builds the sensor that `spec` describes.
+pub(super) fn sensor(spec: &ProxySensor, meter: Arc<Meter>, reason: Reason) -> BuiltSensor {
+    let gauge = match &spec.route {
+        Some(route) => meter.route(route),
+        None => meter.whole().clone(),
+    };
     match spec.what {
         ProxyQuantity::ResponseTime => BuiltSensor::Listening(Box::new(Times { gauge, reason })),
         what => {
             let last = (now(), gauge.requests());
-            BuiltSensor::Polled(Box::new(Count { what, gauge, reason, last }))
+            BuiltSensor::Polled(Box::new(Count { what, meter, gauge, reason, last }))
         }
     }
 }
@@ -46,6 +50,7 @@ fn unreachable(trouble: Trouble) -> ConnectorError {
 
 struct Count {
     what: ProxyQuantity,
+    meter: Arc<Meter>,
     gauge: Arc<Gauge>,
     reason: Reason,
     last: (Instant, u64),
@@ -60,6 +65,7 @@ impl Sensor for Count {
         let value = match self.what {
             ProxyQuantity::Requests => self.gauge.requests() as f64,
             ProxyQuantity::Errors => self.gauge.errors() as f64,
+            ProxyQuantity::Failures => return Ok(failures(&self.meter)),
             ProxyQuantity::InFlight => self.gauge.in_flight() as f64,
             ProxyQuantity::BytesIn => self.gauge.bytes_in() as f64,
             ProxyQuantity::BytesOut => self.gauge.bytes_out() as f64,
@@ -71,6 +77,18 @@ impl Sensor for Count {
         };
         Ok(vec![Measurement::value(value)])
     }
+}
+
+/// All of them, and those of each kind that there were.
+fn failures(meter: &Meter) -> Vec<Measurement> {
+    let kinds = FailureKind::ALL.map(|kind| (kind, meter.failures(kind)));
+    let total: u64 = kinds.iter().map(|(_, count)| count).sum();
+    let known = kinds.iter().filter(|(_, count)| *count > 0);
+    let family = known.map(|(kind, count)| Measurement {
+        label: Some(kind.name().into()),
+        ..Measurement::value(*count as f64)
+    });
+    std::iter::once(Measurement::value(total as f64)).chain(family).collect()
 }
 
 impl Count {

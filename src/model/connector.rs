@@ -358,6 +358,8 @@ pub enum ProxyQuantity {
     Rate,
     /// Calls so far that were answered with 5xx, or not at all.
     Errors,
+    /// Requests so far that failed or were refused, whoever is to blame; a family `<metric>[<kind>]` of those that there were.
+    Failures,
     /// Calls at this moment.
     InFlight,
     /// Bytes from clients so far.

@@ -117,6 +117,9 @@ fn proxy(s: &ProxySensor) -> Result<(), String> {
     if s.what == ProxyQuantity::ResponseTime && s.every.is_some() {
         return Err("`every` goes with the other quantities; `response_time` comes with each call".into());
     }
+    if s.what == ProxyQuantity::Failures && s.route.is_some() {
+        return Err("`failures` are not told apart by route: a request that is refused has none".into());
+    }
     let Some(route) = s.route.as_deref().filter(|r| *r != "other") else { return Ok(()) };
     let (method, path) = route.split_once(' ').unwrap_or(("GET", route));
     if method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase()) || !path.starts_with('/') {
@@ -340,6 +343,10 @@ mod tests {
             json!({"prometheus": {"url": "http://[::1]:9090/metrics", "series": "up{job=\"a\"}", "by": "instance"}}),
             json!({"udp": {"listen": "127.0.0.1:9125"}}),
             json!({"statsd": {"listen": "[::]:8125", "key": "shop.latency"}}),
+            json!({"proxy": "response_time"}),
+            json!({"proxy": {"what": "rate", "route": "GET /items/{id}", "every": "1s"}}),
+            json!({"proxy": {"what": "bytes_out", "route": "/files/{rest*}"}}),
+            json!({"proxy": {"what": "errors", "route": "other"}}),
         ] {
             assert_eq!(sensor(value.clone()), None, "{value}");
         }
@@ -373,6 +380,12 @@ mod tests {
             (json!({"udp": {"listen": "127.0.0.1:0"}}), "port 0"),
             (json!({"udp": {"listen": "127.0.0.1:1", "key": "a b"}}), "separates"),
             (json!({"statsd": {"listen": "127.0.0.1:1", "key": "a:b"}}), "separates"),
+            (json!({"proxy": {"what": "response_time", "every": "1s"}}), "comes with each call"),
+            (json!({"proxy": {"what": "failures", "route": "other"}}), "not told apart by route"),
+            (json!({"proxy": {"what": "rate", "route": "items"}}), "is no route"),
+            (json!({"proxy": {"what": "rate", "route": "get /items"}}), "is no route"),
+            (json!({"proxy": {"what": "rate", "route": "GET /{rest*}/a"}}), "neither a word nor a hole"),
+            (json!({"proxy": {"what": "rate", "route": "GET /a{b}"}}), "neither a word nor a hole"),
             (json!({"host": {"what": "load1", "each": true}}), "has no parts"),
             (json!({"host": {"what": "cpu", "each": true, "name": "cpu0"}}), "exclude each other"),
             (json!({"process": {"what": "cpu"}}), "which process"),

@@ -7,12 +7,13 @@ use std::time::Duration;
 use homeostat::connectors::Connectors;
 use homeostat::knowledge::store::Store;
 use homeostat::model::ports::{Actions, Metrics};
-use homeostat::model::{Action, OutcomeStatus};
+use homeostat::model::{Action, OutcomeStatus, Timestamp};
 use homeostat::policy::load::Sources;
 use homeostat::policy::set::PolicySet;
 use homeostat::service::handle::Handle;
 use homeostat::service::record::Tape;
 use homeostat::service::shell::{Setting, Shell};
+use homeostat::service::simulation::Simulation;
 use homeostat::service::supervisor::Supervisor;
 
 use super::support::*;
@@ -155,6 +156,30 @@ async fn actions_and_reloads_move_the_traffic_and_what_is_declared_holds_at_the_
     assert_eq!(get(moved, "/").await, (200, "C2".into()));
     until("the old port to close", || std::net::TcpStream::connect(port).is_err()).await;
     supervisor.shell().stop(PATIENCE).await;
+}
+
+/// In virtual time: the fold only says which ports there are and where they are to lead.
+#[test]
+fn a_binding_with_a_port_changes_once_the_port_has_been_moved_and_not_when_that_fails() {
+    let address = |n: u16| SocketAddr::from(([127, 0, 0, 1], n));
+    let mut world = Simulation::new(Timestamp(0), 2);
+    world.apply(&set(&shop(address(1), address(2), address(3), address(4))));
+    let leads = |world: &Simulation| world.ports["A"].iter().map(|p| p.to.clone()).collect::<Vec<_>>();
+    assert_eq!(leads(&world), [Some("C1".into())]);
+    let bind = |to: &str| Action::Bind { service: None, reference: "payment".into(), to: to.into() };
+
+    world.effector(|_| Some(Err("the port is gone".into())));
+    let outcomes = world.send("A", vec![bind("C2")]).unwrap();
+    assert_eq!(outcomes[0].status, OutcomeStatus::Failed);
+    assert_eq!(world.performed[0].moves, [("payment".into(), Some("C2".into()))]);
+    assert_eq!(leads(&world), [Some("C1".into())]);
+
+    world.effector(|_| Some(Ok(String::new())));
+    let outcomes = world.send("A", vec![bind("C2")]).unwrap();
+    assert_eq!(outcomes[0].status, OutcomeStatus::Done);
+    assert_eq!(leads(&world), [Some("C2".into())]);
+    assert_eq!(world.send("A", vec![bind("C3")]).unwrap()[0].status, OutcomeStatus::Refused);
+    assert_eq!(world.performed.len(), 2, "what is refused is not tried");
 }
 
 #[test]

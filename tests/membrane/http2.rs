@@ -71,6 +71,30 @@ async fn http2_passes_and_is_measured() {
     assert!(meter.whole().quantile(0.9).is_some());
 }
 
+/// Requirement: R3-19
+#[tokio::test]
+async fn calls_over_http2_follow_the_binding_on_a_connection_that_stays_open() {
+    let (c1, c2) = (service().await, service().await);
+    let membrane = homeostat::membrane::Membrane::new(&homeostat::connectors::Connectors::new(), limits());
+    let user = homeostat::membrane::Served { name: "user".into(), listen: None, endpoint: None };
+    membrane.set_services([user, served("C1", any(), &c1.to_string()), served("C2", any(), &c2.to_string())]);
+    membrane.set_ports(&"user".into(), vec![port(Some("C1"))]);
+    let stream = TcpStream::connect(membrane.port_address("user", "r").unwrap()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for round in 1..=3 {
+        for to in ["C1", "C2"] {
+            membrane.lead(&"user".into(), &[("r".into(), Some(to.into()))]).await.unwrap();
+            let request = Request::get("http://example.org/").body(Body::empty()).unwrap();
+            let answer = sender.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await.unwrap();
+            until("the call to be over", || membrane.meter(to).whole().requests() == round).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_service_that_is_down_is_a_bad_gateway_over_http2_too() {
     let (membrane, front) = wrap("127.0.0.1:1", limits());

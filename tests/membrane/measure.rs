@@ -78,6 +78,24 @@ async fn sensors_bring_counts_bytes_and_the_time_of_each_call() {
 }
 
 #[tokio::test]
+async fn failures_are_a_family_by_kind() {
+    let connectors = Connectors::new();
+    let membrane = Membrane::new(&connectors, limits());
+    membrane.set_services([served("it", any(), "127.0.0.1:1")]);
+    let front = membrane.address("it").unwrap();
+    get(front, "/").await;
+    talk(front, &[Step::Send(b"nonsense\r\n\r\n"), Step::End]).await;
+    let BuiltSensor::Polled(mut sensor) =
+        connectors.sensor("it", "m", &spec(r#"{"proxy": "failures"}"#)).unwrap()
+    else {
+        panic!("polled")
+    };
+    let read = sensor.read().await.unwrap();
+    let read: Vec<_> = read.iter().map(|m| (m.label.as_deref(), m.value)).collect();
+    assert_eq!(read, [(None, 2.0), (Some("malformed"), 1.0), (Some("unreachable"), 1.0)]);
+}
+
+#[tokio::test]
 async fn a_rate_is_that_since_the_last_look() {
     let (_service, address) = Service::start("s").await;
     let connectors = Connectors::new();
