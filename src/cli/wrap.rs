@@ -2,6 +2,7 @@
 
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -14,9 +15,16 @@ use super::{Common, Exit, Failure, Output, WrapOptions};
 use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options};
 use crate::membrane::process::{GRACE, Program};
+use crate::model::endpoint::Endpoint;
 use crate::model::name::service_name_problem;
 use crate::policy::load::Sources;
 use crate::service::control::Control;
+
+/// How long a program may take until it listens before clients are let in all the same.
+const READY: Duration = Duration::from_secs(30);
+
+/// How often it is looked at until then.
+const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) fn wrap_boxed(options: WrapOptions, common: Common) -> BoxFuture<'static, Exit> {
     async move {
@@ -79,9 +87,17 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
         std::net::TcpListener::bind(options.listen)
             .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen)))?,
     );
-    let program = Program::start(&options.command).map_err(|e| Failure::new(Exit::Usage, chain(&e)))?;
+    let mut program = Program::start(&options.command).map_err(|e| Failure::new(Exit::Usage, chain(&e)))?;
     let (leave, left) = mpsc::channel(1);
     let mut causes = Causes::new(&[], left);
+    // Clients find the port closed until the program is ready, as they would without homeostat.
+    tokio::select! {
+        ready = ready(&mut program, &options.to) => ready.map_err(|how| by_itself(&options, &how))?,
+        () = causes.stop() => {
+            program.end(GRACE).await;
+            return Ok(());
+        }
+    }
     let text = policy(&name, &options, program.id());
     let sources = Sources::from_texts([("wrap.yaml", text.as_str())]);
     let daemon = Daemon::start_from(
@@ -112,16 +128,40 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
     // Calls are over; only now does what answered them end.
     stop.cancel();
     let ended = running.await.unwrap_or(None);
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(6), api).await;
+    let _ = tokio::time::timeout(Duration::from_secs(6), api).await;
     for who in &late {
         tracing::warn!(who, "late; cut off");
     }
     tracing::info!("homeostat has stopped");
     match ended {
         None => Ok(()),
-        Some(how) => {
-            Err(Failure::new(Exit::Failed, format!("`{}` ended by itself: {how}", options.command[0])))
+        Some(how) => Err(by_itself(&options, &how.to_string())),
+    }
+}
+
+fn by_itself(options: &WrapOptions, how: &str) -> Failure {
+    let name = options.command.first().map_or("", String::as_str);
+    Failure::new(Exit::Failed, format!("`{name}` ended by itself: {how}"))
+}
+
+/// Waits until the program listens, for a while.
+///
+/// # Errors
+/// How it ended, when it did instead.
+async fn ready(program: &mut Program, to: &Endpoint) -> Result<(), String> {
+    let listens = async {
+        while tokio::net::TcpStream::connect(&*to.address).await.is_err() {
+            tokio::time::sleep(LOOK).await;
         }
+    };
+    tokio::select! {
+        listening = tokio::time::timeout(READY, listens) => {
+            if listening.is_err() {
+                tracing::warn!(%to, "the program does not listen there yet");
+            }
+            Ok(())
+        }
+        ended = program.ended() => Err(ended.map_or_else(|e| e.to_string(), |status| status.to_string())),
     }
 }
 

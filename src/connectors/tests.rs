@@ -608,5 +608,5 @@ fn every_example_of_the_manual_can_be_built() {
             kinds.insert(format!("effector {}", spec.protocol()));
         }
     }
-    assert_eq!(kinds.len(), 14, "one example of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 15, "one example of each kind: {kinds:?}");
 }
