@@ -9,6 +9,7 @@ pub mod output;
 mod remote;
 pub mod status;
 pub mod why;
+mod wrap;
 
 use std::process::ExitCode;
 
@@ -17,6 +18,7 @@ use futures::future::BoxFuture;
 
 pub use options::{
     CheckOptions, Cli, Command, Common, Grant, ReplayOptions, RunOptions, SchemaKind, SchemaOptions,
+    WrapOptions,
 };
 pub use output::Output;
 
@@ -88,6 +90,8 @@ impl From<std::io::Error> for Failure {
 pub struct Local {
     /// `run`: the daemon.
     pub run: fn(RunOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `wrap`: a program with a membrane around it.
+    pub wrap: fn(WrapOptions, Common) -> BoxFuture<'static, Exit>,
     /// `check`: all errors of policies.
     pub check: fn(CheckOptions, Common) -> BoxFuture<'static, Exit>,
     /// `schema`: the JSON Schema of policies or actions.
@@ -107,6 +111,7 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
     let Cli { common, daemon, command } = cli;
     match command {
         Command::Run(options) => (local.run)(options, common).await,
+        Command::Wrap(options) => (local.wrap)(options, common).await,
         Command::Check(options) => (local.check)(options, common).await,
         Command::Schema(options) => (local.schema)(options, common).await,
         Command::Replay(options) => (local.replay)(options, common).await,

@@ -23,6 +23,7 @@ pub(crate) fn check(drafts: &[Draft<'_>], broken: &Broken) -> Vec<Problem> {
         all.inputs(service);
         all.actions(service);
     }
+    all.ports();
     all.groups();
     all.cycles();
     all.problems
@@ -238,6 +239,47 @@ impl<'a> Everything<'a> {
                 let problem =
                     Problem::error("unknown-service", place, format!("there is no service `{target}`"));
                 self.report(service, problem.hint(hint));
+            }
+        }
+    }
+
+    /// A port of a reference needs to know where every service listens that it may lead to.
+    fn endpoints(&mut self, service: usize) {
+        let policy = self.services[service].policy;
+        for (name, reference) in policy.references.iter().filter(|(_, r)| r.listen.is_some()) {
+            for target in &reference.candidates {
+                let Some(other) = self.service(target) else { continue };
+                if self.services[other].policy.endpoint.is_none() {
+                    let message = format!(
+                        "calls to `{name}` cannot be led to `{target}`: it is not known where that listens"
+                    );
+                    let hint = format!("say `endpoint: HOST:PORT` in the policy of `{target}`");
+                    let place = reference_place(policy, name, target);
+                    self.report(service, Problem::error("missing-endpoint", place, message).hint(hint));
+                }
+            }
+        }
+    }
+
+    /// One address is listened on for one purpose.
+    fn ports(&mut self) {
+        let mut taken: FxHashMap<crate::model::endpoint::Address, String> = FxHashMap::default();
+        for service in 0..self.services.len() {
+            self.endpoints(service);
+            let policy = self.services[service].policy;
+            let own = policy.listen.map(|l| (l, Place::value(["listen".into()]), policy.name.to_string()));
+            let references = policy.references.iter().filter_map(|(name, reference)| {
+                let place = Place::value(["references".into(), Step::from(&**name), "listen".into()]);
+                Some((reference.listen?, place, format!("{}.{name}", policy.name)))
+            });
+            for (listen, place, what) in own.into_iter().chain(references).collect::<Vec<_>>() {
+                match taken.get(&listen) {
+                    Some(first) => {
+                        let message = format!("{listen} is already listened on for `{first}`");
+                        self.report(service, Problem::error("duplicate-listen", place, message));
+                    }
+                    None => drop(taken.insert(listen, what)),
+                }
             }
         }
     }

@@ -17,6 +17,8 @@ use super::value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,
     ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
 };
+use crate::model::connector::SensorSpec;
+use crate::model::endpoint::{Address, Endpoint, parse_address};
 use crate::model::name::{identifier_problem, service_name_problem};
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource};
 
@@ -76,6 +78,7 @@ fn build(
     let mut compiler = Compiler { document: &document, problems: Vec::new() };
     compiler.names();
     let references = compiler.references();
+    let (endpoint, listen) = compiler.membrane();
     let monitor = compiler.monitor();
     let analyze = compiler.analyze();
     let (plan, used) = compiler.plan(scripts);
@@ -88,6 +91,8 @@ fn build(
         name: document.service.as_str().into(),
         resource: Arc::new(resource(&document.service, &document.class, &document.kind, &document.relations)),
         references,
+        endpoint,
+        listen,
         monitor: monitor.map(Arc::new),
         analyze: analyze.map(Arc::new),
         plan: plan.map(Arc::new),
@@ -187,9 +192,53 @@ impl Compiler<'_> {
                 );
             }
             let service = reference.service.as_deref().map(Arc::from);
-            references.insert(name.as_str().into(), ReferencePolicy { service, candidates });
+            let place = Place::value(["references".into(), name.as_str().into(), "listen".into()]);
+            let listen = reference.listen.as_deref().and_then(|text| self.read(place, text, parse_address));
+            references.insert(name.as_str().into(), ReferencePolicy { service, candidates, listen });
         }
         references
+    }
+
+    /// Reads a text; what is wrong with it is told at its place.
+    fn read<T>(&mut self, place: Place, text: &str, parse: fn(&str) -> Result<T, String>) -> Option<T> {
+        parse(text).map_err(|why| self.error(Problem::error("invalid-value", place, why))).ok()
+    }
+
+    /// Where the service listens, and where homeostat stands in front of it.
+    fn membrane(&mut self) -> (Option<Endpoint>, Option<Address>) {
+        let (endpoint, listen) = (&self.document.endpoint, &self.document.listen);
+        let at = |field: &str| Place::value([field.into()]);
+        if let (Some(listen), None) = (listen, endpoint) {
+            let message =
+                format!("homeostat is to listen on {listen}, but not told where the service listens");
+            let hint = "say `endpoint: HOST:PORT`, where the service itself listens".to_string();
+            self.error(Problem::error("missing-endpoint", at("listen"), message).hint(hint));
+        }
+        let proxied = self.document.monitor.iter().flat_map(|m| &m.sensors);
+        let proxied = proxied.filter(|(_, spec)| matches!(spec, SensorSpec::Proxy(_)));
+        for (name, spec) in proxied.collect::<Vec<_>>() {
+            let place = Place::value(["monitor".into(), "sensors".into(), name.as_str().into()]);
+            if let Some(why) = spec.problem() {
+                self.error(Problem::error("invalid-value", place.clone(), why));
+            }
+            if listen.is_none() {
+                let message =
+                    format!("`{name}` measures the calls through the membrane, and the service has none");
+                let hint = "say `listen: ADDRESS`, where clients are to reach it, and `endpoint: HOST:PORT`, where it listens itself";
+                self.error(Problem::error("no-membrane", place, message).hint(hint.to_string()));
+            }
+        }
+        let endpoint = endpoint.as_deref().and_then(|text| self.read(at("endpoint"), text, Endpoint::parse));
+        let listen = listen.as_deref().and_then(|text| self.read(at("listen"), text, parse_address));
+        if let (Some(endpoint), Some(listen)) = (&endpoint, &listen)
+            && *endpoint.address == *listen.to_string()
+        {
+            let message = format!("the service and homeostat cannot both listen on {listen}");
+            let hint = "let the service listen on another port, and homeostat on the one that clients know"
+                .to_string();
+            self.error(Problem::error("conflicting-fields", at("listen"), message).hint(hint));
+        }
+        (endpoint, listen)
     }
 
     // ---- M ---------------------------------------------------------------------------------------------------------

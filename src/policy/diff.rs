@@ -27,6 +27,8 @@ pub enum Component {
     Execute,
     /// Its place in the model.
     Resource,
+    /// Where it listens, and where homeostat stands in front of it.
+    Membrane,
 }
 
 impl std::fmt::Display for Component {
@@ -38,6 +40,7 @@ impl std::fmt::Display for Component {
             Self::Plan => "plan",
             Self::Execute => "execute",
             Self::Resource => "resource",
+            Self::Membrane => "membrane",
         })
     }
 }
@@ -157,7 +160,21 @@ pub fn service_diff(old: &ServicePolicy, new: &ServicePolicy) -> Option<Change> 
     if !Arc::ptr_eq(&old.resource, &new.resource) && old.resource != new.resource {
         differ(Component::Resource, resource_lines(old, new));
     }
+    if (&old.endpoint, &old.listen) != (&new.endpoint, &new.listen) {
+        differ(Component::Membrane, membrane_lines(old, new));
+    }
     (!components.is_empty()).then(|| Change::Changed { service: new.name.to_string(), components, details })
+}
+
+fn membrane_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
+    let text = |what: Option<String>| what.unwrap_or_else(|| "none".into());
+    let endpoint = |policy: &ServicePolicy| text(policy.endpoint.as_ref().map(ToString::to_string));
+    let listen = |policy: &ServicePolicy| text(policy.listen.map(|l| l.to_string()));
+    [("endpoint", endpoint(old), endpoint(new)), ("listen", listen(old), listen(new))]
+        .into_iter()
+        .filter(|(_, before, after)| before != after)
+        .map(|(field, before, after)| format!("{field} {before} -> {after}"))
+        .collect()
 }
 
 /// Equal; parts that are shared are so without a look inside.

@@ -28,6 +28,12 @@ pub struct ServiceDocument {
     /// Relations to other resources, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub relations: BTreeMap<String, OneOrMany>,
+    /// Where it listens: `http://HOST:PORT`, `tcp://HOST:PORT`, or `HOST:PORT`, which is HTTP (1.0, 1.1, or 2 by prior knowledge; no TLS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Where homeostat stands in front of it, so that `proxy` sensors see its calls: `127.0.0.1:8080`. Needs `endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
     /// What it uses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, ReferenceDocument>,
@@ -117,6 +123,10 @@ pub struct ReferenceDocument {
     /// The services that it may be bound to besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<String>,
+    /// The local port through which the service reaches it: `127.0.0.1:7101`. Calls there go to what the reference is bound to, which needs an
+    /// `endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
 }
 
 /// M.

@@ -9,6 +9,7 @@ use super::document::{MissingPolicy, PackedDocument};
 use super::expression::Expression;
 use super::script::Script;
 use crate::model::connector::{EffectorSpec, SensorSpec};
+use crate::model::endpoint::{Address, Endpoint};
 use crate::model::plan::OnFailure;
 use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Plan, Resource, Selector, Severity};
 
@@ -21,6 +22,10 @@ pub struct ServicePolicy {
     pub document: PackedDocument,
     /// Its place in the model.
     pub resource: Arc<Resource>,
+    /// Where it listens.
+    pub endpoint: Option<Endpoint>,
+    /// Where homeostat stands in front of it.
+    pub listen: Option<Address>,
     /// What it uses, by name.
     pub references: BTreeMap<Arc<str>, ReferencePolicy>,
     /// M, when attached.
@@ -42,6 +47,8 @@ pub struct ReferencePolicy {
     pub service: Option<Arc<str>>,
     /// Every service that it may be bound to: the declared one first, then the candidates, without repetition.
     pub candidates: Vec<Arc<str>>,
+    /// The local port through which the service reaches it.
+    pub listen: Option<Address>,
 }
 
 /// M.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{Event, ServiceStatus};
 use crate::model::connector::EffectorSpec;
+use crate::model::endpoint::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{MetricInfo, Notification, PortError, SubscriptionMode};
 use crate::model::{
@@ -290,6 +291,8 @@ pub enum Effect {
     Perform(Box<Perform>),
     /// Run a script outside the shard, then answer with [`Letter::RanAside`].
     RunAside(Box<Aside>),
+    /// Let exactly these local ports of a service's references be open, and lead there.
+    Ports(Arc<str>, Vec<Port>),
     /// Hand the alarm to the planner that the embedding program attached.
     Alarm(Arc<str>, Box<Alarm>),
     /// Record a decision, or the news of it.
@@ -334,6 +337,8 @@ pub struct Perform {
     pub action: Action,
     /// How: all in order; the first failure ends it.
     pub effectors: Vec<Arc<EffectorSpec>>,
+    /// References with a local port that are to lead elsewhere then. The step has ended once no later call reaches what they led to before.
+    pub moves: Vec<(Arc<str>, Option<Arc<str>>)>,
 }
 
 /// What outlives the daemon.

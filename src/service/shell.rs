@@ -21,6 +21,7 @@ use super::simulation::OPERATIONS;
 use super::turn::Tally;
 use crate::connectors::Connectors;
 use crate::knowledge::store::{Binding, Intent, Pending, Store};
+use crate::membrane::{Limits, Membrane};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
 use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Timestamp, Verdict};
@@ -74,6 +75,7 @@ struct Inner {
     names: Arc<Names>,
     clock: Clock,
     connectors: Connectors,
+    membrane: Membrane,
     store: Store,
     tape: Tape,
     calls: DashMap<u64, oneshot::Sender<Response>>,
@@ -139,6 +141,7 @@ impl Shell {
             threads: Mutex::default(),
             names: Arc::default(),
             clock,
+            membrane: Membrane::new(&setting.connectors, Limits::default()),
             connectors: setting.connectors,
             store: setting.store,
             tape: setting.tape,
@@ -188,6 +191,11 @@ impl Shell {
     /// Sensors and effectors.
     pub fn connectors(&self) -> &Connectors {
         &self.0.connectors
+    }
+
+    /// What stands around services.
+    pub fn membrane(&self) -> &Membrane {
+        &self.0.membrane
     }
 
     /// Events from now on.
@@ -479,6 +487,10 @@ impl Shell {
         if tokio::time::timeout(deadline, joined).await.is_err() {
             late.push("a shard".into());
         }
+        // Clients of managed services are served to the last: only now are the ports in front of those closed.
+        if !self.0.membrane.stop(deadline).await {
+            late.push("calls through the membrane".into());
+        }
         // Nobody is left to answer: who still waits is told so.
         self.0.calls.clear();
         self.0.subscribers.clear();
@@ -647,6 +659,7 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect, intents: &mut VecDeque<Pending<
         Effect::ReadNow(service, metric) => inner.sensing.read_now(&service, &metric, deliver_to(inner)),
         Effect::Perform(perform) => perform_soon(inner, *perform, intents.pop_front()),
         Effect::RunAside(aside) => run_aside(inner, *aside),
+        Effect::Ports(service, ports) => inner.membrane.set_ports(&service, ports),
         Effect::Alarm(service, alarm) => {
             if let Some(planner) = inner.planners.get(&service).map(|p| p.clone()) {
                 inner.runtime.spawn(async move {
@@ -833,6 +846,13 @@ async fn call_effectors(
             .map_err(|_| ConnectorError::Timeout(limit))??;
         if !answer.is_empty() {
             said.push(answer);
+        }
+    }
+    if !perform.moves.is_empty() {
+        let moved = inner.membrane.lead(&perform.service, &perform.moves).await;
+        let rest = moved.map_err(ConnectorError::Config)?;
+        if !rest.is_empty() {
+            said.push(rest);
         }
     }
     Ok(said.join("; "))

@@ -10,6 +10,7 @@ use super::control::{Event, ServiceStatus};
 use super::message::{Apply, Effect, Letter, Message, Perform, Request, Response, Restored};
 use super::names::Names;
 use super::shard::{Shard, Surroundings, shard_of};
+use crate::model::endpoint::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{Notification, PortError, SubscriptionMode};
 use crate::model::{Action, Alarm, Decision, HumanDuration, MetricId, Outcome, Reading, SloState, Timestamp};
@@ -48,6 +49,8 @@ pub struct Simulation {
     pub ended: Vec<u64>,
     /// How the sensors of each service are to run.
     pub sensors: BTreeMap<String, Vec<SensorWanted>>,
+    /// The local ports that each service's references have, and where they lead.
+    pub ports: BTreeMap<String, Vec<Port>>,
     /// Every command that effectors got, in order.
     pub performed: Vec<Perform>,
     /// What would be kept over a restart, in order: service, what.
@@ -83,6 +86,7 @@ impl Simulation {
             notifications: Vec::new(),
             ended: Vec::new(),
             sensors: BTreeMap::new(),
+            ports: BTreeMap::new(),
             performed: Vec::new(),
             lasting: Vec::new(),
         }
@@ -315,6 +319,9 @@ impl Simulation {
                     None => Letter::SensorFailed { metric, why: "no sensor in a simulation".into() },
                 };
                 to(service, letter);
+            }
+            Effect::Ports(service, ports) => {
+                self.ports.insert(service.to_string(), ports);
             }
             Effect::Perform(perform) => {
                 self.performed.push((*perform).clone());

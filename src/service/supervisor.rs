@@ -16,6 +16,7 @@ use super::message::{Apply, Letter, Message, Request, Response, Restored};
 use super::shell::{Effectors, Shell};
 use super::turn::OPEN_DECISIONS;
 use crate::knowledge::store::HandMade;
+use crate::membrane::Served;
 use crate::model::connector::SensorSpec;
 use crate::model::ports::PortError;
 use crate::model::{MetricId, Resource, ServiceId, Timestamp};
@@ -329,6 +330,7 @@ impl Supervisor {
             false => HashMap::new(),
         };
         self.forget_bindings(&changes, &state.running, &next).await;
+        self.stand_around(&next);
         for change in &changes {
             match change {
                 Change::Removed { service } => {
@@ -363,6 +365,18 @@ impl Supervisor {
         self.applied.fetch_add(1, Ordering::Relaxed);
         state.running = next;
         Ok(applied)
+    }
+
+    /// Opens and closes the ports in front of services, and says where each of them listens.
+    fn stand_around(&self, next: &PolicySet) {
+        let served = next.services.values().map(|policy| Served {
+            name: policy.name.clone(),
+            listen: policy.listen,
+            endpoint: policy.endpoint.clone(),
+        });
+        for (service, trouble) in self.shell.membrane().set_services(served) {
+            self.shell.tell("membrane", Some(&service), format!("{}; it is tried again", trouble.0));
+        }
     }
 
     /// The services of `running` that a panic has put into quarantine.

@@ -25,6 +25,7 @@ impl Write for Captured {
 
 const LOCAL: Local = Local {
     run: |options, _| async move { if options.dirs.is_empty() { Exit::Usage } else { Exit::Ok } }.boxed(),
+    wrap: |options, _| async move { if options.command.is_empty() { Exit::Usage } else { Exit::Ok } }.boxed(),
     check: |_, _| async { Exit::Refused }.boxed(),
     schema: |_, _| async { Exit::Ok }.boxed(),
     replay: |_, _| async { Exit::Ok }.boxed(),
