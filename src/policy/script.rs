@@ -400,7 +400,8 @@ mod tests {
                 (service("C2"), "cost".into()),
             ]
         );
-        assert!(script.loose_metrics().is_empty() && !script.may_list("c"));
+        assert_eq!(script.loose_metrics(), ["cost"]);
+        assert!(!script.may_list("c"));
         let call = script.calls().into_iter().find(|c| c.function == "set").unwrap();
         assert_eq!((call.arguments, call.line), (vec![Some("x".to_string()), None], 5));
     }
