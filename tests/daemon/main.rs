@@ -7,6 +7,7 @@ mod support;
 
 mod abuse;
 mod commands;
+mod components;
 mod crash;
 mod edges;
 mod recording;
