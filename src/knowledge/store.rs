@@ -75,6 +75,11 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE INDEX proposal ON decision (service, id) WHERE json_extract(decision, '$.verdict') = 'proposed';
 ",
+    // The condition is that of `unfinished`: only so the index serves it.
+    "
+    CREATE INDEX unfinished ON decision (service, id) WHERE json_extract(decision, '$.verdict') = 'planned'
+        AND json_array_length(decision, '$.outcomes') < json_array_length(decision, '$.plan.actions');
+",
 ];
 
 /// Every table; each has a column `service`.
@@ -486,6 +491,16 @@ impl Store {
                 GROUP BY service";
             let found = rows(c, path, sql, params![], |row| Ok(Ok((row.get(0)?, unsigned(row, 1)?))))?;
             Ok(found.into_iter().collect())
+        })
+    }
+
+    /// The decisions to act whose record has fewer outcomes than actions: service and number, in order.
+    pub fn unfinished(&self) -> Pending<Vec<(String, u64)>> {
+        self.read(|c, path| {
+            let sql = "SELECT service, id FROM decision WHERE json_extract(decision, '$.verdict') = 'planned'
+                    AND json_array_length(decision, '$.outcomes') < json_array_length(decision, '$.plan.actions')
+                ORDER BY service, id";
+            rows(c, path, sql, params![], |row| Ok(Ok((row.get(0)?, unsigned(row, 1)?))))
         })
     }
 
@@ -933,6 +948,34 @@ mod tests {
 
     fn ids(decisions: &[Decision]) -> Vec<(&str, u64)> {
         decisions.iter().map(|d| (d.service.as_str(), d.id.0)).collect()
+    }
+
+    #[test]
+    fn decisions_without_all_their_outcomes_are_found() {
+        use crate::model::plan::OnFailure;
+        use crate::model::{Mode, Plan};
+        let store = Store::in_memory().unwrap();
+        for (id, verdict, outcomes) in [
+            (1, Verdict::Planned, 2),
+            (2, Verdict::Planned, 1),
+            (3, Verdict::Proposed, 0),
+            (4, Verdict::Planned, 0),
+        ] {
+            let plan = Plan {
+                strategy: "s".into(),
+                hash: String::new(),
+                mode: Mode::Act,
+                actions: vec![outcome().action; 2],
+                readings: BTreeMap::new(),
+                reasons: Vec::new(),
+                on_failure: OnFailure::Stop,
+            };
+            let outcomes = vec![outcome(); outcomes];
+            let decision = Decision { verdict, plan: Some(plan), outcomes, ..decision("a", id, 10) };
+            store.decision(&decision).wait().unwrap();
+        }
+        store.decision(&decision("a", 5, 10)).wait().unwrap();
+        assert_eq!(store.unfinished().wait().unwrap(), [("a".into(), 2), ("a".into(), 4)]);
     }
 
     #[test]

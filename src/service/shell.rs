@@ -370,9 +370,10 @@ impl Shell {
             self.0.store.outcome(&intent.service, intent.decision, intent.step, &outcome).await?;
             self.complete(&intent.service, intent.decision).await?;
         }
-        // An outcome may have been recorded just before the end, and the decision with it in it not any more.
-        for (service, last) in self.0.store.last_decision_ids().await? {
-            self.complete(&service, last).await?;
+        // An outcome may have been recorded just before the end, and the decision with it in it not any more; and behind the decision that
+        // was being carried out others waited.
+        for (service, decision) in self.0.store.unfinished().await? {
+            self.complete(&service, decision).await?;
         }
         Ok(count)
     }
