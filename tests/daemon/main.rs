@@ -15,3 +15,4 @@ mod reload;
 mod shop;
 mod start_stop;
 mod storm;
+mod trial;
