@@ -31,9 +31,11 @@ fn main() {
     runtime.block_on(async {
         if wants("mailbox") {
             mailbox().await;
+            tasks().await;
         }
         if wants("http") {
             http().await;
+            bare_http().await;
         }
         if wants("latency") {
             latency().await;
@@ -119,6 +121,56 @@ async fn mailbox() {
     );
 }
 
+/// The baseline for `mailbox`: the same metric and objective, with a task for each component of each service and a channel between them,
+/// as loops are built that are not folds. Nothing else is done there: no times, no staleness, no record, no reload.
+async fn tasks() {
+    use tokio::sync::mpsc::channel;
+    let mut inboxes = Vec::new();
+    let mut ends = Vec::new();
+    for _ in 0..64 {
+        let (inbox, mut samples) = channel::<Vec<f64>>(64);
+        let (to_analyzer, mut derived) = channel::<f64>(1024);
+        let (to_planner, mut alarms) = channel::<f64>(1024);
+        inboxes.push(inbox);
+        tokio::spawn(async move {
+            while let Some(batch) = samples.recv().await {
+                for sample in batch {
+                    if to_analyzer.send(sample * 2.0 + 1.0).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        ends.push(tokio::spawn(async move {
+            let mut seen = 0_u64;
+            while let Some(value) = derived.recv().await {
+                seen += 1;
+                if value >= 1_000_000.0 && to_planner.send(value).await.is_err() {
+                    break;
+                }
+            }
+            seen
+        }));
+        tokio::spawn(async move { while alarms.recv().await.is_some() {} });
+    }
+    let batches = 4_000_usize;
+    let begin = Instant::now();
+    for n in 0..batches {
+        let samples = (0..256).map(|i| f64::from(i % 1_000)).collect();
+        inboxes[n % 64].send(samples).await.unwrap();
+    }
+    drop(inboxes);
+    let mut seen = 0;
+    for end in ends {
+        seen += end.await.unwrap();
+    }
+    assert_eq!(seen, batches as u64 * 256);
+    println!(
+        "mailbox: {:.2} million samples/s by the baseline, a task per component",
+        seen as f64 / begin.elapsed().as_secs_f64() / 1e6
+    );
+}
+
 async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut [u8]) -> usize {
     stream.write_all(request).await.unwrap();
     let mut have = 0;
@@ -159,8 +211,41 @@ async fn http() {
     write(dir.path(), 64, small);
     let daemon = start(dir.path(), 2).await;
     let address = listen(&daemon).await;
-    let per_connection = 10_000;
     let begin = Instant::now();
+    let sent = push_over_http(address).await;
+    until_samples(&daemon, sent).await;
+    let rate = sent as f64 / begin.elapsed().as_secs_f64();
+    println!("http: {rate:.0} samples/s over HTTP in batches of 100 (4 connections, client included)");
+}
+
+/// The baseline for `http`: the same client and the same framework, whose handler reads the same lines into values and drops them.
+async fn bare_http() {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        service: String,
+        metric: String,
+        value: f64,
+    }
+    async fn take(body: String) -> axum::http::StatusCode {
+        for line in body.lines() {
+            let line: Line = serde_json::from_str(line).unwrap();
+            std::hint::black_box((line.service, line.metric, line.value));
+        }
+        axum::http::StatusCode::NO_CONTENT
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = axum::Router::new().route("/v1/samples", axum::routing::post(take));
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let begin = Instant::now();
+    let sent = push_over_http(address).await;
+    let rate = sent as f64 / begin.elapsed().as_secs_f64();
+    println!("http: {rate:.0} samples/s by the baseline, a handler that parses and drops them");
+}
+
+/// Pushes over four connections; answers with the number of samples.
+async fn push_over_http(address: std::net::SocketAddr) -> u64 {
+    let per_connection = 10_000;
     let tasks: Vec<_> = (0..4)
         .map(|c| {
             tokio::spawn(async move {
@@ -185,9 +270,7 @@ async fn http() {
     for task in tasks {
         task.await.unwrap();
     }
-    until_samples(&daemon, 4 * per_connection * 100).await;
-    let rate = (4 * per_connection * 100) as f64 / begin.elapsed().as_secs_f64();
-    println!("http: {:.0} samples/s over HTTP in batches of 100 (4 connections, client included)", rate);
+    4 * per_connection * 100
 }
 
 /// From a sample pushed over HTTP to the action called over HTTP.

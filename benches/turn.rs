@@ -1,14 +1,18 @@
 //! What one turn costs: a sample with one derived metric and one SLO; a strategy over three candidates with its decision;
 //! a sample among ten and among ten thousand services.
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures")]
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use homeostat::model::metric::Sample;
-use homeostat::model::{MetricId, ServiceId, Timestamp};
-use homeostat::plan::strategy::{Deadline, RunLimits};
+use homeostat::model::{Alarm, AlarmKind, MetricId, Reading, ServiceId, Severity, Timestamp};
+use homeostat::plan::strategy::{Deadline, End, Known, ReferenceView, RunLimits, StrategyHost};
 use homeostat::policy::load::Sources;
+use homeostat::policy::script::Script;
 use homeostat::policy::set::PolicySet;
 use homeostat::service::message::{Apply, Effect, Message, Restored};
 use homeostat::service::names::Names;
@@ -47,7 +51,7 @@ impl World {
             Self { shard: Shard::new(0, 1), around: Around::default(), effects: Vec::new(), now: START };
         for policy in set.services.values() {
             let id = world.around.0.service(&policy.name);
-            let apply = Apply { id, policy: policy.clone(), restored: Restored::default() };
+            let apply = Apply { id, policy: (**policy).clone(), restored: Restored::default() };
             world.turn(Message::Apply(Box::new(apply)));
         }
         world
@@ -116,6 +120,35 @@ fn plan(alarm) {
 }
 ";
 
+fn alarm() -> Alarm {
+    Alarm {
+        service: "A".into(),
+        slo: "slo".into(),
+        kind: AlarmKind::Violation,
+        severity: Severity::Major,
+        condition: "x >= 10".into(),
+        values: [("x".to_string(), Reading::Fresh { value: 50.0, at: START })].into(),
+        at: START,
+    }
+}
+
+fn known() -> Known {
+    let reading = |value| Reading::Fresh { value, at: START };
+    let mut readings = BTreeMap::new();
+    for n in 0..3 {
+        readings.insert((format!("C{n}"), "cost".to_string()), reading(f64::from(20 - 5 * n)));
+        readings.insert((format!("C{n}"), "load".to_string()), reading(0.5));
+    }
+    let view = ReferenceView { bound: Some("C0".into()), candidates: vec!["C1".into(), "C2".into()] };
+    Known {
+        service: "A".into(),
+        now: START,
+        references: [("c".to_string(), view)].into(),
+        readings,
+        ..Known::default()
+    }
+}
+
 fn strategy(c: &mut Criterion) {
     let mut yaml = String::from(
         "service: A\nreferences: { c: { service: C0, candidates: [C1, C2] } }\nmonitor: { sensors: { x: push } }\nanalyze: { slo: { objective: x < 10 } }\nplan: [ { when: slo, run: s.rhai, mode: advise, cooldown: 1s } ]\nexecute: {}\n",
@@ -128,12 +161,30 @@ fn strategy(c: &mut Criterion) {
         world.push(&format!("C{n}"), "cost", f64::from(20 - 5 * n));
         world.push(&format!("C{n}"), "load", 0.5);
     }
-    c.bench_function("turn/strategy over three candidates, decision, recovery", |b| {
+    // The sample that recovers the SLO again is not counted.
+    c.bench_function("turn/strategy over three candidates, from sample to decision", |b| {
+        b.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds {
+                world.now = world.now.after(Duration::from_secs(2));
+                let bad = Message::Samples(vec![world.sample("A", "x", 50.0)]);
+                let begin = Instant::now();
+                world.turn(bad);
+                spent += begin.elapsed();
+                assert!(world.effects.iter().any(|e| matches!(e, Effect::Decision(_))));
+                world.push("A", "x", 1.0);
+            }
+            spent
+        });
+    });
+    // What the script alone costs, with all readings at hand: nothing that homeostat adds is in this one.
+    let script = Script::compile("s.rhai", STRATEGY).unwrap_or_else(|e| panic!("{e}"));
+    let (host, alarm, known) = (StrategyHost::new(), alarm(), Arc::new(known()));
+    let limits = RunLimits { operations: 100_000, deadline: Deadline::CutAt(None) };
+    c.bench_function("turn/the same script alone", |b| {
         b.iter(|| {
-            world.now = world.now.after(Duration::from_secs(2));
-            world.push("A", "x", 50.0);
-            assert!(world.effects.iter().any(|e| matches!(e, Effect::Decision(_))));
-            world.push("A", "x", 1.0);
+            let run = host.run(&script, &alarm, known.clone(), limits.clone());
+            assert!(matches!(run.end, End::Actions(_)));
         });
     });
 }

@@ -107,6 +107,7 @@ pub mod connectors;
 pub mod daemon;
 pub mod execute;
 pub mod knowledge;
+pub mod membrane;
 pub mod model;
 pub mod monitor;
 pub mod plan;

@@ -6,19 +6,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules of this crate each module may import. Not listed means forbidden; a module that is not listed here fails.
-const IMPORTS: [(&str, &[&str]); 12] = [
+const IMPORTS: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("knowledge", &["model"]),
     ("connectors", &["model"]),
+    ("membrane", &["model", "connectors"]),
     ("policy", &["model", "knowledge"]),
     ("monitor", &["model", "knowledge", "policy"]),
     ("analyze", &["model", "knowledge", "policy"]),
     ("plan", &["model", "knowledge", "policy"]),
     ("execute", &["model", "knowledge", "policy"]),
-    ("service", &["model", "knowledge", "policy", "monitor", "analyze", "plan", "execute", "connectors"]),
+    (
+        "service",
+        &["model", "knowledge", "policy", "monitor", "analyze", "plan", "execute", "connectors", "membrane"],
+    ),
     ("api", &["model", "knowledge", "policy", "service"]),
-    ("daemon", &["model", "knowledge", "policy", "service", "connectors", "api"]),
-    ("cli", &["model", "knowledge", "policy", "service", "connectors", "api", "daemon"]),
+    ("daemon", &["model", "knowledge", "policy", "service", "connectors", "membrane", "api"]),
+    ("cli", &["model", "knowledge", "policy", "service", "connectors", "membrane", "api", "daemon"]),
 ];
 
 /// Which parts of `service` the API may see: what it offers to surfaces, and nothing of how that is done.

@@ -117,7 +117,7 @@ fn without_a_monitor_a_plan_that_needs_a_metric_fails_by_name() {
     let mut s = common::simulate_files(&files);
     s.push("A", "cost", 40.0);
     assert_eq!(s.verdicts("A"), [Verdict::Planned]);
-    let mut bare = policies(&files).services["A"].clone();
+    let mut bare = (*policies(&files).services["A"]).clone();
     bare.monitor = None;
     s.attach(bare, Restored::default());
     s.wait(60);

@@ -8,7 +8,9 @@ use common::{START, Sim, action, policies, shop, shop_policies, simulate, simula
 use homeostat::model::{
     Action, Alarm, AlarmKind, DecisionId, MissingReason, Outcome, OutcomeStatus, Reading, SloState, Verdict,
 };
-use homeostat::service::message::{Lasting, Perform, Request, Response, Restored};
+use homeostat::policy::load::Sources;
+use homeostat::policy::set::PolicySet;
+use homeostat::service::message::{Lasting, Letter, Perform, Request, Response, Restored};
 use serde_json::json;
 
 use OutcomeStatus::{Done, Failed, NoRoute, Refused, Skipped, Undone};
@@ -645,4 +647,65 @@ fn proposals_of_an_earlier_run_can_be_approved_until_they_expire() {
     let mut s = restart(30);
     s.push("A", "x", 50.0);
     assert_eq!(withdrawn(&s, 1), "decision 2 takes its place");
+}
+
+const SLOW: &str = "[ { when: slo, run: s.rhai, mode: act, slow: 10s } ]";
+
+#[test]
+fn a_script_declared_slow_runs_aside_and_comes_to_the_same() {
+    let script = "fn plan(alarm) { let n = 0; for i in 0..60000 { n += i; } let name = \"co\" + \"st\"; because(`${metric(\"x\")}`); if metric(\"C2\", name) > metric(\"own\" + \"2\") { [set(\"p\", n)] } else { [] } }";
+    let rows = |slow: &str| format!("[ {{ when: slo, run: s.rhai, mode: act{slow} }} ]");
+    let run = |slow: &str| {
+        let yaml = planned(&rows(slow), "{ set: { log: {} } }")
+            .replace("x: push } }\nanalyze", "x: push, own2: push } }\nanalyze")
+            .replace(
+                "service: C2\nmonitor: { sensors: { x: push",
+                "service: C2\nmonitor: { sensors: { x: push, cost: push",
+            );
+        let mut s = simulate_files(&[("p.yaml", &yaml), ("s.rhai", script)]);
+        s.push("A", "own2", 2.0);
+        s.push("C2", "cost", 3.0);
+        s.push("A", "x", 50.0);
+        s
+    };
+    let here = run("");
+    assert!(matches!(&here.verdicts("A")[..], [Verdict::StrategyFailed(why)] if why.contains("operations")));
+    let aside = run(", slow: 10s");
+    assert_eq!(aside.verdicts("A"), [Verdict::Planned]);
+    assert_eq!(aside.outcomes("A"), [Done]);
+    let plan = aside.decisions_of("A")[0].plan.clone().unwrap();
+    assert_eq!(plan.readings.len(), 3, "{:?}", plan.readings);
+    assert_eq!(plan.reasons, ["50.0"]);
+}
+
+#[test]
+fn what_a_script_aside_comes_to_is_dropped_when_nobody_wants_it_any_more() {
+    let mut s = with_script(SLOW, "fn plan(alarm) { [set(\"p\", 1)] }");
+    let run = |end: &str| -> Letter {
+        serde_json::from_value(json!({"ran_aside": {"token": 1, "run": {"end": serde_json::from_str::<serde_json::Value>(end).unwrap(), "reads": {}, "reasons": [], "log": [], "progress": 1, "cut": null}}}))
+            .unwrap()
+    };
+    s.letter("A", run("{\"actions\": []}"));
+    assert!(s.decisions.is_empty(), "there was no such run");
+    s.push("A", "x", 50.0);
+    assert_eq!(s.performed.len(), 1);
+    s.letter("A", run("{\"actions\": []}"));
+    assert_eq!(s.verdicts("A"), [Verdict::Planned], "a run ends once");
+}
+
+#[test]
+fn a_row_that_cannot_be_slow_is_refused_with_the_reason() {
+    for (row, why) in [
+        ("{ when: slo, run: s.rhai, slow: 0s }", "at most 1m"),
+        ("{ when: slo, run: s.rhai, slow: 2m }", "at most 1m"),
+        ("{ when: slo, do: [ { notify: { text: t } } ], slow: 1s }", "has no `run`"),
+        ("{ when: slo, run: s.rhai, expires: 1m }", "is for `mode: approve`"),
+        ("{ when: slo, run: s.rhai, mode: approve, expires: 0s }", "nobody could approve"),
+    ] {
+        let yaml = planned(&format!("[ {row} ]"), "{}");
+        let files = [("p.yaml", yaml.as_str()), ("s.rhai", "fn plan(alarm) { [] }")];
+        let problems = PolicySet::from_sources(&Sources::from_texts(files), None).unwrap_err();
+        let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(said.len() == 1 && said[0].contains(why) && said[0].contains("p.yaml:5:"), "{said:?}");
+    }
 }

@@ -237,7 +237,7 @@ fn an_slo_whose_metric_is_removed_is_unresolved() {
     s.push("A", "x", 40.0);
     let text = "service: A\nmonitor: { sensors: { x: push } }\nanalyze: { slo: { objective: x < 30 } }\n";
     let (set, _) = PolicySet::from_sources(&Sources::from_texts([("p.yaml", text)]), None).unwrap();
-    let mut policy = set.services["A"].clone();
+    let mut policy = (*set.services["A"]).clone();
     policy.monitor =
         Some(std::sync::Arc::new(homeostat::policy::MonitorPolicy { metrics: Vec::new(), history: 0 }));
     s.attach(policy, Default::default());

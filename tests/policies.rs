@@ -413,7 +413,8 @@ fn reading_what_changed_gives_what_reading_everything_gives() {
     write("b.yaml", "service: b\n");
     let mut sources = Sources::read(&dirs);
     let mut step = |names: &[&str]| {
-        sources = sources.refresh(&dirs, &Changed::Files(names.iter().map(|name| path(name)).collect()));
+        sources = std::mem::take(&mut sources)
+            .refresh(&dirs, &Changed::Files(names.iter().map(|name| path(name)).collect()));
         let all = Sources::read(&dirs);
         assert_eq!(sources.files, all.files);
         assert_eq!(sources.problems, all.problems);
@@ -457,6 +458,31 @@ fn what_did_not_change_is_shared_with_the_set_before() {
     assert!(matches!(&changes[0], Change::Changed { components, .. } if *components == [Component::Analyze]));
     assert_eq!(diff(&second, &first)[0].to_string(), "~ a: analyze.cheap objective cost < 25 -> cost < 30");
     assert!(diff(&first, &first).is_empty());
+}
+
+#[test]
+fn a_changed_file_is_refused_in_the_words_that_the_start_has() {
+    let service = |name: &str, other: &str, metric: &str| {
+        format!(
+            "service: {name}\nreferences: {{ r: {{ service: {other} }} }}\nmonitor: {{ sensors: {{ a: push }}, metrics: {{ b: {metric} }} }}\n"
+        )
+    };
+    let (x, y, z) = (service("x", "y", "r.b"), service("y", "z", "r.b"), service("z", "x", "r.a"));
+    let first = set([("x.yaml", &*x), ("y.yaml", &*y), ("z.yaml", &*z)]);
+    let closed = service("z", "x", "r.b");
+    let gone = "service: other\n";
+    let without = service("z", "x", "a").replace("b:", "c:");
+    for (changed, wanted) in
+        [(&*closed, "depends on itself"), (gone, "no service `z`"), (&*without, "no metric `b`")]
+    {
+        let sources = Sources::from_texts([("x.yaml", &*x), ("y.yaml", &*y), ("z.yaml", changed)]);
+        let lines = |previous| {
+            let problems = PolicySet::from_sources(&sources, previous).expect_err("a mistake");
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(Some(&first)), lines(None));
+        assert!(lines(None).iter().any(|line| line.contains(wanted)), "{:?}", lines(None));
+    }
 }
 
 #[test]
@@ -605,12 +631,13 @@ fn a_document_is_the_same_as_yaml_and_as_json() {
     for name in ["shop", "energy", "host"] {
         let (set, _) = PolicySet::load(&[shipped(name)], None).expect("a set");
         for service in set.services.values() {
-            let json = serde_json::to_value(&*service.document).expect("json");
+            let document = service.document.open().expect("what was packed");
+            let json = serde_json::to_value(&document).expect("json");
             let again = homeostat::policy::load::service_from_json(&json).expect("the same document");
-            assert_eq!(again, *service.document);
+            assert_eq!(again, document);
             let plain: homeostat::policy::document::ServiceDocument =
                 serde_json::from_value(json).expect("json");
-            assert_eq!(plain, *service.document);
+            assert_eq!(plain, document);
             let scripts = |name: &str| service.scripts.get(name).cloned();
             let compiled = homeostat::policy::compile::compile(again, &scripts).expect("compiled");
             assert_eq!(compiled.plan, service.plan);
@@ -933,7 +960,11 @@ fn ten_thousand_services_cost() {
     let mut timed = |what: &str, previous: Option<&PolicySet>| {
         let start = std::time::Instant::now();
         let changed = Changed::Files([dirs[0].join("s77.yaml")].into());
-        sources = if previous.is_none() { Sources::read(&dirs) } else { sources.refresh(&dirs, &changed) };
+        sources = if previous.is_none() {
+            Sources::read(&dirs)
+        } else {
+            std::mem::take(&mut sources).refresh(&dirs, &changed)
+        };
         let read = start.elapsed();
         let result = PolicySet::from_sources(&sources, previous);
         println!("{what}: read {read:?}, whole {:?}", start.elapsed());

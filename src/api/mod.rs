@@ -86,6 +86,7 @@ fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(knowledge::list_knowledge))
         .routes(routes!(knowledge::get_knowledge, knowledge::put_knowledge, knowledge::delete_knowledge))
         .routes(routes!(topology::topology))
+        .routes(routes!(policy::plugins))
         .routes(routes!(policy::policy_status, policy::apply))
         .routes(routes!(policy::reload))
         .routes(routes!(policy::rollback))

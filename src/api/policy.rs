@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::{Query, json};
 use super::{App, Problem};
-use crate::service::control::{Applied, PolicyStatus};
+use crate::service::control::{Applied, Plugin, PolicyStatus};
 
 /// A bundle of policy files.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
@@ -90,4 +90,12 @@ mod tests {
             assert!(!is_relative(bad), "{bad}");
         }
     }
+}
+
+/// Plug-ins
+///
+/// What the running services use that is no part of homeostat: programs that measure and act, scripts, connectors of the embedding program.
+#[utoipa::path(get, path = "/v1/plugins", tag = "policy", responses((status = 200, body = Vec<Plugin>)))]
+pub(super) async fn plugins(State(app): App) -> Result<Json<Vec<Plugin>>, Box<Problem>> {
+    Ok(Json(app.control.plugins().await?))
 }

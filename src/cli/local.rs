@@ -24,6 +24,7 @@ use crate::service::record::replay;
 /// The commands, for [`super::run`].
 pub const LOCAL: Local = Local {
     run: run_boxed,
+    wrap: super::wrap::wrap_boxed,
     check: check_boxed,
     test: super::trial::test_boxed,
     schema: schema_boxed,
@@ -228,7 +229,7 @@ async fn show(control: Arc<dyn Control>, leave: mpsc::Sender<()>, stop: Cancella
     let _ = leave.send(()).await;
 }
 
-fn start_failure(error: StartError, output: &mut Output) -> Failure {
+pub(super) fn start_failure(error: StartError, output: &mut Output) -> Failure {
     match error {
         StartError::Policies(sources, problems) => {
             let _ = tell_problems(output, &sources, &problems);
@@ -240,7 +241,7 @@ fn start_failure(error: StartError, output: &mut Output) -> Failure {
 }
 
 /// An error with everything that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -251,7 +252,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Log lines on standard error, or beside the record while the screen is up. `HOMEOSTAT_LOG` chooses what is logged.
-fn start_log(screen: bool, common: &Common, data_dir: Option<&Path>) {
+pub(super) fn start_log(screen: bool, common: &Common, data_dir: Option<&Path>) {
     let filter = EnvFilter::try_from_env("HOMEOSTAT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // Who reads the log may be gone (`… | head`); complaining about that on the same stream would end the thread that logs.
     let builder =

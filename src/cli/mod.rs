@@ -10,6 +10,7 @@ mod remote;
 pub mod status;
 mod trial;
 pub mod why;
+mod wrap;
 
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ use futures::future::BoxFuture;
 
 pub use options::{
     CheckOptions, Cli, Command, Common, Grant, ReplayOptions, RunOptions, SchemaKind, SchemaOptions,
-    TestOptions,
+    TestOptions, WrapOptions,
 };
 pub use output::Output;
 
@@ -90,6 +91,8 @@ impl From<std::io::Error> for Failure {
 pub struct Local {
     /// `run`: the daemon.
     pub run: fn(RunOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `wrap`: a program with a membrane around it.
+    pub wrap: fn(WrapOptions, Common) -> BoxFuture<'static, Exit>,
     /// `check`: all errors of policies.
     pub check: fn(CheckOptions, Common) -> BoxFuture<'static, Exit>,
     /// `test`: the tests of policies.
@@ -111,6 +114,7 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
     let Cli { common, daemon, command } = cli;
     match command {
         Command::Run(options) => (local.run)(options, common).await,
+        Command::Wrap(options) => (local.wrap)(options, common).await,
         Command::Check(options) => (local.check)(options, common).await,
         Command::Test(options) => (local.test)(options, common).await,
         Command::Schema(options) => (local.schema)(options, common).await,

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::fake::FakeOptions;
 use crate::api::{Access, Role, check_listen};
+use crate::model::endpoint::{Endpoint, parse_address};
 use crate::model::{HumanDuration, Timestamp};
 use crate::service::control::Component;
 
@@ -104,6 +105,14 @@ pub enum Command {
     /// screen, otherwise it writes log lines. Ctrl-C stops in order.
     #[command(after_help = "Example: homeostat run policies/host --data-dir ~/.local/share/homeostat")]
     Run(RunOptions),
+    /// Start a program, stand in front of it, and measure every call
+    ///
+    /// Clients reach the program through --listen and cannot tell the difference; the API with all that is measured is on --manage. Ctrl-C
+    /// ends the program, with everything that it started.
+    #[command(
+        after_help = "Example: homeostat wrap --listen 127.0.0.1:8080 --to 127.0.0.1:9000 -- python3 -m http.server 9000"
+    )]
+    Wrap(WrapOptions),
     /// Check policies and say every error
     #[command(after_help = "Example: homeostat check policies/shop && homeostat apply policies/shop")]
     Check(CheckOptions),
@@ -165,18 +174,61 @@ impl RunOptions {
     /// # Errors
     /// A sentence: the file cannot be read, a line of it is malformed, or the address needs a token.
     pub fn access(&self) -> Result<Access, String> {
-        let mut grants = self.grant.clone();
-        if let Some(path) = &self.grants {
-            let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            for (number, line) in text.lines().map(str::trim).enumerate() {
-                if !line.is_empty() && !line.starts_with('#') {
-                    grants.push(line.parse().map_err(|e| format!("{}:{}: {e}", path.display(), number + 1))?);
-                }
+        access(&self.grant, self.grants.as_deref(), self.listen)
+    }
+}
+
+fn access(grants: &[Grant], file: Option<&std::path::Path>, listen: SocketAddr) -> Result<Access, String> {
+    let mut grants = grants.to_vec();
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        for (number, line) in text.lines().map(str::trim).enumerate() {
+            if !line.is_empty() && !line.starts_with('#') {
+                grants.push(line.parse().map_err(|e| format!("{}:{}: {e}", path.display(), number + 1))?);
             }
         }
-        let access = Access { tokens: grants.into_iter().map(|g| (g.role, g.token)).collect() };
-        check_listen(self.listen, &access)?;
-        Ok(access)
+    }
+    let access = Access { tokens: grants.into_iter().map(|g| (g.role, g.token)).collect() };
+    check_listen(listen, &access)?;
+    Ok(access)
+}
+
+/// `wrap`.
+#[derive(Debug, Clone, Args)]
+pub struct WrapOptions {
+    /// Where clients reach the program
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
+    pub listen: SocketAddr,
+    /// Where the program itself listens: HOST:PORT (HTTP) or tcp://HOST:PORT
+    #[arg(long, value_name = "ENDPOINT", value_parser = Endpoint::parse)]
+    pub to: Endpoint,
+    /// Where to serve the API; other addresses than loopback need a token
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR:PORT")]
+    pub manage: SocketAddr,
+    /// The name of the service; that of the program, when absent
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where the record of decisions, changes by hand and knowledge are kept; without it they end with the process
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Admit a token: viewer=…, operator=… or pusher=… (repeatable; other users of this machine can see a command line: prefer --grants)
+    #[arg(long, value_name = "ROLE=TOKEN")]
+    pub grant: Vec<Grant>,
+    /// A file of tokens, one `role=token` per line; `#` begins a comment
+    #[arg(long, value_name = "FILE", env = "HOMEOSTAT_GRANTS")]
+    pub grants: Option<PathBuf>,
+    /// The program and its arguments; no shell is involved
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    pub command: Vec<String>,
+}
+
+impl WrapOptions {
+    /// The tokens that open the API; refuses addresses that others can reach when there is none.
+    ///
+    /// # Errors
+    /// A sentence: the file cannot be read, a line of it is malformed, or the address needs a token.
+    pub fn access(&self) -> Result<Access, String> {
+        access(&self.grant, self.grants.as_deref(), self.manage)
     }
 }
 
@@ -370,6 +422,8 @@ pub enum Ask {
     },
     /// Show components, wires and the backbone of monitors
     Topology,
+    /// List what the running services use that is no part of homeostat: programs, scripts, registered connectors
+    Plugins,
     /// Read and write the knowledge of a service
     #[command(subcommand)]
     Knowledge(Knowledge),

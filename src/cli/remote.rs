@@ -16,7 +16,7 @@ use crate::api::samples::Pushed;
 use crate::api::topology::Topology;
 use crate::model::ports::{MetricInfo, Notification};
 use crate::model::{Decision, Outcome, OutcomeStatus, Reading, SloStatus, Timestamp};
-use crate::service::control::{Applied, Component};
+use crate::service::control::{Applied, Component, Plugin};
 
 type Answer = Result<Exit, Failure>;
 
@@ -61,6 +61,7 @@ pub(super) async fn ask(command: Ask, daemon: &DaemonOptions, output: &mut Outpu
             asker.change(Method::POST, &["v1", "services", &service, "decisions", &id, "reject"], None).await
         }
         Ask::Topology => asker.topology().await,
+        Ask::Plugins => asker.plugins().await,
         Ask::Knowledge(command) => asker.knowledge(command).await,
     }
 }
@@ -317,6 +318,18 @@ impl Asker<'_> {
     async fn topology(mut self) -> Answer {
         let value = self.client.get(&["v1", "topology"], &[]).await?;
         self.show(&value, topology_text)?;
+        Ok(Exit::Ok)
+    }
+
+    async fn plugins(mut self) -> Answer {
+        let value = self.client.get(&["v1", "plugins"], &[]).await?;
+        self.show(&value, |all: &Vec<Plugin>, _| {
+            let row = |p: &Plugin| {
+                let origin = p.origin.as_deref().unwrap_or_default();
+                vec![clean(&p.service), p.part.to_string(), clean(&p.name), clean(&p.protocol), clean(origin)]
+            };
+            columns(&all.iter().map(row).collect::<Vec<_>>())
+        })?;
         Ok(Exit::Ok)
     }
 

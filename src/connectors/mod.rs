@@ -27,7 +27,7 @@ use std::time::Instant;
 
 pub use prometheus::{Exposition, ExpositionError, Format, Point};
 
-use crate::model::connector::{BuiltSensor, ConnectorError, Effector, EffectorSpec, SensorSpec};
+use crate::model::connector::{BuiltSensor, ConnectorError, Effector, EffectorSpec, ProxySensor, SensorSpec};
 
 /// Builds a sensor of a custom kind from the `config` of its policy.
 pub type SensorFactory = dyn Fn(&serde_json::Value) -> Result<BuiltSensor, ConnectorError> + Send + Sync;
@@ -35,6 +35,9 @@ pub type SensorFactory = dyn Fn(&serde_json::Value) -> Result<BuiltSensor, Conne
 /// Builds an effector of a custom kind from the `config` of its policy.
 pub type EffectorFactory =
     dyn Fn(&serde_json::Value) -> Result<Arc<dyn Effector>, ConnectorError> + Send + Sync;
+
+/// Builds the sensor of a service that measures the calls through its membrane; the first argument is the service.
+pub type ProxyFactory = dyn Fn(&str, &ProxySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync;
 
 /// Every kind of sensor and effector there is, and what they share: one HTTP client, one socket per UDP address, one scrape per URL,
 /// one look at the machine. Clones share all of it.
@@ -49,6 +52,7 @@ struct Shared {
     sockets: datagram::Sockets,
     host: Arc<host::Host>,
     processes: Arc<process::Processes>,
+    proxy: RwLock<Option<Arc<ProxyFactory>>>,
     sensors: RwLock<HashMap<String, Arc<SensorFactory>>>,
     effectors: RwLock<HashMap<String, Arc<EffectorFactory>>>,
 }
@@ -75,6 +79,7 @@ impl Connectors {
                 sockets: datagram::Sockets::default(),
                 host: Arc::default(),
                 processes: Arc::default(),
+                proxy: RwLock::default(),
                 sensors: RwLock::default(),
                 effectors: RwLock::default(),
             }),
@@ -103,6 +108,14 @@ impl Connectors {
         kinds.insert(kind.into(), Arc::new(factory));
     }
 
+    /// Makes `proxy` sensors buildable; the membrane does this.
+    pub fn register_proxy(
+        &self,
+        factory: impl Fn(&str, &ProxySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync + 'static,
+    ) {
+        *self.shared.proxy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(factory));
+    }
+
     /// Whether a sensor of this custom kind is registered.
     pub fn knows_sensor(&self, kind: &str) -> bool {
         self.shared.sensors.read().unwrap_or_else(PoisonError::into_inner).contains_key(kind)
@@ -124,7 +137,8 @@ impl Connectors {
         metric: &str,
         spec: &SensorSpec,
     ) -> Result<BuiltSensor, ConnectorError> {
-        self.build_sensor(spec).map_err(|error| located(error, &format!("sensor `{metric}` of `{service}`")))
+        self.build_sensor(service, spec)
+            .map_err(|error| located(error, &format!("sensor `{metric}` of `{service}`")))
     }
 
     /// Builds an effector of `service`. Opens nothing: that happens when it first performs.
@@ -137,7 +151,7 @@ impl Connectors {
             .map_err(|error| located(error, &format!("{} effector of `{service}`", spec.protocol())))
     }
 
-    fn build_sensor(&self, spec: &SensorSpec) -> Result<BuiltSensor, ConnectorError> {
+    fn build_sensor(&self, service: &str, spec: &SensorSpec) -> Result<BuiltSensor, ConnectorError> {
         if let Some(problem) = spec.problem() {
             return Err(ConnectorError::Config(problem));
         }
@@ -160,6 +174,12 @@ impl Connectors {
             }
             SensorSpec::Udp(s) => BuiltSensor::Listening(udp::listener(s, &shared.sockets)?),
             SensorSpec::Statsd(s) => BuiltSensor::Listening(statsd::listener(s, &shared.sockets)?),
+            SensorSpec::Proxy(s) => {
+                let factory = shared.proxy.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let factory =
+                    factory.ok_or_else(|| ConnectorError::Config("there is no membrane here".into()))?;
+                return factory(service, s);
+            }
             SensorSpec::Custom(c) => {
                 let factory = find(&shared.sensors, &c.kind, "sensor")?;
                 return factory(&c.config);

@@ -589,6 +589,8 @@ fn every_example_of_the_manual_can_be_built() {
     let manual = include_str!("../../docs/connectors.md");
     let connectors = Connectors::new();
     connectors.register_sensor("queue", |_| Ok(BuiltSensor::Passive));
+    // The membrane would.
+    connectors.register_proxy(|_, _| Ok(BuiltSensor::Passive));
     connectors.register_effector("valve", |_| Err(ConnectorError::Config("reached".into())));
     let mut kinds = std::collections::BTreeSet::new();
     for block in manual.split("```yaml\n").skip(1) {
@@ -606,5 +608,5 @@ fn every_example_of_the_manual_can_be_built() {
             kinds.insert(format!("effector {}", spec.protocol()));
         }
     }
-    assert_eq!(kinds.len(), 14, "one example of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 15, "one example of each kind: {kinds:?}");
 }

@@ -12,8 +12,8 @@ use crate::model::{Decision, DecisionId, Outcome, PortError, Reading, Timestamp}
 use crate::policy::load::Sources;
 use crate::policy::set::PolicySet;
 use crate::service::control::{
-    Applied, ChangeError, Component, Control, Event, ExportedMetric, PolicyStatus, Ports, SelfStats,
-    ServiceStatus,
+    Applied, ChangeError, Component, Control, Event, ExportedMetric, Plugin, PolicyStatus, Ports, SelfStats,
+    ServiceStatus, plugins,
 };
 use crate::service::handle::Handle;
 use crate::service::message::{Request, Response};
@@ -117,6 +117,11 @@ impl Control for Daemon {
     async fn rollback(&self) -> Result<Applied, ChangeError> {
         let _one = self.changing.lock().await;
         self.supervisor.rollback().await
+    }
+
+    async fn plugins(&self) -> Result<Vec<Plugin>, PortError> {
+        let running = self.supervisor.running().await;
+        Ok(running.services.values().flat_map(|policy| plugins(policy)).collect())
     }
 
     fn policy_status(&self) -> PolicyStatus {

@@ -88,7 +88,20 @@ impl Daemon {
     /// # Errors
     /// When something it needs is not there or not right; nothing is left running then.
     pub async fn start(options: Options) -> Result<Arc<Self>, StartError> {
-        let (sources, read) = read(options.dirs.clone(), Changed::Everything, None, None).await;
+        let read = read(options.dirs.clone(), Changed::Everything, None, None).await;
+        Self::start_with(options, read).await
+    }
+
+    /// As [`Daemon::start`], with policies that are in no directory; they are what `dirs`, which is to be empty, would contain.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub async fn start_from(options: Options, sources: Sources) -> Result<Arc<Self>, StartError> {
+        let read = read(Vec::new(), Changed::Everything, Some(sources), None).await;
+        Self::start_with(options, read).await
+    }
+
+    async fn start_with(options: Options, (sources, read): (Sources, Read)) -> Result<Arc<Self>, StartError> {
         let (set, warnings) = match read {
             Ok(read) => read,
             Err(problems) => return Err(StartError::Policies(Box::new(sources), problems)),
@@ -237,6 +250,8 @@ async fn read(
 ) -> (Sources, Read) {
     let work = move || {
         let sources = match known {
+            // Policies that are in no directory stay what they were.
+            Some(known) if dirs.is_empty() => known,
             Some(known) => known.refresh(&dirs, &changed),
             None => Sources::read(&dirs),
         };

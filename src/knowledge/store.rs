@@ -35,6 +35,10 @@ pub const DECISIONS_KEPT: u64 = 1_000;
 const APPLICATION: i64 = 0x484f_4d45;
 /// The most writes in one commit.
 const BATCH: usize = 1_024;
+/// How many commits lie between two checkpoints, which bring the log into the database.
+const CHECKPOINT: u32 = 100;
+/// The longest log, in pages of 4 KiB, before a commit itself makes the checkpoint: about 32 MB.
+const LONGEST_LOG: i64 = 8_000;
 /// The largest database that is checked throughout when it is opened, in bytes; of larger ones only the header is.
 const CHECKED: u64 = 256 << 20;
 
@@ -302,7 +306,8 @@ impl Store {
             create(dir, &path)?;
         }
         let connection = open_file(&path)?;
-        Self::start(connection, path, Some(lock))
+        let checkpoints = Checkpoints::start(&path)?;
+        Self::start(connection, path, Some(checkpoints), Some(lock))
     }
 
     /// A store that forgets everything when its last handle goes.
@@ -313,12 +318,17 @@ impl Store {
         let path = PathBuf::from(":memory:");
         let connection =
             Connection::open_in_memory().and_then(|c| migrate(&c).map(|()| c)).map_err(failure(&path))?;
-        Self::start(connection, path, None)
+        Self::start(connection, path, None, None)
     }
 
-    fn start(connection: Connection, path: PathBuf, lock: Option<Lock>) -> Result<Self, StoreError> {
+    fn start(
+        connection: Connection,
+        path: PathBuf,
+        checkpoints: Option<Checkpoints>,
+        lock: Option<Lock>,
+    ) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel();
-        let keeper = Keeper { connection, path: path.clone(), _lock: lock };
+        let keeper = Keeper { checkpoints, connection, path: path.clone(), commits: 0, _lock: lock };
         let thread = std::thread::Builder::new()
             .name("store".into())
             .spawn(move || keeper.serve(&queue))
@@ -690,10 +700,62 @@ impl Store {
 
 /// The thread's side.
 struct Keeper {
+    /// Before the connection: the last one to close makes the last checkpoint.
+    checkpoints: Option<Checkpoints>,
     connection: Connection,
     path: PathBuf,
+    commits: u32,
     /// Released with the connection already closed: fields drop in order.
     _lock: Option<Lock>,
+}
+
+/// Brings the log into the database on a thread of its own. That takes several syncs of the disk, and whoever waits for an intent should
+/// not wait for them.
+struct Checkpoints {
+    /// `None` only while dropping.
+    due: Option<mpsc::SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpoints {
+    fn start(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)
+            .and_then(|c| configure(&c).map(|()| c))
+            .map_err(failure(path))?;
+        let (due, dues) = mpsc::sync_channel(1);
+        let work = move || {
+            while dues.recv().is_ok() {
+                let checkpoint =
+                    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", params![], |_| Ok(()));
+                if let Err(error) = checkpoint {
+                    tracing::warn!(%error, "a checkpoint of the record was not possible; the next will be tried");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("checkpoints".into())
+            .spawn(work)
+            .map_err(|source| StoreError::Open { path: path.to_path_buf(), source })?;
+        Ok(Self { due: Some(due), thread: Some(thread) })
+    }
+
+    /// Asks for one, unless one is asked for already.
+    fn ask(&self) {
+        if let Some(due) = &self.due {
+            let _ = due.try_send(());
+        }
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.due = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there is reported by its own hook; there is nothing to add.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// The directory is ours.
@@ -708,7 +770,7 @@ impl Drop for Lock {
 }
 
 impl Keeper {
-    fn serve(self, queue: &mpsc::Receiver<Job>) {
+    fn serve(mut self, queue: &mpsc::Receiver<Job>) {
         let mut writes = Vec::new();
         while let Ok(job) = queue.recv() {
             let mut next = Some(job);
@@ -730,9 +792,13 @@ impl Keeper {
     }
 
     /// Commits all together; when that fails, each on its own, so that one bad write costs no other.
-    fn commit(&self, writes: &mut Vec<Write>) {
+    fn commit(&mut self, writes: &mut Vec<Write>) {
         if writes.is_empty() {
             return;
+        }
+        self.commits = (self.commits + 1) % CHECKPOINT;
+        if let (0, Some(checkpoints)) = (self.commits, &self.checkpoints) {
+            checkpoints.ask();
         }
         let mut together = self.transaction(writes);
         let alone = writes.len() == 1;
@@ -835,6 +901,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", LONGEST_LOG)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

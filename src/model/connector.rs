@@ -39,6 +39,8 @@ pub enum SensorSpec {
     Udp(UdpSensor),
     /// A StatsD metric.
     Statsd(StatsdSensor),
+    /// The calls that pass through the membrane of the service; needs `listen` and `endpoint`.
+    Proxy(ProxySensor),
     /// A sensor that the embedding Rust program registered under this kind.
     Custom(CustomConnector),
 }
@@ -295,6 +297,80 @@ pub struct StatsdSensor {
     pub stale_after: Option<HumanDuration>,
 }
 
+/// One quantity of the calls that pass through the membrane. The quantity alone stands for `{ what: … }`.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(transform = allow_quantity)]
+pub struct ProxySensor {
+    /// Which quantity.
+    pub what: ProxyQuantity,
+    /// Only calls of this route: a method and a path with holes (`GET /items/{id}`, `/files/{rest*}`), or `other` for those that match
+    /// no route of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// How often; `response_time` comes with the calls instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// The age at which a value becomes stale; three times `every` when absent, and for `response_time` never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+impl<'de> Deserialize<'de> for ProxySensor {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Whole {
+            what: ProxyQuantity,
+            #[serde(default)]
+            route: Option<String>,
+            #[serde(default)]
+            every: Option<HumanDuration>,
+            #[serde(default)]
+            stale_after: Option<HumanDuration>,
+        }
+        struct Shape;
+        impl<'de> serde::de::Visitor<'de> for Shape {
+            type Value = ProxySensor;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a quantity such as `response_time`, or a mapping with `what`")
+            }
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<ProxySensor, E> {
+                let what = ProxyQuantity::deserialize(serde::de::value::StrDeserializer::new(word))?;
+                Ok(ProxySensor { what, route: None, every: None, stale_after: None })
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<ProxySensor, A::Error> {
+                let Whole { what, route, every, stale_after } =
+                    Whole::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(ProxySensor { what, route, every, stale_after })
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+/// The quantities of calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyQuantity {
+    /// Calls so far.
+    Requests,
+    /// Calls per second since the last look.
+    Rate,
+    /// Calls so far that were answered with 5xx, or not at all.
+    Errors,
+    /// Requests so far that failed or were refused, whoever is to blame; a family `<metric>[<kind>]` of those that there were.
+    Failures,
+    /// Calls at this moment.
+    InFlight,
+    /// Bytes from clients so far.
+    BytesIn,
+    /// Bytes to clients so far.
+    BytesOut,
+    /// The time of each call in seconds, from the end of its header section to the last byte of its answer; to the header section of the
+    /// answer for streams of events and upgrades, to its first byte for plain TCP. One value a call, up to 1,000 a second.
+    ResponseTime,
+}
+
 /// A connector of the embedding program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -325,6 +401,7 @@ impl SensorSpec {
             Self::Prometheus(_) => "prometheus",
             Self::Udp(_) => "udp",
             Self::Statsd(_) => "statsd",
+            Self::Proxy(_) => "proxy",
             Self::Custom(c) => &c.kind,
         }
     }
@@ -333,6 +410,8 @@ impl SensorSpec {
     pub fn every(&self) -> Option<HumanDuration> {
         let every = match self {
             Self::Push(_) | Self::Udp(_) | Self::Statsd(_) => return None,
+            Self::Proxy(s) if s.what == ProxyQuantity::ResponseTime => return None,
+            Self::Proxy(s) => s.every,
             Self::Custom(s) => return s.every,
             Self::Host(s) => s.every,
             Self::Process(s) => s.every,
@@ -368,6 +447,7 @@ impl SensorSpec {
             Self::Prometheus(s) => s.stale_after,
             Self::Udp(s) => s.stale_after,
             Self::Statsd(s) => s.stale_after,
+            Self::Proxy(s) => s.stale_after,
             Self::Custom(s) => s.stale_after,
         };
         written.or_else(|| self.every().map(|e| HumanDuration(e.0.saturating_mul(3))))
@@ -386,6 +466,12 @@ impl SensorSpec {
             Self::Process(s) => match s.what {
                 ProcessQuantity::Cpu => Some("%"),
                 ProcessQuantity::Rss => Some("B"),
+                _ => None,
+            },
+            Self::Proxy(s) => match s.what {
+                ProxyQuantity::ResponseTime => Some("s"),
+                ProxyQuantity::Rate => Some("1/s"),
+                ProxyQuantity::BytesIn | ProxyQuantity::BytesOut => Some("B"),
                 _ => None,
             },
             Self::Nagios(_) | Self::Custom(_) => None,
@@ -581,7 +667,7 @@ macro_rules! tagged {
 
 tagged!(SensorSpec, "a sensor such as `push` or `{ http: { url: … } }`", "push" => Push(PushSensor),
     "host" => Host, "process" => Process, "http" => Http, "exec" => Exec, "nagios" => Nagios,
-    "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "custom" => Custom);
+    "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "proxy" => Proxy, "custom" => Custom);
 
 tagged!(EffectorSpec, "an effector such as `log` or `{ http: { url: … } }`", "log" => Log(LogEffector),
     "http" => Http, "exec" => Exec, "custom" => Custom);
@@ -595,6 +681,13 @@ fn allow_word(schema: &mut schemars::Schema, word: &str) {
 
 fn allow_push(schema: &mut schemars::Schema) {
     allow_word(schema, "push");
+}
+
+/// The mapping, or the quantity alone.
+fn allow_quantity(schema: &mut schemars::Schema) {
+    let mapping = std::mem::take(schema);
+    let quantity = serde_json::json!({ "$ref": "#/$defs/ProxyQuantity" });
+    *schema = schemars::json_schema!({ "anyOf": [quantity, mapping] });
 }
 
 fn allow_log(schema: &mut schemars::Schema) {

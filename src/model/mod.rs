@@ -4,6 +4,7 @@ pub mod action;
 pub mod alarm;
 pub mod connector;
 pub mod decision;
+pub mod endpoint;
 pub mod metric;
 pub mod name;
 pub mod plan;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::HumanDuration;
 use super::connector::{
     CustomConnector, EffectCheck, EffectorSpec, HostQuantity, HostSensor, HttpEffector, HttpSensor,
-    ProcessQuantity, ProcessSensor, PrometheusSensor, SensorSpec,
+    ProcessQuantity, ProcessSensor, PrometheusSensor, ProxyQuantity, ProxySensor, SensorSpec,
 };
 use super::series::{SeriesSelector, name_length};
 use super::template::{Holes, Part, Template};
@@ -39,6 +39,7 @@ impl SensorSpec {
                 address(&s.listen)?;
                 key(Some(&s.key), |c| c.is_whitespace() || matches!(c, ':' | '|' | '@'))
             }
+            Self::Proxy(s) => proxy(s),
             Self::Custom(c) => custom(c),
         }
     }
@@ -110,6 +111,33 @@ fn process(s: &ProcessSensor) -> Result<(), String> {
         (None, None, None) => Err("which process is missing: write one of `name`, `pid` and `top`".into()),
         _ => Err("`name`, `pid` and `top` exclude each other; write one of them".into()),
     }
+}
+
+fn proxy(s: &ProxySensor) -> Result<(), String> {
+    if s.what == ProxyQuantity::ResponseTime && s.every.is_some() {
+        return Err("`every` goes with the other quantities; `response_time` comes with each call".into());
+    }
+    if s.what == ProxyQuantity::Failures && s.route.is_some() {
+        return Err("`failures` are not told apart by route: a request that is refused has none".into());
+    }
+    let Some(route) = s.route.as_deref().filter(|r| *r != "other") else { return Ok(()) };
+    let (method, path) = route.split_once(' ').unwrap_or(("GET", route));
+    if method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase()) || !path.starts_with('/') {
+        return Err(format!(
+            "`{route}` is no route; expected one such as `GET /items/{{id}}`, `/files/{{rest*}}` or `other`"
+        ));
+    }
+    let last = path.matches('/').count() - 1;
+    for (at, part) in path[1..].split('/').enumerate() {
+        let hole = part.strip_prefix('{').and_then(|p| p.strip_suffix('}'));
+        let name = hole.map(|h| if at == last { h.strip_suffix('*').unwrap_or(h) } else { h });
+        if name.unwrap_or(part).contains(['{', '}', '*', '?', ' ', '#']) || name == Some("") {
+            return Err(format!(
+                "`{part}` in `{route}` is neither a word nor a hole such as `{{id}}` (or, as the last, `{{rest*}}`)"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn http(s: &HttpSensor) -> Result<(), String> {
@@ -315,6 +343,10 @@ mod tests {
             json!({"prometheus": {"url": "http://[::1]:9090/metrics", "series": "up{job=\"a\"}", "by": "instance"}}),
             json!({"udp": {"listen": "127.0.0.1:9125"}}),
             json!({"statsd": {"listen": "[::]:8125", "key": "shop.latency"}}),
+            json!({"proxy": "response_time"}),
+            json!({"proxy": {"what": "rate", "route": "GET /items/{id}", "every": "1s"}}),
+            json!({"proxy": {"what": "bytes_out", "route": "/files/{rest*}"}}),
+            json!({"proxy": {"what": "errors", "route": "other"}}),
         ] {
             assert_eq!(sensor(value.clone()), None, "{value}");
         }
@@ -348,6 +380,12 @@ mod tests {
             (json!({"udp": {"listen": "127.0.0.1:0"}}), "port 0"),
             (json!({"udp": {"listen": "127.0.0.1:1", "key": "a b"}}), "separates"),
             (json!({"statsd": {"listen": "127.0.0.1:1", "key": "a:b"}}), "separates"),
+            (json!({"proxy": {"what": "response_time", "every": "1s"}}), "comes with each call"),
+            (json!({"proxy": {"what": "failures", "route": "other"}}), "not told apart by route"),
+            (json!({"proxy": {"what": "rate", "route": "items"}}), "is no route"),
+            (json!({"proxy": {"what": "rate", "route": "get /items"}}), "is no route"),
+            (json!({"proxy": {"what": "rate", "route": "GET /{rest*}/a"}}), "neither a word nor a hole"),
+            (json!({"proxy": {"what": "rate", "route": "GET /a{b}"}}), "neither a word nor a hole"),
             (json!({"host": {"what": "load1", "each": true}}), "has no parts"),
             (json!({"host": {"what": "cpu", "each": true, "name": "cpu0"}}), "exclude each other"),
             (json!({"process": {"what": "cpu"}}), "which process"),

@@ -8,7 +8,7 @@ use super::{Held, SlotId};
 use crate::knowledge::history::History;
 use crate::knowledge::pool::Pool;
 use crate::knowledge::window::Window;
-use crate::model::connector::SensorSpec;
+use crate::model::connector::{ProxyQuantity, SensorSpec};
 use crate::model::ports::MetricInfo;
 use crate::model::{Aggregate, MetricPath, MissingReason, Reading, Timestamp};
 use crate::policy::expression::{EvalError, Expression};
@@ -785,6 +785,7 @@ fn says_every(spec: &SensorSpec) -> bool {
         SensorSpec::Exec(s) => s.every.is_some(),
         SensorSpec::Nagios(s) => s.every.is_some(),
         SensorSpec::Prometheus(s) => s.every.is_some(),
+        SensorSpec::Proxy(s) => s.what == ProxyQuantity::ResponseTime || s.every.is_some(),
         SensorSpec::Custom(s) => s.every.is_some(),
     }
 }

@@ -52,6 +52,8 @@ struct Wait {
 #[derive(Debug, Default)]
 struct Task {
     wait: Option<Wait>,
+    /// The run of its strategy that is under way aside, and the alarm that it answers.
+    aside: Option<(u64, Alarm)>,
     /// Nothing more to plan: an alarm of recovery is answered once.
     done: bool,
     upshot: Option<Upshot>,
@@ -186,7 +188,9 @@ impl Planner {
         let tasks = self.cases.iter().flat_map(|(slo, case)| {
             case.tasks.iter().map(move |(row, task)| (TaskId { slo: slo.clone(), row: *row }, task))
         });
-        tasks.filter(|(id, task)| !task.done && !self.running.contains_key(id)).map(|(id, task)| {
+        let free =
+            |id: &TaskId, task: &Task| !task.done && task.aside.is_none() && !self.running.contains_key(id);
+        tasks.filter(move |(id, task)| free(id, task)).map(|(id, task)| {
             let at = match &task.wait {
                 Some(wait) if wait.missing.is_empty() => None,
                 Some(wait) => Some(wait.deadline),
@@ -198,6 +202,27 @@ impl Planner {
 
     fn task(&mut self, id: &TaskId) -> Option<&mut Task> {
         self.cases.get_mut(&id.slo)?.tasks.get_mut(&id.row)
+    }
+
+    /// The strategy of a task runs aside, as run number `token`; until that has ended, it plans nothing.
+    pub fn gone_aside(&mut self, id: &TaskId, token: u64, alarm: Alarm) {
+        if let Some(task) = self.task(id) {
+            task.aside = Some((token, alarm));
+        }
+    }
+
+    /// Run number `token` has ended; whose it was, if that is wanted still.
+    pub fn back(&mut self, token: u64) -> Option<(TaskId, Arc<PlanRow>, Alarm)> {
+        for (slo, case) in &mut self.cases {
+            for (row, task) in &mut case.tasks {
+                if task.aside.as_ref().is_some_and(|(t, _)| *t == token) {
+                    let (_, alarm) = task.aside.take()?;
+                    let id = TaskId { slo: slo.clone(), row: *row };
+                    return Some((id, self.policy.rows[*row].clone(), alarm));
+                }
+            }
+        }
+        None
     }
 
     /// The readings that were fetched for this plan so far.

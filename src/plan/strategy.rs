@@ -10,6 +10,7 @@ use rhai::{
     Array, CallFnOptions, Dynamic, Engine, EvalAltResult, FnPtr, ImmutableString, Map, NativeCallContext,
     Position, Scope,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::{Action, Alarm, MissingReason, Reading, SloState, Timestamp};
@@ -89,8 +90,10 @@ pub enum Deadline {
 impl RunLimits {
     /// The most operations of a run unless a policy says otherwise: hundreds of times what a strategy of twenty lines takes.
     pub const OPERATIONS: u64 = 100_000;
-    /// The most time of a run in its shard unless a policy says otherwise.
-    pub const TIME: Duration = Duration::from_millis(5);
+    /// The most time of a run in its shard, of the processor: on a busy machine the clock on the wall says little.
+    pub const TIME: Duration = Duration::from_millis(10);
+    /// The most operations of a run aside.
+    pub const OPERATIONS_ASIDE: u64 = script::MAX_OPERATIONS;
 
     /// The usual limits, by this clock.
     pub fn usual(clock: Clock) -> Self {
@@ -108,7 +111,7 @@ impl std::fmt::Debug for Deadline {
 }
 
 /// What came of one run. Equal inputs give equal runs, byte for byte.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// How it ended.
     pub end: End,
@@ -124,8 +127,25 @@ pub struct Run {
     pub cut: Option<u64>,
 }
 
+impl Run {
+    /// A run that could not take place.
+    pub fn failed(why: &str) -> Self {
+        let message = why.to_string();
+        let error = StrategyError { kind: ErrorKind::Runtime, message, line: None, column: None };
+        Self {
+            end: End::Failed(error),
+            reads: BTreeMap::new(),
+            reasons: Vec::new(),
+            log: Vec::new(),
+            progress: 0,
+            cut: None,
+        }
+    }
+}
+
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum End {
     /// With a list of actions, in order; empty: nothing to do.
     Actions(Vec<Action>),
@@ -136,7 +156,7 @@ pub enum End {
 }
 
 /// Why a strategy failed. Running it again on the same knowledge fails again, except for [`ErrorKind::Deadline`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}{}", place(*.line, *.column))]
 pub struct StrategyError {
     /// What kind of failure.
@@ -158,7 +178,8 @@ fn place(line: Option<usize>, column: Option<usize>) -> String {
 }
 
 /// The kinds of failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// A limit was exceeded: operations, depth, size.
     Limit,

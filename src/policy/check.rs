@@ -1,51 +1,67 @@
 //! What only shows when all documents are seen together: names that are used twice, references that lead nowhere, metrics that
 //! are not there, and metrics that depend on themselves across services.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use super::compile::check_action;
 use super::diagnostics::{Problem, suggestion, suggestion_or_list};
-use super::set::{Broken, Draft};
+use super::set::{Broken, Draft, Reach};
 use super::tree::{Place, Step};
 use super::value::{GroupPolicy, MetricKind, MetricPolicy, ServicePolicy, Strategy};
 use crate::model::{MetricPath, Resource};
 
 /// Checks a whole set. `broken` are names whose own documents are wrong; what only misses them is left out.
-/// Linear in the number of documents, metrics and the edges between them.
+/// Linear in the number of documents, and in the metrics and edges of those that name others: the rest was checked when it was compiled.
 pub(crate) fn check(drafts: &[Draft<'_>], broken: &Broken) -> Vec<Problem> {
     let mut all = Everything::new(drafts, broken);
     all.scripts_without_use();
     all.readings_of_scripts();
-    for service in 0..all.services.len() {
+    for service in all.outward() {
         all.references(service);
         all.inputs(service);
         all.actions(service);
     }
+    all.ports();
     all.groups();
     all.cycles();
     all.problems
 }
+
+/// A service with at most this many metrics is searched from end to end.
+const FEW_METRICS: usize = 16;
 
 /// One service in its file.
 #[derive(Clone, Copy)]
 struct Home<'a> {
     policy: &'a ServicePolicy,
     file: &'a Arc<str>,
+    /// What the documents of the file name beyond themselves.
+    reach: Reach,
+    /// Whether its file was not in the set before.
+    fresh: bool,
     /// How many documents of the same name stand before it in the file.
     number: usize,
 }
+
+/// Where a name was first declared.
+struct Declared<'a> {
+    file: &'a Arc<str>,
+    /// `None`: a resource.
+    service: Option<usize>,
+}
+
+/// A metric: the number of its service, and its number there.
+type MetricNumber = (usize, usize);
 
 struct Everything<'a> {
     drafts: &'a [Draft<'a>],
     broken: &'a Broken,
     services: Vec<Home<'a>>,
-    by_name: FxHashMap<&'a str, usize>,
-    /// The number of each metric of each service in `metrics`.
-    numbers: FxHashMap<(usize, &'a str), usize>,
-    metrics: Vec<(usize, &'a MetricPolicy)>,
+    names: FxHashMap<&'a str, Declared<'a>>,
+    /// The numbers of metrics by name, of services that have many and were asked for one.
+    numbers: FxHashMap<usize, FxHashMap<&'a str, usize>>,
     problems: Vec<Problem>,
 }
 
@@ -54,50 +70,69 @@ impl<'a> Everything<'a> {
         let mut all = Self {
             drafts,
             broken,
-            services: Vec::new(),
-            by_name: FxHashMap::default(),
+            services: Vec::with_capacity(drafts.len()),
+            names: FxHashMap::with_capacity_and_hasher(drafts.len(), Default::default()),
             numbers: FxHashMap::default(),
-            metrics: Vec::new(),
             problems: Vec::new(),
         };
-        // Where each name was first declared.
-        let mut names: FxHashMap<&'a str, &'a Arc<str>> = FxHashMap::default();
+        let mut here: FxHashMap<&str, usize> = FxHashMap::default();
         for draft in drafts {
-            let file = &draft.source.path;
-            let mut here: BTreeMap<&str, usize> = BTreeMap::new();
-            let services = draft.compiled.services.iter().map(|(_, policy)| (&*policy.name, Some(policy)));
-            let resources = draft.compiled.resources.iter().map(|(_, resource)| (resource.id.as_str(), None));
+            let (file, compiled) = (&draft.source.path, &draft.compiled);
+            here.clear();
+            let services = compiled.services.iter().map(|(_, policy)| (&*policy.name, Some(&**policy)));
+            let resources = compiled.resources.iter().map(|(_, resource)| (resource.id.as_str(), None));
             for (name, policy) in services.chain(resources) {
                 let number = *here.entry(name).and_modify(|n| *n += 1).or_insert(0);
-                if let Some(first) = names.get(name) {
+                if let Some(first) = all.names.get(name) {
                     let key = if policy.is_some() { "service" } else { "resource" };
                     let mut problem = Problem::error(
                         "duplicate-name",
                         Place::value([key.into()]),
-                        format!("`{name}` is already declared in {first}"),
+                        format!("`{name}` is already declared in {}", first.file),
                     )
                     .of(name);
                     (problem.file, problem.document_number) = (Some(file.clone()), number);
                     all.problems.push(problem);
                     continue;
                 }
-                names.insert(name, file);
-                if let Some(policy) = policy {
-                    all.add(Home { policy, file, number });
-                }
+                let service = policy.map(|policy| {
+                    all.services.push(Home {
+                        policy,
+                        file,
+                        reach: compiled.reach,
+                        fresh: draft.fresh,
+                        number,
+                    });
+                    all.services.len() - 1
+                });
+                all.names.insert(name, Declared { file, service });
             }
         }
         all
     }
 
-    fn add(&mut self, home: Home<'a>) {
-        let service = self.services.len();
-        self.services.push(home);
-        self.by_name.insert(&home.policy.name, service);
-        for metric in home.policy.monitor.iter().flat_map(|monitor| &monitor.metrics) {
-            self.numbers.insert((service, &metric.name), self.metrics.len());
-            self.metrics.push((service, metric));
+    /// The services that name others.
+    fn outward(&self) -> Vec<usize> {
+        let outward = |home: &Home<'_>| home.reach.services || home.reach.groups;
+        self.services.iter().enumerate().filter(|(_, home)| outward(home)).map(|(n, _)| n).collect()
+    }
+
+    fn service(&self, name: &str) -> Option<usize> {
+        self.names.get(name)?.service
+    }
+
+    fn metrics(&self, service: usize) -> &'a [MetricPolicy] {
+        self.services[service].policy.monitor.as_ref().map_or(&[], |monitor| &monitor.metrics)
+    }
+
+    fn metric(&mut self, service: usize, name: &str) -> Option<usize> {
+        let metrics = self.metrics(service);
+        if metrics.len() <= FEW_METRICS {
+            return metrics.iter().position(|metric| *metric.name == *name);
         }
+        let numbered =
+            || metrics.iter().enumerate().map(|(number, metric)| (&*metric.name, number)).collect();
+        self.numbers.entry(service).or_insert_with(numbered).get(name).copied()
     }
 
     fn report(&mut self, service: usize, problem: Problem) {
@@ -108,12 +143,13 @@ impl<'a> Everything<'a> {
     }
 
     fn scripts_without_use(&mut self) {
-        let used: std::collections::HashSet<*const super::script::Script> =
-            self.services.iter().flat_map(|home| home.policy.scripts.values().map(Arc::as_ptr)).collect();
         // While documents are wrong it is not known what they use.
         if !self.broken.is_empty() {
             return;
         }
+        let users = self.services.iter().filter(|home| home.reach.scripts);
+        let used: std::collections::HashSet<*const super::script::Script> =
+            users.flat_map(|home| home.policy.scripts.values().map(Arc::as_ptr)).collect();
         for draft in self.drafts {
             if let Some(script) = &draft.compiled.script
                 && !used.contains(&Arc::as_ptr(script))
@@ -136,7 +172,9 @@ impl<'a> Everything<'a> {
             .iter()
             .filter_map(|draft| Some((Arc::as_ptr(draft.compiled.script.as_ref()?), draft.source)))
             .collect();
-        for service in 0..self.services.len() {
+        let users: Vec<usize> =
+            (0..self.services.len()).filter(|n| self.services[*n].reach.scripts).collect();
+        for service in users {
             let policy = self.services[service].policy;
             for script in policy.scripts.values() {
                 let Some(source) = files.get(&Arc::as_ptr(script)) else { continue };
@@ -158,7 +196,7 @@ impl<'a> Everything<'a> {
 
     /// Which word of `metric(target, metric)` means nothing to this service, and why.
     fn missing_reading(
-        &self,
+        &mut self,
         service: usize,
         target: Option<&str>,
         metric: &str,
@@ -174,13 +212,13 @@ impl<'a> Everything<'a> {
             },
         };
         for target in targets {
-            let Some(&other) = self.by_name.get(target) else {
+            let Some(other) = self.service(target) else {
                 return Some((
                     target.to_string(),
                     format!("`{target}` is neither a reference of `{}` nor a service", policy.name),
                 ));
             };
-            if !self.numbers.contains_key(&(other, name)) {
+            if self.metric(other, name).is_none() {
                 return Some((metric.to_string(), format!("the service `{target}` has no metric `{name}`")));
             }
         }
@@ -191,15 +229,57 @@ impl<'a> Everything<'a> {
         let policy = self.services[service].policy;
         for (name, reference) in &policy.references {
             for target in &reference.candidates {
-                if self.by_name.contains_key(&**target) || self.broken.contains(&**target) {
+                if self.service(target).is_some() || self.broken.contains(&**target) {
                     continue;
                 }
                 let place = reference_place(policy, name, target);
-                let hint = suggestion(target, self.by_name.keys().copied())
+                let known = self.names.iter().filter(|(_, d)| d.service.is_some()).map(|(name, _)| *name);
+                let hint = suggestion(target, known)
                     .unwrap_or_else(|| format!("declare it: `service: {target}` alone is enough"));
                 let problem =
                     Problem::error("unknown-service", place, format!("there is no service `{target}`"));
                 self.report(service, problem.hint(hint));
+            }
+        }
+    }
+
+    /// A port of a reference needs to know where every service listens that it may lead to.
+    fn endpoints(&mut self, service: usize) {
+        let policy = self.services[service].policy;
+        for (name, reference) in policy.references.iter().filter(|(_, r)| r.listen.is_some()) {
+            for target in &reference.candidates {
+                let Some(other) = self.service(target) else { continue };
+                if self.services[other].policy.endpoint.is_none() {
+                    let message = format!(
+                        "calls to `{name}` cannot be led to `{target}`: it is not known where that listens"
+                    );
+                    let hint = format!("say `endpoint: HOST:PORT` in the policy of `{target}`");
+                    let place = reference_place(policy, name, target);
+                    self.report(service, Problem::error("missing-endpoint", place, message).hint(hint));
+                }
+            }
+        }
+    }
+
+    /// One address is listened on for one purpose.
+    fn ports(&mut self) {
+        let mut taken: FxHashMap<crate::model::endpoint::Address, String> = FxHashMap::default();
+        for service in 0..self.services.len() {
+            self.endpoints(service);
+            let policy = self.services[service].policy;
+            let own = policy.listen.map(|l| (l, Place::value(["listen".into()]), policy.name.to_string()));
+            let references = policy.references.iter().filter_map(|(name, reference)| {
+                let place = Place::value(["references".into(), Step::from(&**name), "listen".into()]);
+                Some((reference.listen?, place, format!("{}.{name}", policy.name)))
+            });
+            for (listen, place, what) in own.into_iter().chain(references).collect::<Vec<_>>() {
+                match taken.get(&listen) {
+                    Some(first) => {
+                        let message = format!("{listen} is already listened on for `{first}`");
+                        self.report(service, Problem::error("duplicate-listen", place, message));
+                    }
+                    None => drop(taken.insert(listen, what)),
+                }
             }
         }
     }
@@ -211,44 +291,36 @@ impl<'a> Everything<'a> {
             return;
         }
         for metric in policy.monitor.iter().flat_map(|monitor| &monitor.metrics) {
-            let place = Place::value(["monitor".into(), "metrics".into(), Step::from(&*metric.name)]);
             match &metric.kind {
                 MetricKind::Expression(expression) => {
                     for path in &expression.inputs {
-                        let place = if matches!(
-                            policy.document.monitor.as_ref().and_then(|m| m.metrics.get(&*metric.name)),
-                            Some(super::document::MetricDocument::Computed(_))
-                        ) {
-                            place.then("expr")
-                        } else {
-                            place.clone()
-                        };
-                        self.input(service, path, place, &expression.source);
+                        self.input(service, path, &|| expression_place(policy, metric), &expression.source);
                     }
                 }
                 MetricKind::Window(window) => {
-                    self.input(service, &window.of, place.then("of"), &window.of.to_string());
+                    let place = || metric_place(metric).then("of");
+                    self.input(service, &window.of, &place, &window.of.to_string());
                 }
                 _ => {}
             }
         }
         for slo in policy.analyze.iter().flat_map(|analyze| &analyze.slos) {
-            let place = Place::value(["analyze".into(), Step::from(&*slo.name)]);
             for (field, expression) in [("objective", Some(&slo.objective)), ("warn", slo.warn.as_ref())] {
+                let place = || Place::value(["analyze".into(), Step::from(&*slo.name), field.into()]);
                 for path in expression.iter().flat_map(|e| &e.inputs) {
                     let source = expression.map_or("", |e| &e.source);
-                    self.input(service, path, place.then(field), source);
+                    self.input(service, path, &place, source);
                 }
             }
         }
     }
 
-    fn input(&mut self, service: usize, path: &MetricPath, place: Place, source: &str) {
+    fn input(&mut self, service: usize, path: &MetricPath, place: &dyn Fn() -> Place, source: &str) {
         let MetricPath::Via { reference, metric } = path else { return };
         let Some(reference) = self.services[service].policy.references.get(reference) else { return };
         for target in &reference.candidates {
-            let Some(&other) = self.by_name.get(&**target) else { continue };
-            if self.numbers.contains_key(&(other, metric)) || self.broken.contains(&**target) {
+            let Some(other) = self.service(target) else { continue };
+            if self.metric(other, metric).is_some() || self.broken.contains(&**target) {
                 continue;
             }
             let monitor = &self.services[other].policy.monitor;
@@ -261,7 +333,7 @@ impl<'a> Everything<'a> {
             let at = super::compile::find(source, &path.to_string());
             let problem = Problem::error(
                 "unknown-metric",
-                place.clone().inside(at),
+                place().inside(at),
                 format!("the service `{target}` has no metric `{metric}`"),
             );
             self.report(service, problem.hint(hint));
@@ -275,7 +347,7 @@ impl<'a> Everything<'a> {
             let Strategy::Actions { actions, .. } = &row.strategy else { continue };
             for (j, action) in actions.iter().enumerate() {
                 let Some(target) = action.service().filter(|name| *name != &*policy.name) else { continue };
-                let Some(&other) = self.by_name.get(target) else { continue };
+                let Some(other) = self.service(target) else { continue };
                 let tag = if matches!(action, crate::model::Action::Custom { .. }) {
                     "custom"
                 } else {
@@ -314,11 +386,11 @@ impl<'a> Everything<'a> {
 
     /// A relation in `by` must be one that some member has.
     fn groups(&mut self) {
-        let groups: Vec<(usize, &MetricPolicy, &GroupPolicy)> = self
-            .metrics
-            .iter()
+        let with_groups = self.services.iter().enumerate().filter(|(_, home)| home.reach.groups);
+        let groups: Vec<(usize, &MetricPolicy, &GroupPolicy)> = with_groups
+            .flat_map(|(service, _)| self.metrics(service).iter().map(move |metric| (service, metric)))
             .filter_map(|(service, metric)| match &metric.kind {
-                MetricKind::Group(group) => Some((*service, *metric, group)),
+                MetricKind::Group(group) => Some((service, metric, group)),
                 _ => None,
             })
             .collect();
@@ -352,78 +424,105 @@ impl<'a> Everything<'a> {
         }
     }
 
-    /// The numbers of the metrics that a metric may be computed from, following references with all their candidates.
-    fn sources_of(&self, number: usize) -> Vec<usize> {
-        let (service, metric) = self.metrics[number];
-        let mut found = Vec::new();
-        let mut add = |service: usize, name: &str| found.extend(self.numbers.get(&(service, name)).copied());
-        let mut path = |path: &MetricPath| match path {
-            MetricPath::Own(name) => add(service, name),
+    /// The metrics that a metric may be computed from, following references with all their candidates.
+    fn sources_of(&mut self, (service, number): MetricNumber) -> Vec<MetricNumber> {
+        match &self.metrics(service)[number].kind {
+            MetricKind::Expression(expression) => {
+                expression.inputs.iter().flat_map(|path| self.ends_of(service, path)).collect()
+            }
+            MetricKind::Window(window) => self.ends_of(service, &window.of),
+            MetricKind::Group(group) => (0..self.services.len())
+                .filter(|member| group.from.matches(&self.services[*member].policy.resource))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .filter_map(|member| Some((member, self.metric(member, &group.of)?)))
+                .collect(),
+            MetricKind::Sensor(_) | MetricKind::Output { .. } => Vec::new(),
+        }
+    }
+
+    fn ends_of(&mut self, service: usize, path: &MetricPath) -> Vec<MetricNumber> {
+        match path {
+            MetricPath::Own(name) => {
+                self.metric(service, name).map(|number| (service, number)).into_iter().collect()
+            }
             MetricPath::Via { reference, metric } => {
-                let candidates =
-                    self.services[service].policy.references.get(reference).map(|r| &r.candidates);
-                for target in candidates.into_iter().flatten() {
-                    if let Some(&other) = self.by_name.get(&**target) {
-                        add(other, metric);
-                    }
+                let reference = self.services[service].policy.references.get(reference);
+                let candidates = reference.into_iter().flat_map(|reference| &reference.candidates);
+                candidates
+                    .filter_map(|target| {
+                        let other = self.service(target)?;
+                        Some((other, self.metric(other, metric)?))
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// Finds metrics that depend on themselves, and names the way: `A.cost -> B.cost -> A.cost`. A way round within one document was
+    /// refused when that was compiled, so every other leads through a service that names others; and what was checked before has none, so
+    /// it also leads through one that is new. Only then all are walked, so that it is told in the same words whatever was there before.
+    fn cycles(&mut self) {
+        let all = self.outward();
+        let fresh: Vec<usize> = all.iter().copied().filter(|n| self.services[*n].fresh).collect();
+        if self.cycles_among(&fresh).is_empty() {
+            return;
+        }
+        for cycle in self.cycles_among(&all) {
+            self.cycle(&cycle);
+        }
+    }
+
+    /// The ways round that are met from the metrics of these services.
+    fn cycles_among(&mut self, services: &[usize]) -> Vec<Vec<MetricNumber>> {
+        // `true`: on the path from the start; `false`: done.
+        let mut seen: FxHashMap<MetricNumber, bool> = FxHashMap::default();
+        let mut found = Vec::new();
+        for service in services {
+            for number in 0..self.metrics(*service).len() {
+                if !seen.contains_key(&(*service, number)) {
+                    self.cycles_from((*service, number), &mut seen, &mut found);
                 }
             }
-        };
-        match &metric.kind {
-            MetricKind::Expression(expression) => expression.inputs.iter().for_each(path),
-            MetricKind::Window(window) => path(&window.of),
-            MetricKind::Group(group) => {
-                for (member, home) in self.services.iter().enumerate() {
-                    if group.from.matches(&home.policy.resource) {
-                        add(member, &group.of);
-                    }
-                }
-            }
-            MetricKind::Sensor(_) | MetricKind::Output { .. } => {}
         }
         found
     }
 
-    /// Finds metrics that depend on themselves, and names the way: `A.cost -> B.cost -> A.cost`.
-    fn cycles(&mut self) {
-        // 0: not seen; 1: on the path from the start; 2: done.
-        let mut state = vec![0_u8; self.metrics.len()];
-        for start in 0..self.metrics.len() {
-            if state[start] != 0 {
+    fn cycles_from(
+        &mut self,
+        start: MetricNumber,
+        seen: &mut FxHashMap<MetricNumber, bool>,
+        found: &mut Vec<Vec<MetricNumber>>,
+    ) {
+        seen.insert(start, true);
+        let mut path = vec![(start, self.sources_of(start))];
+        while let Some((number, rest)) = path.last_mut() {
+            let Some(next) = rest.pop() else {
+                seen.insert(*number, false);
+                path.pop();
                 continue;
-            }
-            state[start] = 1;
-            let mut path = vec![(start, self.sources_of(start))];
-            while let Some((number, rest)) = path.last_mut() {
-                let Some(next) = rest.pop() else {
-                    state[*number] = 2;
-                    path.pop();
-                    continue;
-                };
-                match state[next] {
-                    0 => {
-                        state[next] = 1;
-                        path.push((next, self.sources_of(next)));
-                    }
-                    1 => {
-                        let from = path.iter().position(|(number, _)| *number == next).unwrap_or(0);
-                        let cycle: Vec<usize> = path[from..].iter().map(|(number, _)| *number).collect();
-                        self.cycle(&cycle);
-                    }
-                    _ => {}
+            };
+            match seen.get(&next) {
+                None => {
+                    seen.insert(next, true);
+                    path.push((next, self.sources_of(next)));
                 }
+                Some(true) => {
+                    let from = path.iter().position(|(number, _)| *number == next).unwrap_or(0);
+                    found.push(path[from..].iter().map(|(number, _)| *number).collect());
+                }
+                Some(false) => {}
             }
         }
     }
 
-    fn cycle(&mut self, cycle: &[usize]) {
-        let name = |number: &usize| {
-            let (service, metric) = self.metrics[*number];
-            format!("{}.{}", self.services[service].policy.name, metric.name)
+    fn cycle(&mut self, cycle: &[MetricNumber]) {
+        let name = |(service, number): &MetricNumber| {
+            format!("{}.{}", self.services[*service].policy.name, self.metrics(*service)[*number].name)
         };
         let text: Vec<String> = cycle.iter().chain(cycle.first()).map(name).collect();
-        let (service, metric) = self.metrics[cycle[0]];
-        let place = Place::value(["monitor".into(), "metrics".into(), Step::from(&*metric.name)]);
+        let (service, number) = cycle[0];
+        let place = metric_place(&self.metrics(service)[number]);
         let message = format!("`{}` depends on itself: {}", text[0], text.join(" -> "));
         let problem = Problem::error("metric-cycle", place, message)
             .hint("references are followed to every service that they may be bound to".to_string());
@@ -431,10 +530,24 @@ impl<'a> Everything<'a> {
     }
 }
 
+fn metric_place(metric: &MetricPolicy) -> Place {
+    Place::value(["monitor".into(), "metrics".into(), Step::from(&*metric.name)])
+}
+
+/// Where the expression of a metric stands: at the metric, or under its `expr`.
+fn expression_place(policy: &ServicePolicy, metric: &MetricPolicy) -> Place {
+    let document = policy.document.open().unwrap_or_default();
+    match document.monitor.as_ref().and_then(|monitor| monitor.metrics.get(&*metric.name)) {
+        Some(super::document::MetricDocument::Computed(_)) => metric_place(metric).then("expr"),
+        _ => metric_place(metric),
+    }
+}
+
 /// Where a service is named in a reference.
 fn reference_place(policy: &ServicePolicy, name: &str, target: &str) -> Place {
     let place = Place::value(["references".into(), name.into()]);
-    let Some(reference) = policy.document.references.get(name) else { return place };
+    let document = policy.document.open().unwrap_or_default();
+    let Some(reference) = document.references.get(name) else { return place };
     match reference.candidates.iter().position(|candidate| candidate == target) {
         Some(i) if reference.service.as_deref() != Some(target) => place.then("candidates").then(i),
         _ => place.then("service"),

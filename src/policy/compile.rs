@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::diagnostics::{Problem, suggestion, suggestion_or_list};
 use super::document::{
-    ComputedMetric, MetricDocument, MonitorDocument, PlanDocument, ResourceDocument, ServiceDocument,
-    SloDocument,
+    ComputedMetric, MetricDocument, MonitorDocument, PackedDocument, PlanDocument, ResourceDocument,
+    ServiceDocument, SloDocument,
 };
 use super::expression::{Expression, ExpressionError};
 use super::script::Script;
@@ -17,11 +17,16 @@ use super::value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,
     ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
 };
+use crate::model::connector::SensorSpec;
+use crate::model::endpoint::{Address, Endpoint, parse_address};
 use crate::model::name::{identifier_problem, service_name_problem};
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource};
 
 /// How long after one plan the next may be made when its row does not say.
 pub const DEFAULT_COOLDOWN: HumanDuration = HumanDuration::seconds(30);
+
+/// The most time that a script may declare.
+pub const MAX_SLOW: HumanDuration = HumanDuration::seconds(60);
 
 /// How long a plan of mode `approve` waits for a yes unless its row says so.
 pub const DEFAULT_EXPIRES: HumanDuration = HumanDuration::seconds(900);
@@ -73,6 +78,7 @@ fn build(
     let mut compiler = Compiler { document: &document, problems: Vec::new() };
     compiler.names();
     let references = compiler.references();
+    let (endpoint, listen) = compiler.membrane();
     let monitor = compiler.monitor();
     let analyze = compiler.analyze();
     let (plan, used) = compiler.plan(scripts);
@@ -85,12 +91,14 @@ fn build(
         name: document.service.as_str().into(),
         resource: Arc::new(resource(&document.service, &document.class, &document.kind, &document.relations)),
         references,
+        endpoint,
+        listen,
         monitor: monitor.map(Arc::new),
         analyze: analyze.map(Arc::new),
         plan: plan.map(Arc::new),
         execute: execute.map(Arc::new),
         scripts: used,
-        document: Arc::new(document),
+        document: PackedDocument::new(&document),
     };
     (policy, problems)
 }
@@ -184,9 +192,53 @@ impl Compiler<'_> {
                 );
             }
             let service = reference.service.as_deref().map(Arc::from);
-            references.insert(name.as_str().into(), ReferencePolicy { service, candidates });
+            let place = Place::value(["references".into(), name.as_str().into(), "listen".into()]);
+            let listen = reference.listen.as_deref().and_then(|text| self.read(place, text, parse_address));
+            references.insert(name.as_str().into(), ReferencePolicy { service, candidates, listen });
         }
         references
+    }
+
+    /// Reads a text; what is wrong with it is told at its place.
+    fn read<T>(&mut self, place: Place, text: &str, parse: fn(&str) -> Result<T, String>) -> Option<T> {
+        parse(text).map_err(|why| self.error(Problem::error("invalid-value", place, why))).ok()
+    }
+
+    /// Where the service listens, and where homeostat stands in front of it.
+    fn membrane(&mut self) -> (Option<Endpoint>, Option<Address>) {
+        let (endpoint, listen) = (&self.document.endpoint, &self.document.listen);
+        let at = |field: &str| Place::value([field.into()]);
+        if let (Some(listen), None) = (listen, endpoint) {
+            let message =
+                format!("homeostat is to listen on {listen}, but not told where the service listens");
+            let hint = "say `endpoint: HOST:PORT`, where the service itself listens".to_string();
+            self.error(Problem::error("missing-endpoint", at("listen"), message).hint(hint));
+        }
+        let proxied = self.document.monitor.iter().flat_map(|m| &m.sensors);
+        let proxied = proxied.filter(|(_, spec)| matches!(spec, SensorSpec::Proxy(_)));
+        for (name, spec) in proxied.collect::<Vec<_>>() {
+            let place = Place::value(["monitor".into(), "sensors".into(), name.as_str().into()]);
+            if let Some(why) = spec.problem() {
+                self.error(Problem::error("invalid-value", place.clone(), why));
+            }
+            if listen.is_none() {
+                let message =
+                    format!("`{name}` measures the calls through the membrane, and the service has none");
+                let hint = "say `listen: ADDRESS`, where clients are to reach it, and `endpoint: HOST:PORT`, where it listens itself";
+                self.error(Problem::error("no-membrane", place, message).hint(hint.to_string()));
+            }
+        }
+        let endpoint = endpoint.as_deref().and_then(|text| self.read(at("endpoint"), text, Endpoint::parse));
+        let listen = listen.as_deref().and_then(|text| self.read(at("listen"), text, parse_address));
+        if let (Some(endpoint), Some(listen)) = (&endpoint, &listen)
+            && *endpoint.address == *listen.to_string()
+        {
+            let message = format!("the service and homeostat cannot both listen on {listen}");
+            let hint = "let the service listen on another port, and homeostat on the one that clients know"
+                .to_string();
+            self.error(Problem::error("conflicting-fields", at("listen"), message).hint(hint));
+        }
+        (endpoint, listen)
     }
 
     // ---- M ---------------------------------------------------------------------------------------------------------
@@ -231,6 +283,7 @@ impl Compiler<'_> {
             }
         }
         metrics.extend(self.in_order(computed));
+        metrics.shrink_to_fit();
         Some(MonitorPolicy { metrics, history: monitor.history.unwrap_or(0) })
     }
 
@@ -521,7 +574,9 @@ impl Compiler<'_> {
     fn analyze(&mut self) -> Option<AnalyzePolicy> {
         let slos = self.document.analyze.as_ref()?;
         let names = self.metric_names();
-        let slos = slos.iter().filter_map(|(name, slo)| self.slo(name, slo, &names).map(Arc::new)).collect();
+        let mut slos: Vec<Arc<SloPolicy>> =
+            slos.iter().filter_map(|(name, slo)| self.slo(name, slo, &names).map(Arc::new)).collect();
+        slos.shrink_to_fit();
         Some(AnalyzePolicy { slos })
     }
 
@@ -537,8 +592,8 @@ impl Compiler<'_> {
         let (objective, warn) = (objective?, warn.map_or(Some(None), |w| w.map(Some))?);
         Some(SloPolicy {
             name: name.into(),
-            violation: objective.negated_text().into(),
-            warning: warn.as_ref().map(|w| w.negated_text().into()),
+            violation: objective.negated(),
+            warning: warn.as_ref().map(Expression::negated),
             objective,
             warn,
             hold_for: slo.hold_for.map_or(Duration::ZERO, |d| d.0),
@@ -599,6 +654,24 @@ impl Compiler<'_> {
                     None
                 }
             };
+            if let Some(slow) = row.slow {
+                if row.run.is_none() {
+                    self.error(Problem::error(
+                        "conflicting-fields",
+                        place.then("slow").at_key(),
+                        "`slow` is for a script, and this row has no `run`",
+                    ));
+                } else if slow.0.is_zero() || slow.0 > MAX_SLOW.0 {
+                    self.error(
+                        Problem::error(
+                            "invalid-value",
+                            place.then("slow"),
+                            format!("a script may take {slow}: not 0, and at most {MAX_SLOW}"),
+                        )
+                        .hint("what takes longer is no strategy; let an effector do it".to_string()),
+                    );
+                }
+            }
             if let Some(expires) = row.expires {
                 if row.mode != Mode::Approve {
                     self.error(
@@ -829,6 +902,7 @@ fn plan_row(row: &PlanDocument, strategy: Strategy) -> PlanRow {
         mode: row.mode,
         cooldown: row.cooldown.unwrap_or(DEFAULT_COOLDOWN).0,
         expires: row.expires.unwrap_or(DEFAULT_EXPIRES).0,
+        slow: row.slow.map(|time| time.0),
         on_failure: row.on_failure,
         also: row.also,
     }

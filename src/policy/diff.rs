@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::document::MetricDocument;
+use super::merge::differing;
 use super::set::PolicySet;
 use super::value::{PlanRow, ServicePolicy, SloPolicy, Strategy};
 
@@ -26,6 +27,8 @@ pub enum Component {
     Execute,
     /// Its place in the model.
     Resource,
+    /// Where it listens, and where homeostat stands in front of it.
+    Membrane,
 }
 
 impl std::fmt::Display for Component {
@@ -37,6 +40,7 @@ impl std::fmt::Display for Component {
             Self::Plan => "plan",
             Self::Execute => "execute",
             Self::Resource => "resource",
+            Self::Membrane => "membrane",
         })
     }
 }
@@ -105,27 +109,24 @@ impl std::fmt::Display for Change {
 
 /// What has to change for `next` to run where `running` does: removals first, then changes and additions, by name.
 pub fn diff(running: &PolicySet, next: &PolicySet) -> Vec<Change> {
-    let removed = running.services.keys().filter(|name| !next.services.contains_key(*name));
-    let mut changes: Vec<Change> =
-        removed.map(|name| Change::Removed { service: name.to_string() }).collect();
-    for (name, new) in &next.services {
-        match running.services.get(name) {
-            None => changes.push(Change::Added { service: name.to_string() }),
-            Some(old) => changes.extend(service_diff(old, new)),
+    let (mut changes, mut kept) = (Vec::new(), Vec::new());
+    for (name, old, new) in differing(&running.services, &next.services) {
+        match (old, new) {
+            (Some(_), None) => changes.push(Change::Removed { service: name.to_string() }),
+            (Some(old), Some(new)) => kept.extend(service_diff(old, new)),
+            (None, _) => kept.push(Change::Added { service: name.to_string() }),
         }
     }
-    for name in running.resources.keys().filter(|name| !next.resources.contains_key(*name)) {
-        changes.push(Change::ResourceRemoved { resource: name.to_string() });
-    }
-    for (name, new) in &next.resources {
-        match running.resources.get(name) {
-            None => changes.push(Change::ResourceAdded { resource: name.to_string() }),
-            Some(old) if !Arc::ptr_eq(old, new) && old != new => {
-                changes.push(Change::ResourceChanged { resource: name.to_string() });
-            }
-            Some(_) => {}
+    changes.append(&mut kept);
+    for (name, old, new) in differing(&running.resources, &next.resources) {
+        match (old, new) {
+            (Some(_), None) => changes.push(Change::ResourceRemoved { resource: name.to_string() }),
+            (Some(old), Some(new)) if old == new => {}
+            (Some(_), Some(_)) => kept.push(Change::ResourceChanged { resource: name.to_string() }),
+            (None, _) => kept.push(Change::ResourceAdded { resource: name.to_string() }),
         }
     }
+    changes.append(&mut kept);
     changes
 }
 
@@ -159,7 +160,21 @@ pub fn service_diff(old: &ServicePolicy, new: &ServicePolicy) -> Option<Change> 
     if !Arc::ptr_eq(&old.resource, &new.resource) && old.resource != new.resource {
         differ(Component::Resource, resource_lines(old, new));
     }
+    if (&old.endpoint, &old.listen) != (&new.endpoint, &new.listen) {
+        differ(Component::Membrane, membrane_lines(old, new));
+    }
     (!components.is_empty()).then(|| Change::Changed { service: new.name.to_string(), components, details })
+}
+
+fn membrane_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
+    let text = |what: Option<String>| what.unwrap_or_else(|| "none".into());
+    let endpoint = |policy: &ServicePolicy| text(policy.endpoint.as_ref().map(ToString::to_string));
+    let listen = |policy: &ServicePolicy| text(policy.listen.map(|l| l.to_string()));
+    [("endpoint", endpoint(old), endpoint(new)), ("listen", listen(old), listen(new))]
+        .into_iter()
+        .filter(|(_, before, after)| before != after)
+        .map(|(field, before, after)| format!("{field} {before} -> {after}"))
+        .collect()
 }
 
 /// Equal; parts that are shared are so without a look inside.
@@ -197,7 +212,8 @@ fn map_lines<K: Ord + AsRef<str>, V: PartialEq + Debug>(
 }
 
 fn monitor_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
-    let (Some(before), Some(after)) = (&old.document.monitor, &new.document.monitor) else {
+    let written = |policy: &ServicePolicy| policy.document.open().ok().and_then(|d| d.monitor);
+    let (Some(before), Some(after)) = (written(old), written(new)) else {
         return presence("monitor", old.monitor.is_some());
     };
     let mut lines = map_lines("monitor.sensors", &before.sensors, &after.sensors);
@@ -206,7 +222,7 @@ fn monitor_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
         let written = |document: &super::document::MonitorDocument| {
             name.and_then(|name| document.metrics.get(name)).map(metric_text)
         };
-        match (written(before), written(after)) {
+        match (written(&before), written(&after)) {
             (Some(a), Some(b)) => lines.push(format!("{} {a} -> {b}", line.trim_end_matches(" changed"))),
             _ => lines.push(line),
         }

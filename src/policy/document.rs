@@ -2,6 +2,7 @@
 //! Unknown fields are errors; nothing is flattened, so that every error keeps its position.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -27,6 +28,12 @@ pub struct ServiceDocument {
     /// Relations to other resources, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub relations: BTreeMap<String, OneOrMany>,
+    /// Where it listens: `http://HOST:PORT`, `tcp://HOST:PORT`, or `HOST:PORT`, which is HTTP (1.0, 1.1, or 2 by prior knowledge; no TLS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Where homeostat stands in front of it, so that `proxy` sensors see its calls: `127.0.0.1:8080`. Needs `endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
     /// What it uses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, ReferenceDocument>,
@@ -42,6 +49,31 @@ pub struct ServiceDocument {
     /// E: how actions are carried out, by the name of the action. Actions on bindings, SLOs, metrics and knowledge need no entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execute: Option<BTreeMap<String, EffectorSpec>>,
+}
+
+/// A service document as it is kept beside what runs, for changes by hand, records and differences: as JSON text, which takes a tenth of
+/// the memory of the maps that it is parsed into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedDocument(Arc<str>);
+
+impl PackedDocument {
+    /// Packs a document.
+    pub fn new(document: &ServiceDocument) -> Self {
+        Self(serde_json::to_string(document).unwrap_or_default().into())
+    }
+
+    /// The document.
+    ///
+    /// # Errors
+    /// When it held something that JSON has no word for, such as an infinite number; no retry mends that.
+    pub fn open(&self) -> Result<ServiceDocument, serde_json::Error> {
+        serde_json::from_str(&self.0)
+    }
+
+    /// Its text.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Something in the model that has no loop of its own.
@@ -91,6 +123,10 @@ pub struct ReferenceDocument {
     /// The services that it may be bound to besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<String>,
+    /// The local port through which the service reaches it: `127.0.0.1:7101`. Calls there go to what the reference is bound to, which needs an
+    /// `endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
 }
 
 /// M.
@@ -223,6 +259,10 @@ pub struct PlanDocument {
     /// 15 min when absent; only with that mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<HumanDuration>,
+    /// Declares the script slow: it may take this long (of processor time, up to 1 min), and runs aside, so that it delays no other service.
+    /// Without, it may take 10 ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow: Option<HumanDuration>,
     /// What becomes of the rest of the list when one action fails.
     #[serde(default)]
     pub on_failure: OnFailure,

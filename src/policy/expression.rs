@@ -4,21 +4,62 @@
 //! only when the left does not decide. An expression whose value is not finite, in whole or in part, has no value.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+
+use dashmap::DashMap;
 
 use super::syntax::{self, Kind, Operator, Refusal, Syntax};
 use crate::model::MetricPath;
 
-/// A compiled expression.
+/// A compiled expression. Cheap to clone: everybody who has it shares it.
 #[derive(Debug, Clone)]
-pub struct Expression {
+pub struct Expression(Arc<Compiled>);
+
+/// What an [`Expression`] holds.
+#[derive(Debug)]
+pub struct Compiled {
     /// As written.
     pub source: Arc<str>,
     /// The readings it needs, in the order of their numbers; no path appears twice.
-    pub inputs: Vec<MetricPath>,
+    pub inputs: Box<[MetricPath]>,
     pub(crate) root: Node,
-    /// The condition of a violation; empty when the expression is no condition.
-    negated: Arc<str>,
+    /// The condition of a violation; `None` when the expression is no condition.
+    negated: Option<Arc<str>>,
+}
+
+impl std::ops::Deref for Expression {
+    type Target = Compiled;
+
+    fn deref(&self) -> &Compiled {
+        &self.0
+    }
+}
+
+static SHARED: LazyLock<Shared> = LazyLock::new(Shared::default);
+
+/// The expressions that somebody holds, by their text. That they are shared cannot be seen but by their address.
+#[derive(Default)]
+struct Shared {
+    by_source: DashMap<Arc<str>, Weak<Compiled>>,
+    /// How many entries there may be before those are looked for that nobody holds any more.
+    bound: AtomicUsize,
+}
+
+impl Shared {
+    const LEAST_BOUND: usize = 1_024;
+
+    fn find(&self, source: &str) -> Option<Expression> {
+        self.by_source.get(source)?.upgrade().map(Expression)
+    }
+
+    fn keep(&self, expression: &Expression) {
+        if self.by_source.len() > self.bound.load(Ordering::Relaxed).max(Self::LEAST_BOUND) {
+            self.by_source.retain(|_, shared| shared.strong_count() > 0);
+            self.bound.store(2 * self.by_source.len(), Ordering::Relaxed);
+        }
+        self.by_source.insert(expression.source.clone(), Arc::downgrade(&expression.0));
+    }
 }
 
 /// What is wrong with the text of an expression.
@@ -161,13 +202,24 @@ impl Expression {
         result.map_err(|refusal| within(source, refusal))
     }
 
+    /// The same text is compiled once: services are often many of a kind, and what they share stays near the processor.
     fn compile(source: &str) -> Result<(Self, Type), Refusal> {
+        if let Some(shared) = SHARED.find(source) {
+            let kind = if shared.is_condition() { Type::Boolean } else { Type::Number };
+            return Ok((shared, kind));
+        }
+        let (expression, kind) = Self::compile_anew(source)?;
+        SHARED.keep(&expression);
+        Ok((expression, kind))
+    }
+
+    fn compile_anew(source: &str) -> Result<(Self, Type), Refusal> {
         let syntax = syntax::expression(source)?;
         let mut compiler = Compiler { source, inputs: Vec::new() };
         let (root, kind) = compiler.node(&syntax)?;
-        let negated =
-            if kind == Type::Boolean { print(&negate(&syntax), source, 0).into() } else { Arc::from("") };
-        Ok((Self { source: source.into(), inputs: compiler.inputs, root, negated }, kind))
+        let negated = (kind == Type::Boolean).then(|| print(&negate(&syntax), source, 0).into());
+        let inputs = compiler.inputs.into_boxed_slice();
+        Ok((Self(Arc::new(Compiled { source: source.into(), inputs, root, negated })), kind))
     }
 
     /// The value over `inputs`, which are in the order of [`Expression::inputs`]; a condition yields 1 or 0.
@@ -186,13 +238,18 @@ impl Expression {
 
     /// Whether it yields true or false.
     pub fn is_condition(&self) -> bool {
-        !self.negated.is_empty()
+        self.negated.is_some()
     }
 
     /// The condition that holds exactly when this one does not, in the words of the source: `cost >= 30` for `cost < 30`.
     /// Comparisons flip, `&&` and `||` change places (De Morgan), anything else becomes `!(…)`. Empty when this is no condition.
     pub fn negated_text(&self) -> String {
-        self.negated.to_string()
+        self.negated().to_string()
+    }
+
+    /// [`Expression::negated_text`], shared.
+    pub(crate) fn negated(&self) -> Arc<str> {
+        self.negated.clone().unwrap_or_default()
     }
 }
 
@@ -574,6 +631,22 @@ mod tests {
             Ok(parsed) => panic!("{source} was accepted as {:?}", parsed.root),
         };
         (error.message, error.hint.unwrap_or_default(), source[error.span].to_string())
+    }
+
+    #[test]
+    fn equal_texts_are_compiled_once_and_forgotten_when_nobody_holds_them() {
+        let (a, b) =
+            (Expression::parse("only_here + 1").unwrap(), Expression::parse("only_here + 1").unwrap());
+        assert!(Arc::ptr_eq(&a.0, &b.0));
+        assert!(!Arc::ptr_eq(&a.0, &Expression::parse("only_here+1").unwrap().0));
+        assert!(Expression::parse_condition("only_here + 1").is_err(), "a shared number is no condition");
+        assert!(Expression::parse("only_here > 1").unwrap().is_condition());
+        drop((a, b));
+        for n in 0..3 * Shared::LEAST_BOUND {
+            drop(Expression::parse(&format!("forgotten + {n}")).unwrap());
+        }
+        let left = SHARED.by_source.iter().filter(|e| e.key().starts_with("forgotten")).count();
+        assert!(left <= 2 * Shared::LEAST_BOUND, "{left}");
     }
 
     #[test]

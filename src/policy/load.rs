@@ -78,7 +78,7 @@ impl Sources {
     pub fn read(dirs: &[PathBuf]) -> Self {
         let mut sources = Self::default();
         for dir in dirs {
-            let shown = shown(dir);
+            let shown: Arc<str> = shown(dir).into();
             match std::fs::metadata(dir) {
                 Ok(meta) if meta.is_dir() => {
                     let before = sources.files.len() + sources.problems.len();
@@ -95,7 +95,7 @@ impl Sources {
                 }
                 Ok(_) => {
                     let parent = home_of(dir);
-                    let root = self::shown(&parent);
+                    let root: Arc<str> = self::shown(&parent).into();
                     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
                     sources.read_dir(&parent, &root, "", 0, false);
                     sources.read_file(dir, &shown, &root, &name, SourceKind::Policy);
@@ -115,10 +115,11 @@ impl Sources {
         let mut trials = Self::default();
         if !place.is_dir() {
             let name = place.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            trials.read_file(place, &shown(place), &shown(&home_of(place)), &name, SourceKind::Trial);
+            let root: Arc<str> = shown(&home_of(place)).into();
+            trials.read_file(place, &shown(place), &root, &name, SourceKind::Trial);
             return trials;
         }
-        let root = shown(place);
+        let root: Arc<str> = shown(place).into();
         match std::fs::read_dir(place) {
             Ok(entries) => {
                 for entry in entries.flatten() {
@@ -136,12 +137,12 @@ impl Sources {
 
     /// What [`Sources::read`] would give, when no more than `changed` is different since `self` was read from `dirs`.
     /// Reads only those files; everything, when a problem of reading is among what is known.
-    pub fn refresh(&self, dirs: &[PathBuf], changed: &Changed) -> Self {
+    pub fn refresh(self, dirs: &[PathBuf], changed: &Changed) -> Self {
         let Changed::Files(paths) = changed else { return Self::read(dirs) };
         if !self.problems.is_empty() {
             return Self::read(dirs);
         }
-        let mut next = self.clone();
+        let mut next = self;
         for path in paths {
             // The watcher names files absolutely, whichever way the directory was given.
             let inside = |dir: &PathBuf| {
@@ -156,7 +157,7 @@ impl Sources {
             if kind == SourceKind::Policy && name.contains('/') {
                 continue;
             }
-            let root = shown(dir);
+            let root: Arc<str> = shown(dir).into();
             let file = join(&root, &name);
             if let Ok(known) = next.files.binary_search_by(|f| (*f.path).cmp(file.as_str())) {
                 next.files.remove(known);
@@ -182,7 +183,7 @@ impl Sources {
         self.problems.push(problem);
     }
 
-    fn read_dir(&mut self, dir: &Path, root: &str, prefix: &str, depth: usize, policies: bool) {
+    fn read_dir(&mut self, dir: &Path, root: &Arc<str>, prefix: &str, depth: usize, policies: bool) {
         let entries = match std::fs::read_dir(dir) {
             Ok(entries) => entries,
             Err(error) if depth > 0 && error.kind() == std::io::ErrorKind::NotFound => return,
@@ -226,11 +227,11 @@ impl Sources {
         }
     }
 
-    fn read_file(&mut self, path: &Path, shown: &str, root: &str, name: &str, kind: SourceKind) {
+    fn read_file(&mut self, path: &Path, shown: &str, root: &Arc<str>, name: &str, kind: SourceKind) {
         match read_text(path) {
             Ok(Some(text)) => self.files.push(SourceFile {
                 path: shown.into(),
-                root: root.into(),
+                root: root.clone(),
                 name: name.into(),
                 kind,
                 text: text.into(),
@@ -534,7 +535,7 @@ execute:
         f:2:1: error: there is no field `clas` here (hint: did you mean `class`?)
         f:5:18: error: there is no field `ulr` here (hint: did you mean `url`?)
         f:6:8: error: `pusch` is not known here (hint: did you mean `push`?)
-        f:7:10: error: `every` is not known here (hint: there are `push`, `host`, `process`, `http`, `exec`, `nagios`, `prometheus`, `udp`, `statsd`, `custom`)
+        f:7:10: error: `every` is not known here (hint: there are `push`, `host`, `process`, `http`, `exec`, `nagios`, `prometheus`, `udp`, `statsd`, `proxy`, `custom`)
         f:8:24: error: `cpuu` is not known here (hint: did you mean `cpu`?)
         f:11:28: error: `p200` is no aggregate; expected avg, sum, min, max, count, rate, delta, stddev, ewma, ewma(GAIN), last, age, median or a percentile such as p99 or p99.9
         f:11:40: error: `5 parsecs` is no duration (the unit is unknown); expected a number with a unit, such as 30s, 1500ms or 1m30s

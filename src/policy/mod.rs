@@ -7,6 +7,7 @@ pub mod diff;
 pub mod document;
 pub mod expression;
 pub mod load;
+mod merge;
 pub mod overlay;
 pub mod schema;
 pub mod script;

@@ -8,7 +8,7 @@ use super::compile::DANGLING;
 use super::diagnostics::Problem;
 use super::load::{SourceFile, SourceKind};
 use super::script::{Script, ScriptError};
-use super::set::{CompiledFile, Draft, PolicySet};
+use super::set::{CompiledFile, Draft, Files, PolicySet, Reach};
 use super::value::ServicePolicy;
 
 /// The name of the file that changes by hand seem to come from.
@@ -25,16 +25,16 @@ pub fn overlay(
     if changes.is_empty() {
         return Ok((base.clone(), Vec::new()));
     }
-    let mut files = BTreeMap::new();
-    for (path, file) in &base.files {
-        files.insert(path.clone(), without(file, changes));
-    }
-    let by_hand: Vec<(usize, ServicePolicy)> = changes.values().flatten().cloned().enumerate().collect();
+    let mut files: Files =
+        base.files.iter().map(|(path, file)| (path.clone(), without(file, changes))).collect();
+    let by_hand: Vec<Arc<ServicePolicy>> = changes.values().flatten().cloned().map(Arc::new).collect();
     files.insert(BY_HAND.into(), Arc::new(hand_file(by_hand)));
     let sources: Vec<(SourceFile, Arc<CompiledFile>)> =
         files.iter().map(|(path, file)| (source(path), file.clone())).collect();
-    let drafts: Vec<Draft<'_>> =
-        sources.iter().map(|(source, compiled)| Draft { source, compiled: compiled.clone() }).collect();
+    let drafts: Vec<Draft<'_>> = sources
+        .iter()
+        .map(|(source, compiled)| Draft { source, compiled: compiled.clone(), fresh: true })
+        .collect();
     let problems = check::check(&drafts, &Default::default());
     let (mut warnings, errors): (Vec<_>, Vec<_>) =
         problems.into_iter().partition(|p| !p.is_error() || DANGLING.contains(&p.code));
@@ -44,16 +44,7 @@ pub fn overlay(
     for warning in &mut warnings {
         warning.severity = super::diagnostics::ProblemSeverity::Warning;
     }
-    let mut set = PolicySet { files, hash: hash_of(base, changes), ..PolicySet::default() };
-    for draft in &drafts {
-        for (_, service) in &draft.compiled.services {
-            set.services.insert(service.name.clone(), service.clone());
-        }
-        for (_, resource) in &draft.compiled.resources {
-            set.resources.insert(resource.id.as_str().into(), resource.clone());
-        }
-    }
-    Ok((set, warnings))
+    Ok((base.with_files(hash_of(base, changes), files), warnings))
 }
 
 /// The script of this name in any directory of the set.
@@ -98,11 +89,12 @@ fn without(
     Arc::new(file)
 }
 
-fn hand_file(services: Vec<(usize, ServicePolicy)>) -> CompiledFile {
+fn hand_file(services: Vec<Arc<ServicePolicy>>) -> CompiledFile {
     CompiledFile {
         text: "".into(),
         hash: blake3::hash(BY_HAND.as_bytes()),
-        services,
+        reach: Reach::of(&services),
+        services: services.into_iter().enumerate().collect(),
         resources: Vec::new(),
         script: None,
     }
@@ -123,8 +115,7 @@ fn hash_of(base: &PolicySet, changes: &BTreeMap<Arc<str>, Option<ServicePolicy>>
     hasher.update(base.hash.as_bytes());
     for (name, policy) in changes {
         hasher.update(name.as_bytes());
-        let document = policy.as_ref().map(|p| serde_json::to_vec(&*p.document).unwrap_or_default());
-        hasher.update(&document.unwrap_or_default());
+        hasher.update(policy.as_ref().map_or("", |policy| policy.document.as_json()).as_bytes());
     }
     hasher.finalize().to_hex()[..16].into()
 }

@@ -1,7 +1,9 @@
 //! All policies of an application as one immutable value, and how it comes from sources: what did not change is taken over
 //! from the set before, by content hash, and shared with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::iter::Peekable;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,22 +11,27 @@ use super::check;
 use super::compile::{compile, compile_resource};
 use super::diagnostics::{Problem, byte_at, suggestion_or_list};
 use super::load::{Document, Parsed, SourceFile, SourceKind, Sources, parse};
+use super::merge::differing;
 use super::script::Script;
-use super::value::ServicePolicy;
+use super::value::{MetricKind, ServicePolicy, Strategy};
 use crate::model::Resource;
 
 /// Every service and resource of an application, checked together.
+/// Cheap to clone, and a set shares with the one before whatever is the same in both.
 #[derive(Debug, Clone, Default)]
 pub struct PolicySet {
     /// The managed services, by name.
-    pub services: BTreeMap<Arc<str>, ServicePolicy>,
+    pub services: Arc<BTreeMap<Arc<str>, Arc<ServicePolicy>>>,
     /// What has no loop of its own, by name.
-    pub resources: BTreeMap<Arc<str>, Arc<Resource>>,
+    pub resources: Arc<BTreeMap<Arc<str>, Arc<Resource>>>,
     /// The content hash of all files (BLAKE3, hex, 16 digits).
     pub hash: Arc<str>,
     /// The files it came from, by path.
-    pub files: BTreeMap<Arc<str>, Arc<CompiledFile>>,
+    pub files: Arc<Files>,
 }
+
+/// Compiled files, by path.
+pub type Files = BTreeMap<Arc<str>, Arc<CompiledFile>>;
 
 /// What became of one file. Kept so that an unchanged file is neither parsed nor compiled again.
 #[derive(Debug, Clone)]
@@ -34,17 +41,64 @@ pub struct CompiledFile {
     /// Its content hash.
     pub hash: blake3::Hash,
     /// The services in it, and the number of the document that each stands in.
-    pub services: Vec<(usize, ServicePolicy)>,
+    pub services: Vec<(usize, Arc<ServicePolicy>)>,
     /// The resources in it.
     pub resources: Vec<(usize, Arc<Resource>)>,
     /// The script, when it is one.
     pub script: Option<Arc<Script>>,
+    /// What its documents name beyond themselves.
+    pub reach: Reach,
+}
+
+/// What the services of a file name beyond their own documents. Most name nothing, and need no second look when another file changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Some plan runs a script.
+    pub scripts: bool,
+    /// Some service has references, or plans actions on another.
+    pub services: bool,
+    /// Some metric is over a group.
+    pub groups: bool,
+}
+
+impl Reach {
+    /// The reach of some services.
+    pub(crate) fn of<'a>(services: impl IntoIterator<Item = &'a Arc<ServicePolicy>>) -> Self {
+        services.into_iter().fold(Self::default(), |reach, service| Self {
+            scripts: reach.scripts || !service.scripts.is_empty(),
+            services: reach.services || names_services(service),
+            groups: reach.groups || has_groups(service),
+        })
+    }
+}
+
+fn names_services(service: &ServicePolicy) -> bool {
+    let mut rows = service.plan.iter().flat_map(|plan| &plan.rows);
+    !service.references.is_empty()
+        || rows.any(|row| match &row.strategy {
+            Strategy::Actions { actions, .. } => actions.iter().any(|action| action.service().is_some()),
+            Strategy::Script(_) => false,
+        })
+}
+
+fn has_groups(service: &ServicePolicy) -> bool {
+    let mut metrics = service.monitor.iter().flat_map(|monitor| &monitor.metrics);
+    metrics.any(|metric| matches!(metric.kind, MetricKind::Group(_)))
 }
 
 /// What is known of a file while a set is built: trees and mistakes as well.
 pub(crate) struct Draft<'a> {
     pub(crate) source: &'a SourceFile,
     pub(crate) compiled: Arc<CompiledFile>,
+    /// Whether it is not just what the set before had.
+    pub(crate) fresh: bool,
+}
+
+impl<'a> Draft<'a> {
+    fn new(source: &'a SourceFile, compiled: Arc<CompiledFile>, before: Option<&Arc<CompiledFile>>) -> Self {
+        let fresh = !before.is_some_and(|before| Arc::ptr_eq(before, &compiled));
+        Self { source, compiled, fresh }
+    }
 }
 
 /// Names whose own documents are wrong: what only misses them is no second mistake.
@@ -67,24 +121,27 @@ impl PolicySet {
         sources: &Sources,
         previous: Option<&Self>,
     ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let nothing = Self::default();
+        let previous = previous.unwrap_or(&nothing);
         let mut build = Build { previous, problems: sources.problems.clone(), broken: Broken::new() };
-        let mut files: BTreeMap<Arc<str>, Arc<CompiledFile>> = BTreeMap::new();
         let mut drafts: Vec<Draft<'_>> = Vec::with_capacity(sources.files.len());
         let of_kind = |kind| sources.files.iter().filter(move |source| source.kind == kind);
         let mut scripts: Scripts<'_> = BTreeMap::new();
+        let mut known = Known::new(previous);
         for source in of_kind(SourceKind::Script) {
-            if let Some(compiled) = build.script(source) {
+            let before = known.file(&source.path);
+            if let Some(compiled) = build.script(source, before) {
                 if let Some(script) = &compiled.script {
-                    scripts.entry(&source.root).or_default().insert(&source.name, script.clone());
+                    scripts.entry(&*source.root).or_default().insert(&source.name, script.clone());
                 }
-                files.insert(source.path.clone(), compiled.clone());
-                drafts.push(Draft { source, compiled });
+                drafts.push(Draft::new(source, compiled, before));
             }
         }
+        let mut known = Known::new(previous);
         for source in of_kind(SourceKind::Policy) {
-            if let Some(compiled) = build.policy(source, &scripts) {
-                files.insert(source.path.clone(), compiled.clone());
-                drafts.push(Draft { source, compiled });
+            let before = known.file(&source.path);
+            if let Some(compiled) = build.policy(source, before, &scripts) {
+                drafts.push(Draft::new(source, compiled, before));
             }
         }
         let Build { mut problems, broken, .. } = build;
@@ -96,44 +153,88 @@ impl PolicySet {
         if problems.iter().any(Problem::is_error) {
             return Err(problems);
         }
+        let files: Files = drafts.into_iter().map(|d| (d.source.path.clone(), d.compiled)).collect();
         let hash = hash_of(&files);
-        let mut set = Self { hash, files, ..Self::default() };
-        for draft in &drafts {
-            for (_, service) in &draft.compiled.services {
-                set.services.insert(service.name.clone(), service.clone());
-            }
-            for (_, resource) in &draft.compiled.resources {
-                set.resources.insert(resource.id.as_str().into(), resource.clone());
+        Ok((previous.with_files(hash, files), problems))
+    }
+
+    /// The set with other files; what stands in files that are the same is not looked at.
+    pub(crate) fn with_files(&self, hash: Arc<str>, files: Files) -> Self {
+        let mut next = Self { hash, files: Arc::new(files), ..self.clone() };
+        let changed = differing(&self.files, &next.files);
+        if changed.is_empty() {
+            return next;
+        }
+        let services = Arc::make_mut(&mut next.services);
+        let resources = Arc::make_mut(&mut next.resources);
+        for file in changed.iter().filter_map(|(_, old, _)| *old) {
+            file.services.iter().for_each(|(_, service)| drop(services.remove(&service.name)));
+            file.resources.iter().for_each(|(_, resource)| drop(resources.remove(resource.id.as_str())));
+        }
+        for file in changed.iter().filter_map(|(_, _, new)| *new) {
+            services.extend(file.services.iter().map(|(_, s)| (s.name.clone(), s.clone())));
+            resources.extend(file.resources.iter().map(|(_, r)| (r.id.as_str().into(), r.clone())));
+        }
+        next
+    }
+
+    /// Whether a metric of some service is over a group.
+    pub fn has_groups(&self) -> bool {
+        self.files.values().any(|file| file.reach.groups)
+    }
+}
+
+/// The files of a set, for somebody who asks for them in the order of their paths.
+struct Known<'a>(Peekable<btree_map::Iter<'a, Arc<str>, Arc<CompiledFile>>>);
+
+impl<'a> Known<'a> {
+    fn new(set: &'a PolicySet) -> Self {
+        Self(set.files.iter().peekable())
+    }
+
+    fn file(&mut self, path: &Arc<str>) -> Option<&'a Arc<CompiledFile>> {
+        loop {
+            let (next, file) = self.0.peek()?;
+            let order = if Arc::ptr_eq(next, path) { Ordering::Equal } else { (**next).cmp(path) };
+            match order {
+                Ordering::Greater => return None,
+                Ordering::Equal => return Some(file),
+                Ordering::Less => drop(self.0.next()),
             }
         }
-        Ok((set, problems))
     }
 }
 
 type Scripts<'a> = BTreeMap<&'a str, BTreeMap<&'a str, Arc<Script>>>;
 
 struct Build<'a> {
-    previous: Option<&'a PolicySet>,
+    previous: &'a PolicySet,
     problems: Vec<Problem>,
     broken: Broken,
 }
 
-impl<'a> Build<'a> {
+impl Build<'_> {
     /// The file as it was compiled before, when its content is the same; otherwise the hash of its content.
-    fn unchanged(&self, source: &SourceFile) -> Result<Arc<CompiledFile>, blake3::Hash> {
-        let file = self.previous.and_then(|set| set.files.get(&source.path));
+    fn unchanged(
+        source: &SourceFile,
+        before: Option<&Arc<CompiledFile>>,
+    ) -> Result<Arc<CompiledFile>, blake3::Hash> {
         // A text that was not even read again needs no hash.
-        if let Some(file) = file
+        if let Some(file) = before
             && Arc::ptr_eq(&file.text, &source.text)
         {
             return Ok(file.clone());
         }
         let hash = blake3::hash(source.text.as_bytes());
-        file.filter(|file| file.hash == hash).cloned().ok_or(hash)
+        before.filter(|file| file.hash == hash).cloned().ok_or(hash)
     }
 
-    fn script(&mut self, source: &SourceFile) -> Option<Arc<CompiledFile>> {
-        let hash = match self.unchanged(source) {
+    fn script(
+        &mut self,
+        source: &SourceFile,
+        before: Option<&Arc<CompiledFile>>,
+    ) -> Option<Arc<CompiledFile>> {
+        let hash = match Self::unchanged(source, before) {
             Ok(file) => return Some(file),
             Err(hash) => hash,
         };
@@ -144,6 +245,7 @@ impl<'a> Build<'a> {
                 services: Vec::new(),
                 resources: Vec::new(),
                 script: Some(Arc::new(script)),
+                reach: Reach::default(),
             })),
             Err(error) => {
                 let mut problem =
@@ -158,13 +260,19 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn policy(&mut self, source: &SourceFile, scripts: &Scripts<'_>) -> Option<Arc<CompiledFile>> {
+    fn policy(
+        &mut self,
+        source: &SourceFile,
+        before: Option<&Arc<CompiledFile>>,
+        scripts: &Scripts<'_>,
+    ) -> Option<Arc<CompiledFile>> {
         let empty = BTreeMap::new();
         let scripts = scripts.get(&*source.root).unwrap_or(&empty);
         let same_script = |name: &str, script: &Arc<Script>| {
             find_script(scripts, source, name).is_some_and(|now| Arc::ptr_eq(&now, script) || now == *script)
         };
-        let hash = match self.unchanged(source) {
+        let hash = match Self::unchanged(source, before) {
+            Ok(file) if !file.reach.scripts => return Some(file),
             Ok(file) => {
                 let mut used = file.services.iter().flat_map(|(_, service)| &service.scripts);
                 if used.all(|(name, script)| same_script(name, script)) {
@@ -190,10 +298,14 @@ impl<'a> Build<'a> {
             services: Vec::new(),
             resources: Vec::new(),
             script: None,
+            reach: Reach::default(),
         };
         for (number, parsed) in documents.into_iter().enumerate() {
             self.document(source, scripts, number, parsed, &mut file);
         }
+        file.services.shrink_to_fit();
+        file.resources.shrink_to_fit();
+        file.reach = Reach::of(file.services.iter().map(|(_, service)| service));
         Some(Arc::new(file))
     }
 
@@ -245,8 +357,8 @@ impl<'a> Build<'a> {
     }
 
     /// The service with every part that is as before replaced by the one before, so that equal parts are one allocation.
-    fn shared(&self, mut new: ServicePolicy) -> ServicePolicy {
-        let Some(old) = self.previous.and_then(|set| set.services.get(&new.name)) else { return new };
+    fn shared(&self, mut new: ServicePolicy) -> Arc<ServicePolicy> {
+        let Some(old) = self.previous.services.get(&new.name) else { return Arc::new(new) };
         if new.scripts == old.scripts && new.document == old.document {
             return old.clone();
         }
@@ -257,7 +369,7 @@ impl<'a> Build<'a> {
         if new.resource == old.resource {
             new.resource = old.resource.clone();
         }
-        new
+        Arc::new(new)
     }
 }
 
@@ -306,7 +418,7 @@ fn locate(problems: &mut [Problem], sources: &Sources) {
     }
 }
 
-fn hash_of(files: &BTreeMap<Arc<str>, Arc<CompiledFile>>) -> Arc<str> {
+fn hash_of(files: &Files) -> Arc<str> {
     let mut hasher = blake3::Hasher::new();
     for (path, file) in files {
         hasher.update(path.as_bytes());

@@ -324,7 +324,7 @@ impl<'a> Check<'a> {
     }
 
     fn service(&mut self, name: &str, at: &Place) -> Option<&'a ServicePolicy> {
-        let found = self.set.services.get(name);
+        let found = self.set.services.get(name).map(|service| &**service);
         if found.is_none() {
             let hint = suggestion_or_list(name, "services", self.set.services.keys().map(|k| &**k));
             self.problems.push(
@@ -376,7 +376,8 @@ impl<'a> Check<'a> {
 
     fn effector(&mut self, service: &str, action: &str, at: &Place) {
         let Some(service) = self.service(service, &at.then("service")) else { return };
-        let declared = service.document.execute.iter().flatten().map(|(name, _)| name.as_str());
+        let declared =
+            service.execute.iter().flat_map(|execute| execute.effectors.keys()).map(|name| &**name);
         if !declared.clone().any(|name| name == action) {
             let hint = suggestion_or_list(action, "effectors there", declared);
             let message = format!("`{}` declares no effector `{action}`", service.name);

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::document::{MissingPolicy, ServiceDocument};
+use super::document::{MissingPolicy, PackedDocument};
 use super::expression::Expression;
 use super::script::Script;
 use crate::model::connector::{EffectorSpec, SensorSpec};
+use crate::model::endpoint::{Address, Endpoint};
 use crate::model::plan::OnFailure;
 use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Plan, Resource, Selector, Severity};
 
@@ -18,9 +19,13 @@ pub struct ServicePolicy {
     /// Its name.
     pub name: Arc<str>,
     /// The document it was compiled from; with `scripts`, all that is needed to compile it again.
-    pub document: Arc<ServiceDocument>,
+    pub document: PackedDocument,
     /// Its place in the model.
     pub resource: Arc<Resource>,
+    /// Where it listens.
+    pub endpoint: Option<Endpoint>,
+    /// Where homeostat stands in front of it.
+    pub listen: Option<Address>,
     /// What it uses, by name.
     pub references: BTreeMap<Arc<str>, ReferencePolicy>,
     /// M, when attached.
@@ -42,6 +47,8 @@ pub struct ReferencePolicy {
     pub service: Option<Arc<str>>,
     /// Every service that it may be bound to: the declared one first, then the candidates, without repetition.
     pub candidates: Vec<Arc<str>>,
+    /// The local port through which the service reaches it.
+    pub listen: Option<Address>,
 }
 
 /// M.
@@ -170,6 +177,8 @@ pub struct PlanRow {
     pub cooldown: Duration,
     /// How long a plan of mode `approve` waits for a yes.
     pub expires: Duration,
+    /// How long the script may run, aside; `None`: it runs in its shard, for a few milliseconds at most.
+    pub slow: Option<Duration>,
     /// What becomes of the rest of the list when one action fails.
     pub on_failure: OnFailure,
     /// Take this row even though an earlier one matched.

@@ -8,8 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::ports::{Actions, Alarms, MetricInfo, Metrics, Slos};
 use crate::model::{Decision, PortError, Reading, SloStatus, Timestamp};
+use crate::policy::{MetricKind, ServicePolicy};
 
 /// One of the four components of a loop.
 #[derive(
@@ -246,6 +248,82 @@ pub struct SelfStats {
 pub trait Ports: Metrics + Slos + Alarms + Actions {}
 impl<T: Metrics + Slos + Alarms + Actions> Ports for T {}
 
+/// Something that a policy brings in from outside: a program, a script, a connector of the embedding program (R3-10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Plugin {
+    /// The service whose policy names it.
+    pub service: String,
+    /// What it is there.
+    pub part: PluginPart,
+    /// The metric or action, or the file of the script.
+    pub name: String,
+    /// How it is called: `exec`, `nagios`, `rhai`, or the kind that the embedding program registered.
+    pub protocol: String,
+    /// The program with its arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// The content hash of a script (BLAKE3, hex, 16 digits).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+}
+
+/// The parts of a loop that can be brought in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PluginPart {
+    /// Measures a metric.
+    Sensor,
+    /// Plans.
+    Strategy,
+    /// Carries out an action.
+    Effector,
+}
+
+impl std::fmt::Display for PluginPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sensor => "sensor",
+            Self::Strategy => "strategy",
+            Self::Effector => "effector",
+        })
+    }
+}
+
+/// What a policy brings in, in the order of the loop.
+pub fn plugins(policy: &ServicePolicy) -> Vec<Plugin> {
+    let plugin = |part, name: &str, protocol: &str, origin| Plugin {
+        service: policy.name.to_string(),
+        part,
+        name: name.to_string(),
+        protocol: protocol.to_string(),
+        origin,
+        hash: None,
+    };
+    let sensors = policy.monitor.iter().flat_map(|m| &m.metrics).filter_map(|metric| {
+        let MetricKind::Sensor(spec) = &metric.kind else { return None };
+        let origin = match spec {
+            SensorSpec::Exec(exec) => Some(exec.command.join(" ")),
+            SensorSpec::Nagios(nagios) => Some(nagios.command.join(" ")),
+            SensorSpec::Custom(_) => None,
+            _ => return None,
+        };
+        Some(plugin(PluginPart::Sensor, &metric.name, spec.protocol(), origin))
+    });
+    let strategies = policy.scripts.values().map(|script| Plugin {
+        hash: Some(script.hash.to_string()),
+        ..plugin(PluginPart::Strategy, &script.name, "rhai", None)
+    });
+    let effectors = policy.execute.iter().flat_map(|e| &e.effectors).filter_map(|(action, spec)| {
+        let origin = match &**spec {
+            EffectorSpec::Exec(exec) => Some(exec.command.join(" ")),
+            EffectorSpec::Custom(_) => None,
+            _ => return None,
+        };
+        Some(plugin(PluginPart::Effector, action, spec.protocol(), origin))
+    });
+    sensors.chain(strategies).chain(effectors).collect()
+}
+
 /// A running homeostat. The daemon implements it; surfaces use nothing else.
 #[async_trait]
 pub trait Control: Send + Sync {
@@ -279,6 +357,8 @@ pub trait Control: Send + Sync {
     async fn reload(&self) -> Result<Applied, ChangeError>;
     /// Goes back to the policies before the last change.
     async fn rollback(&self) -> Result<Applied, ChangeError>;
+    /// What the running services use that is no part of homeostat, sorted by service (R3-10).
+    async fn plugins(&self) -> Result<Vec<Plugin>, PortError>;
     /// What runs and what waits.
     fn policy_status(&self) -> PolicyStatus;
 

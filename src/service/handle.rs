@@ -19,7 +19,7 @@ const SUBSCRIBER_ROOM: usize = 1_024;
 
 /// The words that begin a sensor in a policy.
 const SENSORS: &[&str] =
-    &["push", "host", "process", "http", "exec", "nagios", "prometheus", "udp", "statsd", "custom"];
+    &["push", "host", "process", "http", "exec", "nagios", "prometheus", "udp", "statsd", "proxy", "custom"];
 
 /// The four ports of one service.
 #[derive(Clone)]

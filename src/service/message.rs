@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::control::{Event, ServiceStatus};
 use crate::model::connector::EffectorSpec;
+use crate::model::endpoint::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{MetricInfo, Notification, PortError, SubscriptionMode};
 use crate::model::{
     Action, Alarm, Decision, DecisionId, HumanDuration, Outcome, Reading, ServiceId, SloStatus, Timestamp,
 };
 use crate::monitor::{Held, SensorWanted};
+use crate::plan::strategy::{Known, Run};
 use crate::policy::ServicePolicy;
+use crate::policy::script::Script;
 
 /// Stands in a [`Sample`] for "now": the turn gives it the time of its message.
 pub const NOW: Timestamp = Timestamp(i64::MIN);
@@ -166,6 +170,13 @@ pub enum Letter {
         /// What the effector said.
         result: Result<String, String>,
     },
+    /// The script that was to run aside has run.
+    RanAside {
+        /// The number of the run, of the service's choosing.
+        token: u64,
+        /// What came of it.
+        run: Box<Run>,
+    },
     /// A call from outside.
     Call {
         /// The number that the answer carries.
@@ -278,6 +289,10 @@ pub enum Effect {
     ReadNow(Arc<str>, Arc<str>),
     /// Record the intent durably, then call the effectors in order, then answer with [`Letter::Performed`].
     Perform(Box<Perform>),
+    /// Run a script outside the shard, then answer with [`Letter::RanAside`].
+    RunAside(Box<Aside>),
+    /// Let exactly these local ports of a service's references be open, and lead there.
+    Ports(Arc<str>, Vec<Port>),
     /// Hand the alarm to the planner that the embedding program attached.
     Alarm(Arc<str>, Box<Alarm>),
     /// Record a decision, or the news of it.
@@ -286,6 +301,23 @@ pub enum Effect {
     Remember(Arc<str>, Lasting),
     /// Tell people.
     Event(Event),
+}
+
+/// A run of a script outside the shard.
+#[derive(Debug, Clone)]
+pub struct Aside {
+    /// The service whose strategy it is.
+    pub service: Arc<str>,
+    /// The number of the run.
+    pub token: u64,
+    /// What to run.
+    pub script: Arc<Script>,
+    /// What it answers.
+    pub alarm: Alarm,
+    /// All that it can know.
+    pub known: Arc<Known>,
+    /// How long it may take, of processor time.
+    pub time: Duration,
 }
 
 /// A call of effectors.
@@ -305,6 +337,8 @@ pub struct Perform {
     pub action: Action,
     /// How: all in order; the first failure ends it.
     pub effectors: Vec<Arc<EffectorSpec>>,
+    /// References with a local port that are to lead elsewhere then. The step has ended once no later call reaches what they led to before.
+    pub moves: Vec<(Arc<str>, Option<Arc<str>>)>,
 }
 
 /// What outlives the daemon.

@@ -58,7 +58,7 @@ impl Line {
             Message::Detach(name) => Self::Detach(name.to_string()),
             Message::To(name, letter) => Self::To(name.to_string(), letter.clone()),
             Message::Apply(apply) => Self::Apply {
-                document: Box::new((*apply.policy.document).clone()),
+                document: Box::new(apply.policy.document.open().unwrap_or_default()),
                 scripts: apply
                     .policy
                     .scripts

@@ -70,8 +70,9 @@ impl Sensing {
         }
         let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = all.remove(&service).unwrap_or_default();
-        let mut now = HashMap::with_capacity(wanted.len());
-        for sensor in wanted {
+        let mut now = HashMap::new();
+        // Pushed values come by themselves: there is nothing to run.
+        for sensor in wanted.into_iter().filter(|sensor| !matches!(*sensor.spec, SensorSpec::Push(_))) {
             let running = match before.remove(&sensor.metric) {
                 Some(running) if running.spec == sensor.spec => {
                     if running.regular.swap(sensor.regular, Ordering::SeqCst) != sensor.regular {

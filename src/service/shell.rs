@@ -1,6 +1,6 @@
 //! The shell: threads that feed shards, tasks that wait for sensors and effectors. The only asynchronous part of the loop; it decides nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::Clock;
 use super::control::Event;
-use super::message::{Effect, Lasting, Letter, Message, Perform, Request, Response};
+use super::message::{Aside, Effect, Lasting, Letter, Message, Perform, Request, Response};
 use super::names::Names;
 use super::record::{Line, Tape};
 use super::sensing::Sensing;
@@ -20,11 +20,12 @@ use super::shard::{Shard, Surroundings, shard_of};
 use super::simulation::OPERATIONS;
 use super::turn::Tally;
 use crate::connectors::Connectors;
-use crate::knowledge::store::{Binding, Intent, Store};
+use crate::knowledge::store::{Binding, Intent, Pending, Store};
+use crate::membrane::{Limits, Membrane};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
-use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Verdict};
-use crate::plan::strategy::{Deadline, RunLimits, STACK_SIZE};
+use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Timestamp, Verdict};
+use crate::plan::strategy::{Deadline, Run, RunLimits, STACK_SIZE, StrategyHost};
 
 /// How many messages from outside may wait in one mailbox; who brings more waits.
 const MAILBOX: usize = 8_192;
@@ -32,8 +33,8 @@ const MAILBOX: usize = 8_192;
 /// How many messages a shard takes at once.
 const BATCH: usize = 256;
 
-/// How long one strategy run may take.
-const STRATEGY_TIME: Duration = Duration::from_millis(50);
+/// How many scripts that are declared slow run at once; others wait for their turn.
+const ASIDE: usize = 4;
 
 /// How long a call may take.
 const CALL_TIME: HumanDuration = HumanDuration::seconds(10);
@@ -74,6 +75,7 @@ struct Inner {
     names: Arc<Names>,
     clock: Clock,
     connectors: Connectors,
+    membrane: Membrane,
     store: Store,
     tape: Tape,
     calls: DashMap<u64, oneshot::Sender<Response>>,
@@ -89,9 +91,11 @@ struct Inner {
     performing: DashMap<String, (String, JoinHandle<()>)>,
     /// Steps that were due when homeostat was stopping already.
     unbegun: Mutex<Vec<Perform>>,
+    /// The places of scripts that run aside.
+    aside: Arc<Semaphore>,
     /// Samples that sensors brought while the mailbox was full.
     dropped: AtomicU64,
-    writes: mpsc::UnboundedSender<crate::knowledge::store::Pending<()>>,
+    writes: mpsc::UnboundedSender<Pending<()>>,
     stopping: AtomicBool,
     runtime: tokio::runtime::Handle,
 }
@@ -109,9 +113,7 @@ impl Surroundings for Life<'_> {
     }
     fn limits(&mut self) -> RunLimits {
         self.run += 1;
-        let clock = self.inner.clock;
-        let deadline = Deadline::Within(STRATEGY_TIME, Arc::new(move || clock.running()));
-        RunLimits { operations: OPERATIONS, deadline }
+        RunLimits { operations: OPERATIONS, deadline: within(RunLimits::TIME, self.inner.clock) }
     }
     fn cut(&mut self, progress: u64) {
         self.cuts.push((self.run - 1, progress));
@@ -139,6 +141,7 @@ impl Shell {
             threads: Mutex::default(),
             names: Arc::default(),
             clock,
+            membrane: Membrane::new(&setting.connectors, Limits::default()),
             connectors: setting.connectors,
             store: setting.store,
             tape: setting.tape,
@@ -153,6 +156,7 @@ impl Shell {
             planners: DashMap::new(),
             performing: DashMap::new(),
             unbegun: Mutex::default(),
+            aside: Arc::new(Semaphore::new(ASIDE)),
             dropped: AtomicU64::new(0),
             writes,
             stopping: AtomicBool::new(false),
@@ -187,6 +191,11 @@ impl Shell {
     /// Sensors and effectors.
     pub fn connectors(&self) -> &Connectors {
         &self.0.connectors
+    }
+
+    /// What stands around services.
+    pub fn membrane(&self) -> &Membrane {
+        &self.0.membrane
     }
 
     /// Events from now on.
@@ -479,6 +488,10 @@ impl Shell {
         if tokio::time::timeout(deadline, joined).await.is_err() {
             late.push("a shard".into());
         }
+        // Clients of managed services are served to the last: only now are the ports in front of those closed.
+        if !self.0.membrane.stop(deadline).await {
+            late.push("calls through the membrane".into());
+        }
         // Nobody is left to answer: who still waits is told so.
         self.0.calls.clear();
         self.0.subscribers.clear();
@@ -587,14 +600,34 @@ fn turn(inner: &Arc<Inner>, shard: &mut Shard, number: usize, message: Message, 
             }
         }
     }
+    // Intents go to the record before all else: an action waits for its intent, and should not wait for the decision besides.
+    let mut intents = VecDeque::new();
+    if !inner.stopping.load(Ordering::SeqCst) {
+        intents.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Perform(perform) => Some(inner.store.intent(intent(perform, now))),
+            _ => None,
+        }));
+    }
     let mut recorded = false;
     for effect in effects.drain(..) {
         recorded |= matches!(effect, Effect::Remember(..) | Effect::Decision(_));
         match effect {
             // What an answer says has been done must outlive a crash right after it.
             Effect::Reply(token, response) if recorded => reply_once_recorded(inner, token, response),
-            effect => carry_out(inner, effect),
+            effect => carry_out(inner, effect, &mut intents),
         }
+    }
+}
+
+fn intent(perform: &Perform, at: Timestamp) -> Intent {
+    Intent {
+        service: perform.origin.to_string(),
+        decision: perform.decision.0,
+        step: perform.step,
+        key: perform.key.clone(),
+        action: perform.action.clone(),
+        executor: perform.service.to_string(),
+        at,
     }
 }
 
@@ -608,7 +641,8 @@ fn reply_once_recorded(inner: &Arc<Inner>, token: u64, response: Response) {
     });
 }
 
-fn carry_out(inner: &Arc<Inner>, effect: Effect) {
+/// Does what a turn orders; `intents` are those of its actions, in order.
+fn carry_out(inner: &Arc<Inner>, effect: Effect, intents: &mut VecDeque<Pending<()>>) {
     match effect {
         Effect::Send(service, letter) => inner.post(&service, letter),
         Effect::Reply(token, response) => {
@@ -624,7 +658,9 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect) {
             inner.sensing.set(service, wanted, &inner.connectors, deliver_to(inner));
         }
         Effect::ReadNow(service, metric) => inner.sensing.read_now(&service, &metric, deliver_to(inner)),
-        Effect::Perform(perform) => perform_soon(inner, *perform),
+        Effect::Perform(perform) => perform_soon(inner, *perform, intents.pop_front()),
+        Effect::RunAside(aside) => run_aside(inner, *aside),
+        Effect::Ports(service, ports) => inner.membrane.set_ports(&service, ports),
         Effect::Alarm(service, alarm) => {
             if let Some(planner) = inner.planners.get(&service).map(|p| p.clone()) {
                 inner.runtime.spawn(async move {
@@ -676,7 +712,7 @@ fn notify(inner: &Inner, token: u64, notification: Notification) {
     }
 }
 
-fn remember(store: &Store, service: &str, what: Lasting) -> crate::knowledge::store::Pending<()> {
+fn remember(store: &Store, service: &str, what: Lasting) -> Pending<()> {
     match what {
         Lasting::Slo(slo, on) => store.slo_enabled(service, &slo, Some(on)),
         Lasting::Binding { reference, to, declared } => {
@@ -697,7 +733,7 @@ fn publish(inner: &Inner, event: Event) {
     let _ = inner.events.send(event);
 }
 
-async fn log_failed_writes(mut writes: mpsc::UnboundedReceiver<crate::knowledge::store::Pending<()>>) {
+async fn log_failed_writes(mut writes: mpsc::UnboundedReceiver<Pending<()>>) {
     while let Some(write) = writes.recv().await {
         if let Err(error) = write.await {
             tracing::error!(%error, "a fact could not be recorded");
@@ -705,11 +741,12 @@ async fn log_failed_writes(mut writes: mpsc::UnboundedReceiver<crate::knowledge:
     }
 }
 
-fn perform_soon(inner: &Arc<Inner>, perform: Perform) {
-    if inner.stopping.load(Ordering::SeqCst) {
+fn perform_soon(inner: &Arc<Inner>, perform: Perform, intent: Option<Pending<()>>) {
+    // Without an intent on its way, homeostat was stopping already.
+    let Some(intent) = intent else {
         inner.unbegun.lock().unwrap_or_else(PoisonError::into_inner).push(perform);
         return;
-    }
+    };
     let (service, key) = (perform.service.clone(), perform.key.clone());
     let what = format!("{} at `{service}`", perform.action);
     let (listed, go) = oneshot::channel::<()>();
@@ -718,7 +755,7 @@ fn perform_soon(inner: &Arc<Inner>, perform: Perform) {
         inner.runtime.clone().spawn(async move {
             // Not before it stands in the list, or it might end before and stay there for good.
             let _ = go.await;
-            let work = std::panic::AssertUnwindSafe(perform_now(&inner, perform));
+            let work = std::panic::AssertUnwindSafe(perform_now(&inner, perform, intent));
             let result = work.catch_unwind().await.unwrap_or_else(|_| Err("the effector panicked".into()));
             inner.post(&service, Letter::Performed { key: key.clone(), result });
             inner.performing.remove(&key);
@@ -728,18 +765,50 @@ fn perform_soon(inner: &Arc<Inner>, perform: Perform) {
     let _ = listed.send(());
 }
 
-/// Intent, act, outcome. Without a durable intent there is no act.
-async fn perform_now(inner: &Inner, perform: Perform) -> Result<String, String> {
-    let intent = Intent {
-        service: perform.origin.to_string(),
-        decision: perform.decision.0,
-        step: perform.step,
-        key: perform.key.clone(),
-        action: perform.action.clone(),
-        executor: perform.service.to_string(),
-        at: inner.clock.now(),
+/// The deadline of a run that begins now. The clock on the wall is cheap to read; when it says that the time is over, the time that the
+/// processor has spent on this thread decides: what a busy machine takes away is no fault of the script.
+fn within(time: Duration, clock: Clock) -> Deadline {
+    let spent = || {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
     };
-    let recorded = inner.store.intent(intent).await;
+    let (wall, processor) = (clock.running(), spent());
+    let passed = move || {
+        let passed = clock.running().saturating_sub(wall);
+        if passed < time { passed } else { spent().saturating_sub(processor) }
+    };
+    Deadline::Within(time, Arc::new(passed))
+}
+
+/// Runs a script on a thread of its own, whose stack is made for that.
+fn run_aside(inner: &Arc<Inner>, aside: Aside) {
+    let inner = inner.clone();
+    inner.runtime.clone().spawn(async move {
+        let Ok(place) = inner.aside.clone().acquire_owned().await else { return };
+        let (service, token) = (aside.service.clone(), aside.token);
+        let (post, failed) = (inner.clone(), service.clone());
+        let work = move || {
+            let _place = place;
+            let limits = RunLimits {
+                operations: RunLimits::OPERATIONS_ASIDE,
+                deadline: within(aside.time, inner.clock),
+            };
+            let run = || StrategyHost::new().run(&aside.script, &aside.alarm, aside.known.clone(), limits);
+            let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            let run = run.unwrap_or_else(|_| Run::failed("it panicked"));
+            inner.post(&service, Letter::RanAside { token, run: Box::new(run) });
+        };
+        let thread = std::thread::Builder::new().name("strategy".into()).stack_size(STACK_SIZE).spawn(work);
+        if let Err(error) = thread {
+            let run = Run::failed(&format!("there is no thread for it: {error}"));
+            post.post(&failed, Letter::RanAside { token, run: Box::new(run) });
+        }
+    });
+}
+
+/// Intent, act, outcome. Without a durable intent there is no act.
+async fn perform_now(inner: &Inner, perform: Perform, intent: Pending<()>) -> Result<String, String> {
+    let recorded = intent.await;
     recorded.map_err(|error| format!("not tried: the intent could not be recorded: {error}"))?;
     let command = Command {
         service: perform.service.to_string(),
@@ -778,6 +847,13 @@ async fn call_effectors(
             .map_err(|_| ConnectorError::Timeout(limit))??;
         if !answer.is_empty() {
             said.push(answer);
+        }
+    }
+    if !perform.moves.is_empty() {
+        let moved = inner.membrane.lead(&perform.service, &perform.moves).await;
+        let rest = moved.map_err(ConnectorError::Config)?;
+        if !rest.is_empty() {
+            said.push(rest);
         }
     }
     Ok(said.join("; "))

@@ -1,6 +1,7 @@
 //! The loop in virtual time: the same shards as in life, fed by hand, with effectors that a test or an embedding program writes.
 //! Nothing here waits, and nothing reads a clock.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +10,12 @@ use super::control::{Event, ServiceStatus};
 use super::message::{Apply, Effect, Letter, Message, Perform, Request, Response, Restored};
 use super::names::Names;
 use super::shard::{Shard, Surroundings, shard_of};
+use crate::model::endpoint::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{Notification, PortError, SubscriptionMode};
 use crate::model::{Action, Alarm, Decision, HumanDuration, MetricId, Outcome, Reading, SloState, Timestamp};
 use crate::monitor::SensorWanted;
-use crate::plan::strategy::{Deadline, RunLimits};
+use crate::plan::strategy::{Deadline, RunLimits, StrategyHost};
 use crate::policy::ServicePolicy;
 use crate::policy::set::PolicySet;
 
@@ -47,6 +49,8 @@ pub struct Simulation {
     pub ended: Vec<u64>,
     /// How the sensors of each service are to run.
     pub sensors: BTreeMap<String, Vec<SensorWanted>>,
+    /// The local ports that each service's references have, and where they lead.
+    pub ports: BTreeMap<String, Vec<Port>>,
     /// Every command that effectors got, in order.
     pub performed: Vec<Perform>,
     /// What would be kept over a restart, in order: service, what.
@@ -82,6 +86,7 @@ impl Simulation {
             notifications: Vec::new(),
             ended: Vec::new(),
             sensors: BTreeMap::new(),
+            ports: BTreeMap::new(),
             performed: Vec::new(),
             lasting: Vec::new(),
         }
@@ -105,13 +110,14 @@ impl Simulation {
     /// Attaches every service of a set, or changes what is attached.
     pub fn apply(&mut self, set: &PolicySet) {
         for policy in set.services.values() {
-            self.attach(policy.clone(), Restored::default());
+            self.attach(&**policy, Restored::default());
         }
         self.form_groups(set);
     }
 
     /// Attaches one service, or changes what is attached.
-    pub fn attach(&mut self, policy: ServicePolicy, restored: Restored) {
+    pub fn attach(&mut self, policy: impl Borrow<ServicePolicy>, restored: Restored) {
+        let policy = policy.borrow().clone();
         let id = self.names.service(&policy.name);
         let name = policy.name.clone();
         self.message(&name, Message::Apply(Box::new(Apply { id, policy, restored })));
@@ -314,11 +320,20 @@ impl Simulation {
                 };
                 to(service, letter);
             }
+            Effect::Ports(service, ports) => {
+                self.ports.insert(service.to_string(), ports);
+            }
             Effect::Perform(perform) => {
                 self.performed.push((*perform).clone());
                 if let Some(result) = (self.effector)(&perform) {
                     to(perform.service, Letter::Performed { key: perform.key, result });
                 }
+            }
+            Effect::RunAside(aside) => {
+                let limits =
+                    RunLimits { operations: RunLimits::OPERATIONS_ASIDE, deadline: Deadline::CutAt(None) };
+                let run = StrategyHost::new().run(&aside.script, &aside.alarm, aside.known, limits);
+                to(aside.service, Letter::RanAside { token: aside.token, run: Box::new(run) });
             }
             Effect::Alarm(_, alarm) => self.alarms.push(*alarm),
             Effect::Decision(decision) => {

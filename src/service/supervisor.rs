@@ -11,11 +11,12 @@ use tokio::sync::Mutex;
 use super::control::{
     Applied, ChangeError, Component, ExportedMetric, Origin, PolicyStatus, Refusal, SelfStats, ServiceStatus,
 };
-use super::groups::{Members, groups, memberships};
+use super::groups::{Members, memberships};
 use super::message::{Apply, Letter, Message, Request, Response, Restored};
 use super::shell::{Effectors, Shell};
 use super::turn::OPEN_DECISIONS;
 use crate::knowledge::store::HandMade;
+use crate::membrane::Served;
 use crate::model::connector::SensorSpec;
 use crate::model::ports::PortError;
 use crate::model::{MetricId, Resource, ServiceId, Timestamp};
@@ -62,8 +63,8 @@ struct State {
     members: HashMap<(Arc<str>, Arc<str>), Members>,
 }
 
-/// The metrics of a service that take pushed values.
-type Pushable = HashMap<Box<str>, MetricId>;
+/// The metrics of a service that take pushed values, sorted by name.
+type Pushable = Arc<[(Arc<str>, MetricId)]>;
 
 /// The set of services of a running homeostat.
 pub struct Supervisor {
@@ -73,7 +74,7 @@ pub struct Supervisor {
     /// What is attached, for readers that must not wait for a change that is under way.
     names: Lock<Arc<[Arc<str>]>>,
     origins: DashMap<String, Origin>,
-    pushable: DashMap<Box<str>, (ServiceId, usize, Arc<Pushable>)>,
+    pushable: DashMap<Arc<str>, (ServiceId, usize, Pushable)>,
     applied: AtomicU64,
     refused: AtomicU64,
     ready: AtomicBool,
@@ -139,10 +140,10 @@ impl Supervisor {
     pub async fn reconcile(&self, files: &PolicySet) -> Result<usize, crate::knowledge::store::StoreError> {
         let by_hand = self.state.lock().await.by_hand.clone();
         let by_hand = self.still_valid(&by_hand, files);
-        let mut services = files.services.clone();
+        let mut services = (*files.services).clone();
         for (name, change) in by_hand {
             match change.policy {
-                Some(policy) => drop(services.insert(name, policy)),
+                Some(policy) => drop(services.insert(name, Arc::new(policy))),
                 None => drop(services.remove(&name)),
             }
         }
@@ -266,7 +267,9 @@ impl Supervisor {
     ) -> Result<Applied, ChangeError> {
         let mut state = self.state.lock().await;
         let running = state.running.services.get(name);
-        let edited = edit(running.map(|p| &*p.document))?;
+        let document = running.map(|p| p.document.open()).transpose();
+        let document = document.map_err(|e| PortError::Invalid(e.to_string()))?;
+        let edited = edit(document.as_ref())?;
         let files = &state.files;
         let find = |name: &str| inline(name).or_else(|| script(files, name));
         let (policy, loose) = match &edited {
@@ -279,7 +282,7 @@ impl Supervisor {
             }
         };
         if dangling == Dangling::Refused {
-            let before = running.and_then(|p| compile_by_hand((*p.document).clone(), &find).ok());
+            let before = document.and_then(|document| compile_by_hand(document, &find).ok());
             let before: Vec<String> =
                 before.iter().flat_map(|(_, loose)| loose).map(ToString::to_string).collect();
             let new: Vec<String> = loose.iter().filter(|l| !before.contains(l)).cloned().collect();
@@ -301,7 +304,7 @@ impl Supervisor {
             .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
         let mut applied = self.transition(&mut state, next).await?;
         self.note_origins(&by_hand, &state.running);
-        let document = state.running.services.get(name).map(with_scripts);
+        let document = state.running.services.get(name).map(|policy| with_scripts(policy));
         state.by_hand = by_hand;
         let record = HandMade { service: name.into(), component: WHOLE.into(), document, base_hash: base };
         let store = self.shell.store();
@@ -317,7 +320,7 @@ impl Supervisor {
     async fn transition(&self, state: &mut State, next: PolicySet) -> Result<Applied, PortError> {
         for name in self.in_quarantine(&state.running).await {
             // It does not run, whatever was last handed out: it is attached again with what the record knows of it.
-            state.running.services.remove(&name);
+            Arc::make_mut(&mut state.running.services).remove(&name);
         }
         let changes = diff(&state.running, &next);
         // A service in quarantine is attached anew by any change of its policy.
@@ -326,7 +329,8 @@ impl Supervisor {
             true => self.restored(&changes, &next).await?,
             false => HashMap::new(),
         };
-        self.forget_bindings(&state.running, &next).await;
+        self.forget_bindings(&changes, &state.running, &next).await;
+        self.stand_around(&next);
         for change in &changes {
             match change {
                 Change::Removed { service } => {
@@ -349,7 +353,10 @@ impl Supervisor {
         for line in &applied.changes {
             self.shell.tell("policy", None, line.clone());
         }
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = next.services.keys().cloned().collect();
+        if changes.iter().any(|c| matches!(c, Change::Added { .. } | Change::Removed { .. })) {
+            let names = next.services.keys().cloned().collect();
+            *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        }
         self.with_status(|status| {
             status.running = next.hash.to_string();
             status.since = Some(self.shell.clock().now());
@@ -358,6 +365,18 @@ impl Supervisor {
         self.applied.fetch_add(1, Ordering::Relaxed);
         state.running = next;
         Ok(applied)
+    }
+
+    /// Opens and closes the ports in front of services, and says where each of them listens.
+    fn stand_around(&self, next: &PolicySet) {
+        let served = next.services.values().map(|policy| Served {
+            name: policy.name.clone(),
+            listen: policy.listen,
+            endpoint: policy.endpoint.clone(),
+        });
+        for (service, trouble) in self.shell.membrane().set_services(served) {
+            self.shell.tell("membrane", Some(&service), format!("{}; it is tried again", trouble.0));
+        }
     }
 
     /// The services of `running` that a panic has put into quarantine.
@@ -375,21 +394,22 @@ impl Supervisor {
 
     async fn send_policy(&self, policy: &ServicePolicy, restored: Restored) -> Result<(), PortError> {
         let id = self.shell.names().service(&policy.name);
-        let pushable: Pushable = policy
+        let mut pushable: Vec<(Arc<str>, MetricId)> = policy
             .monitor
             .iter()
             .flat_map(|m| &m.metrics)
             .filter(|m| matches!(&m.kind, MetricKind::Sensor(SensorSpec::Push(_))))
-            .map(|m| ((*m.name).into(), self.shell.names().metric(&m.name)))
+            .map(|m| (m.name.clone(), self.shell.names().metric(&m.name)))
             .collect();
+        pushable.sort_unstable();
         let shard = self.shell.shard_of(&policy.name);
-        self.pushable.insert((*policy.name).into(), (id, shard, Arc::new(pushable)));
+        self.pushable.insert(policy.name.clone(), (id, shard, pushable.into()));
         let apply = Apply { id, policy: policy.clone(), restored };
         self.shell.send(&policy.name, Message::Apply(Box::new(apply))).await
     }
 
     async fn form_groups(&self, state: &mut State, next: &PolicySet) -> Result<(), PortError> {
-        if !next.services.values().any(|p| groups(p).next().is_some()) {
+        if !next.has_groups() {
             state.members.clear();
             return Ok(());
         }
@@ -469,9 +489,13 @@ impl Supervisor {
     }
 
     /// A reference whose policy changes is bound as that says; where actions had put it is forgotten.
-    async fn forget_bindings(&self, running: &PolicySet, next: &PolicySet) {
-        for (name, policy) in &next.services {
-            let Some(before) = running.services.get(name) else { continue };
+    async fn forget_bindings(&self, changes: &[Change], running: &PolicySet, next: &PolicySet) {
+        for change in changes {
+            let Change::Changed { service: name, .. } = change else { continue };
+            let name = name.as_str();
+            let (Some(before), Some(policy)) = (running.services.get(name), next.services.get(name)) else {
+                continue;
+            };
             for (reference, was) in &before.references {
                 // As in the turn: a binding stays while the declaration does, whatever else becomes a candidate.
                 if policy.references.get(reference).is_none_or(|now| now.service != was.service) {
@@ -522,9 +546,9 @@ impl Supervisor {
         let entry =
             self.pushable.get(service).ok_or_else(|| PortError::NoSuchService(service.to_string()))?;
         let (id, shard, metrics) = entry.value();
-        match metrics.get(metric) {
-            Some(metric) => Ok((*id, *metric, *shard)),
-            None => Err(PortError::NotPushed(metric.to_string())),
+        match metrics.binary_search_by(|(name, _)| (**name).cmp(metric)) {
+            Ok(found) => Ok((*id, metrics[found].1, *shard)),
+            Err(_) => Err(PortError::NotPushed(metric.to_string())),
         }
     }
 
@@ -741,7 +765,7 @@ fn broken_inline(document: &serde_json::Value) -> Option<String> {
 
 /// The document with its scripts inline, so that it stands for itself.
 fn with_scripts(policy: &ServicePolicy) -> serde_json::Value {
-    let mut json = serde_json::to_value(&*policy.document).unwrap_or_default();
+    let mut json = serde_json::from_str::<serde_json::Value>(policy.document.as_json()).unwrap_or_default();
     for row in json.get_mut("plan").and_then(|p| p.as_array_mut()).into_iter().flatten() {
         let source = row
             .get("run")

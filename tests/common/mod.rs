@@ -65,7 +65,7 @@ impl Sim {
 
     /// Applies a service of `yaml` without some of it, whatever the other components would still like to use.
     pub fn strip(&mut self, service: &str, yaml: &str, take: impl FnOnce(&mut ServicePolicy)) {
-        let mut policy = policies(&[("policy.yaml", yaml)]).services[service].clone();
+        let mut policy = (*policies(&[("policy.yaml", yaml)]).services[service]).clone();
         take(&mut policy);
         self.attach(policy, Default::default());
     }
@@ -230,7 +230,7 @@ impl World {
     pub fn apply(&mut self, now: i64, set: &PolicySet) {
         for policy in set.services.values() {
             let id = self.around.names.service(&policy.name);
-            let apply = Apply { id, policy: policy.clone(), restored: Default::default() };
+            let apply = Apply { id, policy: (**policy).clone(), restored: Default::default() };
             self.turn(now, Message::Apply(Box::new(apply)));
         }
     }

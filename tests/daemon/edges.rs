@@ -91,6 +91,15 @@ monitor: {{ metrics: {{ cost: h.cost + p.cost + e.cost + n.cost + u.cost + s.cos
     daemon.wait_value("nagios", "cost_state", 1.0);
     daemon.wait_value("all", "cost", 42.0);
     assert!(daemon.expect(0, &["get", "nagios", "cost"]).contains('7'));
+    let plugins = daemon.expect(0, &["plugins"]);
+    for (service, part) in [
+        ("exec", "sensor    cost  exec    "),
+        ("nagios", "sensor    cost  nagios  "),
+        ("exec", "effector  set   exec    "),
+    ] {
+        assert!(plugins.lines().any(|l| l.starts_with(service) && l.contains(part)), "{plugins}");
+    }
+    assert_eq!(plugins.lines().count(), 3, "{plugins}");
     // Two kinds of effectors.
     daemon.expect(0, &["send", "http", r#"{"set": {"property": "cost", "value": 4}}"#]);
     daemon.wait_value("all", "cost", 44.0);

@@ -48,7 +48,7 @@ fn plan(alarm) {
 const ENDLESS: &str = "
 fn plan(alarm) {
     let text = \"\";
-    loop { text = \"\"; text.pad(4000, 'x'); text.split(\"x\"); }
+    loop { text = \"\"; text.pad(900, 'x'); text.split(\"x\"); }
 }";
 
 #[test]
@@ -118,6 +118,7 @@ fn a_recorded_run_is_replayed_byte_for_byte() {
     assert!(said.out.contains("byte for byte"), "{said:?}");
     let text = std::fs::read_to_string(record).unwrap();
     assert!(text.contains("\"decision\""));
+    assert!(text.contains("\"m\":{\"cut\""), "the endless strategy was cut by the clock");
 
     // A crash cut off the last line.
     std::fs::write(record, &text[..text.len() - 20]).unwrap();
@@ -152,4 +153,57 @@ fn a_recorded_run_is_replayed_byte_for_byte() {
     file.write_all(b"nonsense\n").unwrap();
     assert_eq!(homeostat(&["replay", record], None).code, 2);
     assert_eq!(homeostat(&["replay", "/no/such/file"], None).code, 2);
+}
+
+/// Requirement: R3-05
+#[test]
+fn a_slow_script_delays_nobody_and_its_result_is_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("endless.rhai", ENDLESS);
+    write(
+        "thorough.rhai",
+        "fn plan(alarm) { let n = 0; for i in 0..200000 { n += 1; } [remember(\"n\", n)] }",
+    );
+    write(
+        "policy.yaml",
+        "
+service: slow
+monitor: { sensors: { x: push } }
+analyze: { low: { objective: x < 10 } }
+plan: [ { when: low, run: endless.rhai, mode: act, slow: 2s, cooldown: 1h } ]
+---
+service: thorough
+monitor: { sensors: { x: push } }
+analyze: { low: { objective: x < 10 } }
+plan: [ { when: low, run: thorough.rhai, mode: act, slow: 1m, cooldown: 1h } ]
+execute: {}
+---
+service: quick
+monitor: { sensors: { x: push } }
+analyze: { low: { objective: x < 10 } }
+plan: [ { when: low, mode: act, do: [ { remember: { key: n, value: 1 } } ] } ]
+execute: {}
+",
+    );
+    let other = tempfile::tempdir().unwrap();
+    let record = other.path().join("record");
+    let record = record.to_str().unwrap();
+    let daemon = Daemon::start(dir.path(), &["--record", record, "--shards", "1"]);
+    let decided = |service: &str| {
+        let decisions = daemon.get(&format!("/v1/decisions?service={service}"));
+        decisions.as_array().and_then(|d| d.first().cloned())
+    };
+    daemon.expect(0, &["metric", "push", "slow", "x", "50"]);
+    daemon.expect(0, &["metric", "push", "quick", "x", "50"]);
+    daemon.expect(0, &["metric", "push", "thorough", "x", "50"]);
+    wait_for("the quick one", || decided("quick").map(drop));
+    assert_eq!(decided("slow"), None, "it still runs, and the only shard took turns meanwhile");
+    let slow = wait_for("the slow one", || decided("slow"));
+    assert!(slow["verdict"]["strategy_failed"].as_str().unwrap().contains("time was over"), "{slow}");
+    wait_for("the thorough one", || decided("thorough").map(drop));
+    assert!(daemon.expect(0, &["knowledge", "get", "thorough", "n"]).contains("200000"));
+    daemon.stop();
+    let said = homeostat(&["replay", record], None);
+    assert!(said.code == 0 && said.out.contains("byte for byte"), "{said:?}");
 }

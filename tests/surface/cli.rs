@@ -25,6 +25,7 @@ impl Write for Captured {
 
 const LOCAL: Local = Local {
     run: |options, _| async move { if options.dirs.is_empty() { Exit::Usage } else { Exit::Ok } }.boxed(),
+    wrap: |options, _| async move { if options.command.is_empty() { Exit::Usage } else { Exit::Ok } }.boxed(),
     check: |_, _| async { Exit::Refused }.boxed(),
     test: |_, _| async { Exit::No }.boxed(),
     schema: |_, _| async { Exit::Ok }.boxed(),
@@ -182,6 +183,7 @@ async fn why_topology_and_knowledge_are_told() {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
     assert!(ask(&server, &["topology"]).await.1.contains("A/monitor  →  B/monitor  b1"));
+    assert!(ask(&server, &["plugins"]).await.1.contains("A  sensor  disk  exec  probe /"));
     assert_eq!(ask(&server, &["knowledge", "put", "A", "k", "{a: 1}"]).await.0, Exit::Ok);
     assert_eq!(as_json(&server, &["knowledge", "get", "A", "k"]).await.1, json!({"a": 1}));
     assert_eq!(ask(&server, &["knowledge", "list", "A"]).await.1, "k  {\"a\":1}\n");

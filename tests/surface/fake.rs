@@ -397,6 +397,16 @@ impl Control for Fake {
         }
         Ok(decision(1).outcomes)
     }
+    async fn plugins(&self) -> Result<Vec<Plugin>, PortError> {
+        Ok(vec![Plugin {
+            service: "A".into(),
+            part: PluginPart::Sensor,
+            name: "disk".into(),
+            protocol: "exec".into(),
+            origin: Some("probe /".into()),
+            hash: None,
+        }])
+    }
     async fn reject(&self, service: &str, id: u64) -> Result<(), PortError> {
         self.approve(service, id).await.map(|_| ())
     }

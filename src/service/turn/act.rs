@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{ServiceLoop, Turn};
 use crate::execute::Next;
+use crate::model::endpoint::Port;
 use crate::model::ports::PortError;
 use crate::model::{Action, DecisionId, Outcome, OutcomeStatus, Timestamp};
 use crate::service::message::{Effect, Lasting, Letter, Perform, Response};
@@ -76,12 +77,13 @@ impl ServiceLoop {
     ) {
         match self.effectors_for(&action) {
             Err((status, detail)) => self.end_step(from, decision, step, action, Err((status, detail)), turn),
-            Ok(effectors) if effectors.is_empty() => {
+            Ok(effectors) if effectors.is_empty() && self.moves(&action).is_empty() => {
                 let ended = self.built_in(&action, turn);
                 self.end_step(from, decision, step, action, ended, turn);
             }
             Ok(effectors) => {
                 let key = format!("{from}/{decision}/{step}");
+                let moves = self.moves(&action);
                 let perform = Perform {
                     service: self.name.clone(),
                     key,
@@ -90,6 +92,7 @@ impl ServiceLoop {
                     step,
                     action,
                     effectors,
+                    moves,
                 };
                 self.performing.insert(perform.key.clone(), perform.clone());
                 turn.effects.push(Effect::Perform(Box::new(perform)));
@@ -146,6 +149,37 @@ impl ServiceLoop {
             Action::Replace { from, to, .. } => self.replaceable(from, to).map(|_| ()),
             _ => Ok(()),
         }
+    }
+
+    /// The references with a local port that an action lets lead elsewhere; none for an action that is not allowed.
+    fn moves(&self, action: &Action) -> Vec<(Arc<str>, Option<Arc<str>>)> {
+        let rebindings: Vec<(Arc<str>, Option<Arc<str>>)> = match action {
+            Action::Bind { reference, to, .. } => {
+                match (self.reference(reference), self.candidate(reference, to)) {
+                    (Ok(reference), Ok(to)) => vec![(reference, Some(to))],
+                    _ => Vec::new(),
+                }
+            }
+            Action::Unbind { reference, .. } => {
+                self.reference(reference).map(|r| (r, None)).into_iter().collect()
+            }
+            Action::Replace { from, to, .. } => {
+                let all = self.replaceable(from, to).unwrap_or_default();
+                all.into_iter().map(|(reference, to)| (reference, Some(to))).collect()
+            }
+            _ => Vec::new(),
+        };
+        let has_port = |name: &Arc<str>| self.policy.references.get(name).is_some_and(|r| r.listen.is_some());
+        rebindings.into_iter().filter(|(name, _)| has_port(name)).collect()
+    }
+
+    /// Lets the local ports of references lead to what those are bound to.
+    pub(super) fn show_ports(&self, turn: &mut Turn<'_>) {
+        let ports = self.policy.references.iter().filter_map(|(name, reference)| {
+            let to = self.bindings.get(name).cloned().flatten();
+            Some(Port { reference: name.clone(), listen: reference.listen?, to })
+        });
+        turn.effects.push(Effect::Ports(self.name.clone(), ports.collect()));
     }
 
     fn reference(&self, name: &str) -> Result<Arc<str>, Refusal> {
@@ -277,6 +311,9 @@ impl ServiceLoop {
             }
         }
         self.forget_remotes(&rebound, turn);
+        if self.policy.references.values().any(|r| r.listen.is_some()) {
+            self.show_ports(turn);
+        }
         self.reweigh(turn);
     }
 
@@ -326,6 +363,10 @@ impl ServiceLoop {
                 Err(e) => Err(e),
             },
         };
+        if ended.is_err() && !perform.moves.is_empty() {
+            // The binding stays what it was, and so do the ports.
+            self.show_ports(turn);
+        }
         self.end_step(perform.origin, perform.decision, perform.step, perform.action, ended, turn);
     }
 

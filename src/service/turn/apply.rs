@@ -79,6 +79,9 @@ impl ServiceLoop {
         let before = std::mem::replace(&mut self.policy, next);
         let planner = self.incarnations[2];
         let rebound = self.apply_references(&before, bindings, turn);
+        if [&before, &self.policy].iter().any(|p| p.references.values().any(|r| r.listen.is_some())) {
+            self.show_ports(turn);
+        }
         let told = self.outside_view(turn);
         let monitor = self.apply_monitor(&before, &rebound, turn);
         self.apply_analyze(&before, monitor, turn);

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::propose::waits;
 use super::{ServiceLoop, Turn};
-use crate::execute::Run;
+use crate::execute;
 use crate::model::plan::OnFailure;
 use crate::model::{
     Action, Alarm, AlarmKind, Decision, DecisionId, Mode, OutcomeStatus, Plan, Reading, Verdict,
 };
-use crate::plan::strategy::{End, Known, ReferenceView};
+use crate::plan::strategy::{End, Known, ReferenceView, Run};
 use crate::plan::{Taken, TaskId, Upshot};
 use crate::policy::script::Script;
 use crate::policy::{PlanRow, Strategy};
-use crate::service::message::{Effect, Letter};
+use crate::service::message::{Aside, Effect, Letter};
 
 /// How many decisions of the past are held in memory to note whether they helped; the record holds all.
 pub const OPEN_DECISIONS: usize = 64;
@@ -100,53 +101,93 @@ impl ServiceLoop {
         turn: &mut Turn<'_>,
     ) {
         let mut known = self.known(task, script, turn);
+        if let Some(time) = row.slow {
+            self.run_aside(task, script, alarm, known, time, turn);
+            return;
+        }
         for _ in 0..MAX_RUNS {
-            turn.tally.strategies += 1;
             let limits = (turn.limits)();
             let shared = Arc::new(known);
             let run = turn.host.run(script, &alarm, shared.clone(), limits);
             if let Some(progress) = run.cut {
                 (turn.cut)(progress);
             }
-            for line in &run.log {
-                self.event("decide", None, format!("{}: {line}", script.name), turn);
-            }
-            match run.end {
-                End::Needs(needs) => {
-                    known = Arc::unwrap_or_clone(shared);
-                    let elsewhere = self.provide(&mut known, needs, turn);
-                    if elsewhere.is_empty() {
-                        continue;
-                    }
-                    self.fetch(task, row, script, alarm, elsewhere, turn);
-                    return;
-                }
-                End::Actions(actions) => {
-                    let made = Made {
-                        actions,
-                        readings: run.reads,
-                        reasons: run.reasons,
-                        strategy: script.name.to_string(),
-                        hash: script.hash.to_string(),
-                    };
-                    self.made(task, row, alarm, Ok(made), turn);
-                    return;
-                }
-                End::Failed(error) => {
-                    turn.tally.failed += 1;
-                    let made = Made {
-                        actions: Vec::new(),
-                        readings: run.reads,
-                        reasons: run.reasons,
-                        strategy: script.name.to_string(),
-                        hash: script.hash.to_string(),
-                    };
-                    self.made(task, row, alarm, Err((error.to_string(), made)), turn);
-                    return;
-                }
+            let Some(needs) = self.conclude(task, row, script, &alarm, run, turn) else { return };
+            known = Arc::unwrap_or_clone(shared);
+            let elsewhere = self.provide(&mut known, needs, turn);
+            if !elsewhere.is_empty() {
+                self.fetch(task, row, script, alarm, elsewhere, turn);
+                return;
             }
         }
         self.never_content(task, row, script, alarm, turn);
+    }
+
+    /// Has a script that is declared slow run outside the shard; what came of it arrives as a letter, and is recorded like any.
+    fn run_aside(
+        &mut self,
+        task: &TaskId,
+        script: &Arc<Script>,
+        alarm: Alarm,
+        mut known: Known,
+        time: Duration,
+        turn: &mut Turn<'_>,
+    ) {
+        if let Some(monitor) = &mut self.monitor {
+            for info in monitor.list(turn.now) {
+                known.readings.insert((known.service.clone(), info.name), info.reading);
+            }
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        if let Some(planner) = &mut self.planner {
+            planner.gone_aside(task, token, alarm.clone());
+        }
+        let (service, script) = (self.name.clone(), script.clone());
+        let aside = Aside { service, token, script, alarm, known: Arc::new(known), time };
+        turn.effects.push(Effect::RunAside(Box::new(aside)));
+    }
+
+    /// A run aside has ended.
+    pub(super) fn ran_aside(&mut self, token: u64, run: Run, turn: &mut Turn<'_>) {
+        let Some((task, row, alarm)) = self.planner.as_mut().and_then(|p| p.back(token)) else { return };
+        let Strategy::Script(script) = &row.strategy else { return };
+        if let Some(needs) = self.conclude(&task, &row, script, &alarm, run, turn) {
+            self.fetch(&task, &row, script, alarm, needs, turn);
+        }
+    }
+
+    /// What a run came to becomes a decision; answers with what it needs if it has not come to anything yet.
+    fn conclude(
+        &mut self,
+        task: &TaskId,
+        row: &PlanRow,
+        script: &Script,
+        alarm: &Alarm,
+        run: Run,
+        turn: &mut Turn<'_>,
+    ) -> Option<Vec<(String, String)>> {
+        turn.tally.strategies += 1;
+        for line in &run.log {
+            self.event("decide", None, format!("{}: {line}", script.name), turn);
+        }
+        let made = |actions| Made {
+            actions,
+            readings: run.reads,
+            reasons: run.reasons,
+            strategy: script.name.to_string(),
+            hash: script.hash.to_string(),
+        };
+        let result = match run.end {
+            End::Needs(needs) => return Some(needs),
+            End::Actions(actions) => Ok(made(actions)),
+            End::Failed(error) => {
+                turn.tally.failed += 1;
+                Err((error.to_string(), made(Vec::new())))
+            }
+        };
+        self.made(task, row, alarm.clone(), result, turn);
+        None
     }
 
     /// The strategy wants to know ever more.
@@ -307,7 +348,7 @@ impl ServiceLoop {
             if let Some(planner) = &mut self.planner {
                 planner.started(task, id);
             }
-            self.ledger.enqueue(Run::new(id, actions, row.on_failure, None));
+            self.ledger.enqueue(execute::Run::new(id, actions, row.on_failure, None));
         }
     }
 
@@ -388,7 +429,7 @@ impl ServiceLoop {
         let decision = self.new_decision(None, Verdict::Planned, Some(plan), turn);
         let id = decision.id;
         self.publish_decision(decision, turn);
-        self.ledger.enqueue(Run::new(id, actions, OnFailure::Stop, Some(caller)));
+        self.ledger.enqueue(execute::Run::new(id, actions, OnFailure::Stop, Some(caller)));
     }
 }
 

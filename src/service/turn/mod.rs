@@ -192,6 +192,7 @@ impl ServiceLoop {
             Letter::StepEnded { decision, step, outcome, inverse } => {
                 self.step_ended(decision, step, outcome, inverse, turn);
             }
+            Letter::RanAside { token, run } => self.ran_aside(token, *run, turn),
             Letter::Performed { key, result } => self.performed(&key, result, turn),
             Letter::Call { token, request } => self.call(token, request, turn),
         }

@@ -1,0 +1,246 @@
+//! HTTP/2 without TLS through the membrane, by prior knowledge on both sides (RFC 9113 section 3.3). One connection of a client has one to the service.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::http2::{Builder as ClientBuilder, SendRequest};
+use hyper::server::conn::http2::Builder as ServerBuilder;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::front::{Front, NoConnection, status_of};
+use super::meter::{Call, FailureKind};
+use super::target::{Target, Visit};
+
+/// After this time without an answer, a request counts as having reached the service.
+const SURELY_SENT: Duration = Duration::from_secs(1);
+
+/// How often a call that has not been sent is tried again when its target changes.
+const ATTEMPTS: usize = 4;
+
+/// The connection to the service that belongs to one connection of a client.
+type Backend = Mutex<Option<(Arc<Target>, SendRequest<Passing>)>>;
+
+/// Serves one connection of a client until it ends; `first` was read of it already.
+pub(super) async fn serve(client: TcpStream, first: Bytes, front: Arc<Front>, stopping: CancellationToken) {
+    let backend: Arc<Backend> = Arc::default();
+    let limit = u32::try_from(front.limits.head_bytes).unwrap_or(u32::MAX);
+    let service = service_fn(move |request| {
+        let (front, backend) = (front.clone(), backend.clone());
+        async move { Ok::<_, Infallible>(carry(request, &front, &backend).await) }
+    });
+    let connection = ServerBuilder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_header_list_size(limit)
+        .serve_connection(TokioIo::new(Rewound { first, stream: client }), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+/// Takes one call to where calls lead at present.
+async fn carry(request: Request<Incoming>, front: &Front, backend: &Backend) -> Response<Passing> {
+    let target = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let call = Arc::new(front.meter.begin(request.method().as_str(), target));
+    for attempt in 1.. {
+        let visit = match front.slot.enter() {
+            Ok(visit) => visit,
+            Err(why) => return failed(&call, FailureKind::Unbound, &why),
+        };
+        match connection(front, backend, &visit.target).await {
+            Ok(sender) => return send(request, sender, call, visit).await,
+            Err(_) if attempt < ATTEMPTS && front.has_left(&visit.target) => {}
+            Err(no) => return failed(&call, no.kind, &no.why),
+        }
+    }
+    failed(&call, FailureKind::Unreachable, "the service cannot be reached")
+}
+
+/// The connection to the target: that of the last call, if it is to the same and still open, or a new one.
+async fn connection(
+    front: &Front,
+    backend: &Backend,
+    target: &Arc<Target>,
+) -> Result<SendRequest<Passing>, NoConnection> {
+    let mut kept = backend.lock().await;
+    if let Some((to, sender)) = kept.as_mut()
+        && Arc::ptr_eq(to, target)
+        && sender.ready().await.is_ok()
+    {
+        return Ok(sender.clone());
+    }
+    *kept = None;
+    let stream = front.connect(target).await?;
+    let (sender, connection) = ClientBuilder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| NoConnection {
+            kind: FailureKind::Garbage,
+            why: format!("`{}` does not speak HTTP/2: {error}", target.name),
+        })?;
+    tokio::spawn(async move { drop(connection.await) });
+    *kept = Some((target.clone(), sender.clone()));
+    Ok(sender)
+}
+
+async fn send(
+    request: Request<Incoming>,
+    mut sender: SendRequest<Passing>,
+    call: Arc<Call>,
+    mut visit: Visit,
+) -> Response<Passing> {
+    let request = request.map(|body| Passing::Up { body, call: call.clone() });
+    let answer = sender.send_request(request);
+    tokio::pin!(answer);
+    let answer = tokio::select! {
+        answer = answer.as_mut() => answer,
+        () = tokio::time::sleep(SURELY_SENT) => {
+            visit.sent();
+            answer.await
+        }
+    };
+    visit.sent();
+    match answer {
+        Ok(response) => {
+            call.status(response.status().as_u16());
+            let events = response
+                .headers()
+                .get(hyper::header::CONTENT_TYPE)
+                .is_some_and(|value| value.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"));
+            let over = response.body().is_end_stream();
+            if events || over {
+                call.answered();
+            }
+            response.map(|body| Passing::Down { body, call, over, _visit: visit })
+        }
+        Err(error) => failed(&call, FailureKind::BrokenOff, &format!("the service did not answer: {error}")),
+    }
+}
+
+fn failed(call: &Call, kind: FailureKind, why: &str) -> Response<Passing> {
+    call.failed(kind);
+    let mut response = Response::new(Passing::Text(Some(Bytes::from(format!("{why}\n")))));
+    *response.status_mut() = StatusCode::from_u16(status_of(kind).0).unwrap_or(StatusCode::BAD_GATEWAY);
+    response
+}
+
+/// A body on its way through, frame by frame, or a short text of our own.
+enum Passing {
+    Text(Option<Bytes>),
+    Up { body: Incoming, call: Arc<Call> },
+    Down { body: Incoming, call: Arc<Call>, over: bool, _visit: Visit },
+}
+
+impl Body for Passing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let length = |frame: &Frame<Bytes>| frame.data_ref().map_or(0, Bytes::len);
+        match self.get_mut() {
+            Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Up { body, call } => {
+                let polled = Pin::new(body).poll_frame(context);
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    call.bytes_in(length(frame));
+                }
+                polled
+            }
+            Self::Down { body, call, over, .. } => {
+                let polled = Pin::new(&mut *body).poll_frame(context);
+                match &polled {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        call.bytes_out(length(frame));
+                        if body.is_end_stream() {
+                            *over = true;
+                            call.answered();
+                        }
+                    }
+                    Poll::Ready(None) => {
+                        *over = true;
+                        call.answered();
+                    }
+                    Poll::Ready(Some(Err(_))) => {
+                        *over = true;
+                        call.failed(FailureKind::BrokenOff);
+                    }
+                    Poll::Pending => {}
+                }
+                polled
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_none(),
+            Self::Up { body, .. } | Self::Down { body, .. } => body.is_end_stream(),
+        }
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        if let Self::Down { call, over: false, .. } = self {
+            call.failed(FailureKind::ClientGone);
+        }
+    }
+}
+
+/// A stream of which something was read already.
+struct Rewound {
+    first: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, into);
+        }
+        let count = self.first.len().min(into.remaining());
+        into.put_slice(&self.first[..count]);
+        self.first.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

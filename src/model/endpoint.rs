@@ -1,0 +1,127 @@
+//! Where a service listens, and the local ports through which a service reaches what it uses.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::name::MAX_NAME;
+
+/// An IP address and a port: where homeostat listens.
+pub type Address = SocketAddr;
+
+/// Reads an address that homeostat is to listen on.
+///
+/// # Errors
+/// What is wrong with it and what would be right.
+pub fn parse_address(text: &str) -> Result<Address, String> {
+    match text.parse::<Address>() {
+        Ok(address) if address.port() == 0 => {
+            Err(format!("`{text}` has port 0; expected a port that clients can know, such as 8080"))
+        }
+        Ok(address) => Ok(address),
+        Err(_) => {
+            Err(format!("`{text}` is no address; expected an IP address and a port, such as 127.0.0.1:8080"))
+        }
+    }
+}
+
+/// What is spoken at an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.0, HTTP/1.1, or HTTP/2 by prior knowledge; without TLS.
+    Http,
+    /// Anything over TCP.
+    Tcp,
+}
+
+/// Where a service listens: `http://host:port`, `tcp://host:port`, or `host:port`, which is HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// `host:port`, an IPv6 address in brackets.
+    pub address: Arc<str>,
+}
+
+impl Endpoint {
+    /// Reads an endpoint.
+    ///
+    /// # Errors
+    /// What is wrong with it and what would be right.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const RIGHT: &str = "expected `http://HOST:PORT`, `tcp://HOST:PORT` or `HOST:PORT`";
+        let (protocol, rest) = match text.split_once("://") {
+            None => (Protocol::Http, text),
+            Some(("http", rest)) => (Protocol::Http, rest.strip_suffix('/').unwrap_or(rest)),
+            Some(("tcp", rest)) => (Protocol::Tcp, rest),
+            Some(("https", _)) => {
+                return Err(format!(
+                    "`{text}` is https; the membrane speaks to services without TLS; {RIGHT}"
+                ));
+            }
+            Some((scheme, _)) => return Err(format!("`{scheme}` is not spoken here; {RIGHT}")),
+        };
+        if rest.contains(['/', '?', '#', '@']) || rest.contains(char::is_whitespace) {
+            return Err(format!("`{text}` is more than a host and a port; {RIGHT}"));
+        }
+        let Some((host, port)) = rest.rsplit_once(':') else {
+            return Err(format!("`{text}` has no port; {RIGHT}"));
+        };
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        if host.is_empty() || host.len() > 2 * MAX_NAME || host.contains(':') && !bracketed {
+            return Err(format!("`{text}` has no host; {RIGHT}"));
+        }
+        match port.parse::<u16>() {
+            Ok(port) if port > 0 => Ok(Self { protocol, address: rest.into() }),
+            _ => Err(format!("`{port}` is no port; {RIGHT}")),
+        }
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = match self.protocol {
+            Protocol::Http => "http",
+            Protocol::Tcp => "tcp",
+        };
+        write!(f, "{scheme}://{}", self.address)
+    }
+}
+
+/// A local port through which a service reaches what it uses, and where it is to lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// The reference.
+    pub reference: Arc<str>,
+    /// Where homeostat listens for it.
+    pub listen: Address,
+    /// The service that it leads to; `None`: unbound.
+    pub to: Option<Arc<str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_host_and_a_port() {
+        let read = |text: &str| Endpoint::parse(text).map(|e| e.to_string());
+        assert_eq!(read("127.0.0.1:9000").unwrap(), "http://127.0.0.1:9000");
+        assert_eq!(read("http://localhost:80/").unwrap(), "http://localhost:80");
+        assert_eq!(read("tcp://[::1]:5432").unwrap(), "tcp://[::1]:5432");
+        for bad in [
+            "",
+            "localhost",
+            ":80",
+            "host:0",
+            "host:70000",
+            "https://host:443",
+            "ftp://host:21",
+            "http://host:80/path",
+            "::1:80",
+            "http://user@host:80",
+            "a b:80",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

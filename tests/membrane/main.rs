@@ -1,0 +1,13 @@
+//! The membrane from outside: real sockets, real services, and what clients see with and without it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bridge;
+mod failures;
+mod http1;
+mod http2;
+mod measure;
+mod references;
+mod support;
+#[cfg(unix)]
+mod wrap;
