@@ -182,7 +182,8 @@ fn a_kill_at_any_moment_loses_nothing_reported_and_repeats_nothing() {
     for call in server.got("PUT") {
         let property = call.path[1..].to_string();
         // Without a record of the intent there is no call, and no call is made twice.
-        let (number, status, detail) = record.get(&property).unwrap_or_else(|| panic!("{call:?}"));
+        let (number, status, detail) =
+            record.get(&property).unwrap_or_else(|| panic!("{call:?} is not on record: {record:?}"));
         let key = format!("a/{number}/0");
         assert_eq!(call.key.as_deref(), Some(&*key), "{call:?}");
         assert!(calls.insert(key, property).is_none(), "{call:?} was repeated");
@@ -269,7 +270,7 @@ fn a_program_that_a_kill_interrupted_is_asked_about_and_never_run_again() {
     let begun = text.lines().filter(|l| l.starts_with("begin"));
     for line in begun {
         let property = line.split(' ').nth(1).unwrap();
-        assert!(record.contains_key(property), "{line} without a record");
+        assert!(record.contains_key(property), "{line} without a record:\n{text}\n{record:#?}");
     }
     for (property, (number, status, detail)) in &record {
         let times = |word: &str| count(&text, &format!("{word} {property} a/{number}/0"));
