@@ -273,6 +273,8 @@ type Statements = Box<dyn FnMut(&Connection) -> rusqlite::Result<()> + Send>;
 
 enum Job {
     Write(Write),
+    /// In one commit.
+    Together(Vec<Write>),
     Read(Box<dyn FnOnce(&Connection) + Send>),
 }
 
@@ -354,8 +356,28 @@ impl Store {
 
     /// Records that a step is about to be taken. A step that is taken again is open again.
     pub fn intent(&self, intent: Intent) -> Pending<()> {
+        let (write, pending) = Self::intent_write(intent);
+        self.send_one(write);
+        pending
+    }
+
+    /// Records decisions and the steps of them that are about to be taken in one commit: an action waits for one sync of the disk, and there
+    /// is never a step on record whose decision is not. Answers for the decisions and for the steps, in order.
+    pub fn begin<'a>(
+        &self,
+        decisions: impl Iterator<Item = &'a Decision>,
+        intents: impl Iterator<Item = Intent>,
+    ) -> (Vec<Pending<()>>, Vec<Pending<()>>) {
+        let (mut writes, decided): (Vec<_>, Vec<_>) = decisions.map(|d| self.decision_write(d)).unzip();
+        let (steps, begun): (Vec<_>, Vec<_>) = intents.map(Self::intent_write).unzip();
+        writes.extend(steps);
+        self.send(Job::Together(writes.into_iter().flatten().collect()));
+        (decided, begun)
+    }
+
+    fn intent_write(intent: Intent) -> (Option<Write>, Pending<()>) {
         let action = json("action", &intent.action);
-        self.write(action, move |c, action| {
+        prepare(action, move |c, action| {
             let step = params![intent.service, number(intent.decision), intent.step];
             execute(c, "DELETE FROM outcome WHERE service = ?1 AND decision = ?2 AND step = ?3", step)?;
             execute(
@@ -422,9 +444,15 @@ impl Store {
     /// Records a decision, in place of the one of the same service and number, and lets go of those beyond [`Store::keep_decisions`]
     /// (of their steps, all that have an outcome).
     pub fn decision(&self, decision: &Decision) -> Pending<()> {
+        let (write, pending) = self.decision_write(decision);
+        self.send_one(write);
+        pending
+    }
+
+    fn decision_write(&self, decision: &Decision) -> (Option<Write>, Pending<()>) {
         let (service, id, at) = (decision.service.clone(), decision.id.0, decision.at.0);
         let last_gone = number(id.saturating_sub(self.inner.decisions_kept.load(Ordering::Relaxed)));
-        self.write(json("decision", decision), move |c, decision| {
+        prepare(json("decision", decision), move |c, decision| {
             execute(
                 c,
                 "INSERT INTO decision VALUES (?1, ?2, ?3, ?4)
@@ -664,16 +692,17 @@ impl Store {
     fn write(
         &self,
         text: Result<String, StoreError>,
-        mut statements: impl FnMut(&Connection, &str) -> rusqlite::Result<()> + Send + 'static,
+        statements: impl FnMut(&Connection, &str) -> rusqlite::Result<()> + Send + 'static,
     ) -> Pending<()> {
-        let text = match text {
-            Ok(text) => text,
-            Err(error) => return Pending::ready(Err(error)),
-        };
-        let (done, answer) = oneshot::channel();
-        let statements = Box::new(move |c: &Connection| statements(c, &text));
-        self.send(Job::Write(Write { statements, done }));
-        Pending(answer)
+        let (write, pending) = prepare(text, statements);
+        self.send_one(write);
+        pending
+    }
+
+    fn send_one(&self, write: Option<Write>) {
+        if let Some(write) = write {
+            self.send(Job::Write(write));
+        }
     }
 
     /// Queues a question; it is asked after everything queued before is committed.
@@ -696,6 +725,20 @@ impl Store {
             let _ = jobs.send(job);
         }
     }
+}
+
+/// Statements to be queued, and their answer; none when the record cannot be written down.
+fn prepare(
+    text: Result<String, StoreError>,
+    mut statements: impl FnMut(&Connection, &str) -> rusqlite::Result<()> + Send + 'static,
+) -> (Option<Write>, Pending<()>) {
+    let text = match text {
+        Ok(text) => text,
+        Err(error) => return (None, Pending::ready(Err(error))),
+    };
+    let (done, answer) = oneshot::channel();
+    let statements = Box::new(move |c: &Connection| statements(c, &text));
+    (Some(Write { statements, done }), Pending(answer))
 }
 
 /// The thread's side.
@@ -777,6 +820,7 @@ impl Keeper {
             while let Some(job) = next {
                 match job {
                     Job::Write(write) => writes.push(write),
+                    Job::Together(more) => writes.extend(more),
                     Job::Read(question) => {
                         self.commit(&mut writes);
                         question(&self.connection);
