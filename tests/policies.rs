@@ -687,6 +687,11 @@ fn published(name: &str, schema: &serde_json::Value) {
 }
 
 #[test]
+fn the_published_schema_of_tests_is_true_to_the_types() {
+    published("test.schema.json", &schema::trial_schema());
+}
+
+#[test]
 fn the_published_policy_schema_is_true_to_the_types() {
     published("policy.schema.json", &schema::policy_schema());
 }

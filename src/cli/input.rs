@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Exit, Failure};
+use crate::policy::load::is_trial;
 use crate::policy::overlay::inlined;
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
@@ -68,7 +69,7 @@ pub fn argument(text: &str) -> Result<Value, Failure> {
     }
 }
 
-/// The YAML and rhai files of a directory, by relative path. Names that begin with a dot are passed over.
+/// The policies and scripts of a directory (not their tests), by relative path. Names that begin with a dot are passed over.
 ///
 /// # Errors
 /// Something cannot be read, or there is nothing.
@@ -90,7 +91,7 @@ fn collect(dir: &Path, prefix: &str, files: &mut BTreeMap<String, String>) -> Re
         let relative = format!("{prefix}{name}");
         if path.is_dir() {
             collect(&path, &format!("{relative}/"), files)?;
-        } else if [".yaml", ".yml", ".rhai"].iter().any(|end| name.ends_with(end)) {
+        } else if !is_trial(name) && [".yaml", ".yml", ".rhai"].iter().any(|end| name.ends_with(end)) {
             files.insert(relative, text_of(&path)?);
         }
     }
@@ -119,7 +120,7 @@ mod tests {
     fn a_bundle_has_relative_paths_and_no_hidden_files() {
         let dir = tempfile::tempdir().expect("directory");
         std::fs::create_dir(dir.path().join("sub")).expect("sub");
-        for name in ["a.yaml", "sub/b.rhai", ".hidden.yaml", "notes.txt"] {
+        for name in ["a.yaml", "a.test.yaml", "sub/b.rhai", ".hidden.yaml", "notes.txt"] {
             std::fs::write(dir.path().join(name), "x").expect("write");
         }
         let files = bundle(dir.path()).expect("bundle");

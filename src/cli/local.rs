@@ -1,4 +1,4 @@
-//! The commands that need no daemon elsewhere: `run`, `check`, `schema`, `replay`.
+//! The commands that need no daemon elsewhere: `run`, `check`, `test`, `schema`, `replay`.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -26,6 +26,7 @@ pub const LOCAL: Local = Local {
     run: run_boxed,
     wrap: super::wrap::wrap_boxed,
     check: check_boxed,
+    test: super::trial::test_boxed,
     schema: schema_boxed,
     replay: replay_boxed,
 };
@@ -63,6 +64,7 @@ fn schema_boxed(options: SchemaOptions, common: Common) -> BoxFuture<'static, Ex
     async move {
         let schema = match options.what {
             SchemaKind::Policy => crate::policy::schema::policy_schema(),
+            SchemaKind::Test => crate::policy::schema::trial_schema(),
             SchemaKind::Action => crate::policy::schema::action_schema(),
         };
         Output::stdout(&common).value(&schema).map_or(Exit::Failed, |()| Exit::Ok)
@@ -100,7 +102,12 @@ fn tell_checked(
     output.text(&format!("{count} service{} ok, policy {}", if count == 1 { "" } else { "s" }, set.hash))
 }
 
-fn tell_problems(output: &mut Output, sources: &Sources, problems: &[Problem]) -> std::io::Result<()> {
+/// Says what is wrong with policies or their tests.
+pub(super) fn tell_problems(
+    output: &mut Output,
+    sources: &Sources,
+    problems: &[Problem],
+) -> std::io::Result<()> {
     if output.json {
         return output.value(&serde_json::json!({ "ok": false, "problems": problems }));
     }

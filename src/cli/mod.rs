@@ -8,6 +8,7 @@ pub mod options;
 pub mod output;
 mod remote;
 pub mod status;
+mod trial;
 pub mod why;
 mod wrap;
 
@@ -18,7 +19,7 @@ use futures::future::BoxFuture;
 
 pub use options::{
     CheckOptions, Cli, Command, Common, Grant, ReplayOptions, RunOptions, SchemaKind, SchemaOptions,
-    WrapOptions,
+    TestOptions, WrapOptions,
 };
 pub use output::Output;
 
@@ -27,13 +28,13 @@ pub use output::Output;
 pub enum Exit {
     /// 0: done; the answer is yes.
     Ok,
-    /// 1: the answer is no: an SLO is violated, a value is missing, an action was not carried out.
+    /// 1: the answer is no: an SLO is violated, a value is missing, an action was not carried out, a test failed.
     No,
     /// 2: the command line, or a file that it names, is not right.
     Usage,
     /// 3: the daemon cannot be reached.
     Unreachable,
-    /// 4: refused: policies with errors, or a request that is not acceptable as things are.
+    /// 4: refused: policies or tests with errors, or a request that is not acceptable as things are.
     Refused,
     /// 5: there is no such service, metric, SLO, decision or entry.
     NotFound,
@@ -94,7 +95,9 @@ pub struct Local {
     pub wrap: fn(WrapOptions, Common) -> BoxFuture<'static, Exit>,
     /// `check`: all errors of policies.
     pub check: fn(CheckOptions, Common) -> BoxFuture<'static, Exit>,
-    /// `schema`: the JSON Schema of policies or actions.
+    /// `test`: the tests of policies.
+    pub test: fn(TestOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `schema`: the JSON Schema of policies, tests or actions.
     pub schema: fn(SchemaOptions, Common) -> BoxFuture<'static, Exit>,
     /// `replay`: a recording through the same turns.
     pub replay: fn(ReplayOptions, Common) -> BoxFuture<'static, Exit>,
@@ -113,6 +116,7 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
         Command::Run(options) => (local.run)(options, common).await,
         Command::Wrap(options) => (local.wrap)(options, common).await,
         Command::Check(options) => (local.check)(options, common).await,
+        Command::Test(options) => (local.test)(options, common).await,
         Command::Schema(options) => (local.schema)(options, common).await,
         Command::Replay(options) => (local.replay)(options, common).await,
         Command::Fake(options) => match fake::serve(options).await {

@@ -14,10 +14,11 @@ use crate::service::control::Component;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; the answer is yes
-  1  the answer is no: an SLO is violated (status --check), a value is missing (get), an action was not carried out (send, approve)
+  1  the answer is no: an SLO is violated (status --check), a value is missing (get), an action was not carried out (send, approve),
+     a test failed (test)
   2  the command line, or a file that it names, is not right
   3  the daemon cannot be reached
-  4  refused: policies with errors, or a request that is not acceptable as things are
+  4  refused: policies or tests with errors, or a request that is not acceptable as things are
   5  there is no such service, metric, SLO, decision or entry
   6  the token is missing, unknown, or not enough
   7  something failed here or in the daemon
@@ -115,7 +116,13 @@ pub enum Command {
     /// Check policies and say every error
     #[command(after_help = "Example: homeostat check policies/shop && homeostat apply policies/shop")]
     Check(CheckOptions),
-    /// Print the JSON Schema of policies or actions
+    /// Run the tests of policies
+    ///
+    /// A test (`*.test.yaml` beside the policies) says what comes in and what must come of it. It runs in a time of its own, in a moment, and
+    /// touches nothing. Each directory is an application of its own.
+    #[command(after_help = "Example: homeostat test policies/shop policies/host")]
+    Test(TestOptions),
+    /// Print the JSON Schema of policies, of their tests or of actions
     Schema(SchemaOptions),
     /// Feed a recording (run --record) through the same turns
     Replay(ReplayOptions),
@@ -262,6 +269,14 @@ pub struct CheckOptions {
     pub dirs: Vec<PathBuf>,
 }
 
+/// `test`.
+#[derive(Debug, Clone, Args)]
+pub struct TestOptions {
+    /// The policy directories; or a single `*.test.yaml` in one
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+}
+
 /// `schema`.
 #[derive(Debug, Clone, Args)]
 pub struct SchemaOptions {
@@ -276,6 +291,8 @@ pub enum SchemaKind {
     /// A document of a policy file.
     #[default]
     Policy,
+    /// A document of a test file.
+    Test,
     /// An action.
     Action,
 }

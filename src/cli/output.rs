@@ -102,6 +102,11 @@ impl Paint {
         self.with("2", text)
     }
 
+    /// In the colour of what it means.
+    pub fn toned(self, tone: Tone, text: &str) -> String {
+        self.with(tone.code(), text)
+    }
+
     /// The word of a state in its colour.
     pub fn state(self, state: SloState) -> String {
         self.with(tone(state).code(), &state.to_string())

@@ -79,6 +79,11 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE INDEX proposal ON decision (service, id) WHERE json_extract(decision, '$.verdict') = 'proposed';
 ",
+    // The condition is that of `unfinished`: only so the index serves it.
+    "
+    CREATE INDEX unfinished ON decision (service, id) WHERE json_extract(decision, '$.verdict') = 'planned'
+        AND json_array_length(decision, '$.outcomes') < json_array_length(decision, '$.plan.actions');
+",
 ];
 
 /// Every table; each has a column `service`.
@@ -268,6 +273,8 @@ type Statements = Box<dyn FnMut(&Connection) -> rusqlite::Result<()> + Send>;
 
 enum Job {
     Write(Write),
+    /// In one commit.
+    Together(Vec<Write>),
     Read(Box<dyn FnOnce(&Connection) + Send>),
 }
 
@@ -349,8 +356,28 @@ impl Store {
 
     /// Records that a step is about to be taken. A step that is taken again is open again.
     pub fn intent(&self, intent: Intent) -> Pending<()> {
+        let (write, pending) = Self::intent_write(intent);
+        self.send_one(write);
+        pending
+    }
+
+    /// Records decisions and the steps of them that are about to be taken in one commit: an action waits for one sync of the disk, and there
+    /// is never a step on record whose decision is not. Answers for the decisions and for the steps, in order.
+    pub fn begin<'a>(
+        &self,
+        decisions: impl Iterator<Item = &'a Decision>,
+        intents: impl Iterator<Item = Intent>,
+    ) -> (Vec<Pending<()>>, Vec<Pending<()>>) {
+        let (mut writes, decided): (Vec<_>, Vec<_>) = decisions.map(|d| self.decision_write(d)).unzip();
+        let (steps, begun): (Vec<_>, Vec<_>) = intents.map(Self::intent_write).unzip();
+        writes.extend(steps);
+        self.send(Job::Together(writes.into_iter().flatten().collect()));
+        (decided, begun)
+    }
+
+    fn intent_write(intent: Intent) -> (Option<Write>, Pending<()>) {
         let action = json("action", &intent.action);
-        self.write(action, move |c, action| {
+        prepare(action, move |c, action| {
             let step = params![intent.service, number(intent.decision), intent.step];
             execute(c, "DELETE FROM outcome WHERE service = ?1 AND decision = ?2 AND step = ?3", step)?;
             execute(
@@ -417,9 +444,15 @@ impl Store {
     /// Records a decision, in place of the one of the same service and number, and lets go of those beyond [`Store::keep_decisions`]
     /// (of their steps, all that have an outcome).
     pub fn decision(&self, decision: &Decision) -> Pending<()> {
+        let (write, pending) = self.decision_write(decision);
+        self.send_one(write);
+        pending
+    }
+
+    fn decision_write(&self, decision: &Decision) -> (Option<Write>, Pending<()>) {
         let (service, id, at) = (decision.service.clone(), decision.id.0, decision.at.0);
         let last_gone = number(id.saturating_sub(self.inner.decisions_kept.load(Ordering::Relaxed)));
-        self.write(json("decision", decision), move |c, decision| {
+        prepare(json("decision", decision), move |c, decision| {
             execute(
                 c,
                 "INSERT INTO decision VALUES (?1, ?2, ?3, ?4)
@@ -496,6 +529,16 @@ impl Store {
                 GROUP BY service";
             let found = rows(c, path, sql, params![], |row| Ok(Ok((row.get(0)?, unsigned(row, 1)?))))?;
             Ok(found.into_iter().collect())
+        })
+    }
+
+    /// The decisions to act whose record has fewer outcomes than actions: service and number, in order.
+    pub fn unfinished(&self) -> Pending<Vec<(String, u64)>> {
+        self.read(|c, path| {
+            let sql = "SELECT service, id FROM decision WHERE json_extract(decision, '$.verdict') = 'planned'
+                    AND json_array_length(decision, '$.outcomes') < json_array_length(decision, '$.plan.actions')
+                ORDER BY service, id";
+            rows(c, path, sql, params![], |row| Ok(Ok((row.get(0)?, unsigned(row, 1)?))))
         })
     }
 
@@ -649,16 +692,17 @@ impl Store {
     fn write(
         &self,
         text: Result<String, StoreError>,
-        mut statements: impl FnMut(&Connection, &str) -> rusqlite::Result<()> + Send + 'static,
+        statements: impl FnMut(&Connection, &str) -> rusqlite::Result<()> + Send + 'static,
     ) -> Pending<()> {
-        let text = match text {
-            Ok(text) => text,
-            Err(error) => return Pending::ready(Err(error)),
-        };
-        let (done, answer) = oneshot::channel();
-        let statements = Box::new(move |c: &Connection| statements(c, &text));
-        self.send(Job::Write(Write { statements, done }));
-        Pending(answer)
+        let (write, pending) = prepare(text, statements);
+        self.send_one(write);
+        pending
+    }
+
+    fn send_one(&self, write: Option<Write>) {
+        if let Some(write) = write {
+            self.send(Job::Write(write));
+        }
     }
 
     /// Queues a question; it is asked after everything queued before is committed.
@@ -681,6 +725,20 @@ impl Store {
             let _ = jobs.send(job);
         }
     }
+}
+
+/// Statements to be queued, and their answer; none when the record cannot be written down.
+fn prepare(
+    text: Result<String, StoreError>,
+    mut statements: impl FnMut(&Connection, &str) -> rusqlite::Result<()> + Send + 'static,
+) -> (Option<Write>, Pending<()>) {
+    let text = match text {
+        Ok(text) => text,
+        Err(error) => return (None, Pending::ready(Err(error))),
+    };
+    let (done, answer) = oneshot::channel();
+    let statements = Box::new(move |c: &Connection| statements(c, &text));
+    (Some(Write { statements, done }), Pending(answer))
 }
 
 /// The thread's side.
@@ -762,6 +820,7 @@ impl Keeper {
             while let Some(job) = next {
                 match job {
                     Job::Write(write) => writes.push(write),
+                    Job::Together(more) => writes.extend(more),
                     Job::Read(question) => {
                         self.commit(&mut writes);
                         question(&self.connection);
@@ -1000,6 +1059,34 @@ mod tests {
 
     fn ids(decisions: &[Decision]) -> Vec<(&str, u64)> {
         decisions.iter().map(|d| (d.service.as_str(), d.id.0)).collect()
+    }
+
+    #[test]
+    fn decisions_without_all_their_outcomes_are_found() {
+        use crate::model::plan::OnFailure;
+        use crate::model::{Mode, Plan};
+        let store = Store::in_memory().unwrap();
+        for (id, verdict, outcomes) in [
+            (1, Verdict::Planned, 2),
+            (2, Verdict::Planned, 1),
+            (3, Verdict::Proposed, 0),
+            (4, Verdict::Planned, 0),
+        ] {
+            let plan = Plan {
+                strategy: "s".into(),
+                hash: String::new(),
+                mode: Mode::Act,
+                actions: vec![outcome().action; 2],
+                readings: BTreeMap::new(),
+                reasons: Vec::new(),
+                on_failure: OnFailure::Stop,
+            };
+            let outcomes = vec![outcome(); outcomes];
+            let decision = Decision { verdict, plan: Some(plan), outcomes, ..decision("a", id, 10) };
+            store.decision(&decision).wait().unwrap();
+        }
+        store.decision(&decision("a", 5, 10)).wait().unwrap();
+        assert_eq!(store.unfinished().wait().unwrap(), [("a".into(), 2), ("a".into(), 4)]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum SourceKind {
     Policy,
     /// `*.rhai`.
     Script,
+    /// `*.test.yaml`, `*.test.yml`: what policies are expected to do; no part of them.
+    Trial,
 }
 
 /// One file as plain data.
@@ -92,10 +94,10 @@ impl Sources {
                     }
                 }
                 Ok(_) => {
-                    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                    let root: Arc<str> = self::shown(parent).into();
+                    let parent = home_of(dir);
+                    let root: Arc<str> = self::shown(&parent).into();
                     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-                    sources.read_dir(parent, &root, "", 0, false);
+                    sources.read_dir(&parent, &root, "", 0, false);
                     sources.read_file(dir, &shown, &root, &name, SourceKind::Policy);
                 }
                 Err(error) => {
@@ -106,6 +108,31 @@ impl Sources {
         sources.files.sort_by(|a, b| a.path.cmp(&b.path));
         sources.files.dedup_by(|a, b| a.path == b.path);
         sources
+    }
+
+    /// Reads the tests (`*.test.yaml`, `*.test.yml`) that lie in a directory beside its policies, or the one given.
+    pub fn read_trials(place: &Path) -> Self {
+        let mut trials = Self::default();
+        if !place.is_dir() {
+            let name = place.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let root: Arc<str> = shown(&home_of(place)).into();
+            trials.read_file(place, &shown(place), &root, &name, SourceKind::Trial);
+            return trials;
+        }
+        let root: Arc<str> = shown(place).into();
+        match std::fs::read_dir(place) {
+            Ok(entries) => {
+                for entry in entries.flatten() {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    if is_trial(&name) && !is_ignored(&name) {
+                        trials.read_file(&entry.path(), &join(&root, &name), &root, &name, SourceKind::Trial);
+                    }
+                }
+            }
+            Err(error) => trials.complain(&root, "unreadable", format!("cannot be read: {error}"), None),
+        }
+        trials.files.sort_by(|a, b| a.path.cmp(&b.path));
+        trials
     }
 
     /// What [`Sources::read`] would give, when no more than `changed` is different since `self` was read from `dirs`.
@@ -246,7 +273,21 @@ fn join(root: &str, name: &str) -> String {
     if root.ends_with('/') { format!("{root}{name}") } else { format!("{root}/{name}") }
 }
 
+/// The directory of a file.
+pub(crate) fn home_of(file: &Path) -> PathBuf {
+    file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
+}
+
+/// Whether a file of this name holds tests of policies.
+pub(crate) fn is_trial(name: &str) -> bool {
+    name.ends_with(".test.yaml") || name.ends_with(".test.yml")
+}
+
+/// What a file of this name is to those who load policies: tests are nothing to them.
 fn kind_of(name: &str) -> Option<SourceKind> {
+    if is_trial(name) {
+        return None;
+    }
     match name.rsplit_once('.')?.1 {
         "yaml" | "yml" => Some(SourceKind::Policy),
         "rhai" => Some(SourceKind::Script),
@@ -376,7 +417,7 @@ pub fn service_from_json(value: &serde_json::Value) -> Result<ServiceDocument, V
 }
 
 /// Decodes a tree; after a mistake the wrong part is left out and the rest is tried again, so that all mistakes are found.
-fn decode_all<T: serde::de::DeserializeOwned>(
+pub(super) fn decode_all<T: serde::de::DeserializeOwned>(
     tree: &Node,
     text: &str,
 ) -> (Option<T>, Vec<Problem>, Vec<String>) {
@@ -401,8 +442,9 @@ fn decode_all<T: serde::de::DeserializeOwned>(
         if error.code != "unknown-field" && !wrong_parts.contains(&part) {
             wrong_parts.push(part.clone());
         }
-        // Without its tag a mapping is empty, and that would be a second mistake.
-        let untagged = error.code == "unknown-word" && error.key;
+        // Without its tag a mapping is empty, and that would be a second mistake. What a step of a test says is the value of its tag.
+        let untagged = error.code == "unknown-word" && error.key
+            || matches!(&steps[..], [Step::Key(list), Step::Index(_), Step::Key(_)] if list == "steps");
         if follows || untagged || error.missing.is_some() {
             steps = part;
         }
@@ -437,7 +479,7 @@ fn part(steps: &[Step]) -> &[Step] {
     let depth = match steps.first() {
         Some(Step::Key(section)) => match section.as_str() {
             "monitor" => 3,
-            "references" | "relations" | "analyze" | "plan" | "execute" => 2,
+            "references" | "relations" | "analyze" | "plan" | "execute" | "steps" => 2,
             _ => 1,
         },
         _ => 1,

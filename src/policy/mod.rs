@@ -14,6 +14,7 @@ pub mod script;
 pub mod set;
 mod syntax;
 pub mod tree;
+pub mod trial;
 pub mod value;
 pub mod watch;
 

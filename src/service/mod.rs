@@ -12,4 +12,5 @@ pub mod shard;
 pub mod shell;
 pub mod simulation;
 pub mod supervisor;
+pub mod trial;
 pub mod turn;

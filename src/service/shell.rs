@@ -379,9 +379,10 @@ impl Shell {
             self.0.store.outcome(&intent.service, intent.decision, intent.step, &outcome).await?;
             self.complete(&intent.service, intent.decision).await?;
         }
-        // An outcome may have been recorded just before the end, and the decision with it in it not any more.
-        for (service, last) in self.0.store.last_decision_ids().await? {
-            self.complete(&service, last).await?;
+        // An outcome may have been recorded just before the end, and the decision with it in it not any more; and behind the decision that
+        // was being carried out others waited.
+        for (service, decision) in self.0.store.unfinished().await? {
+            self.complete(&service, decision).await?;
         }
         Ok(count)
     }
@@ -599,20 +600,33 @@ fn turn(inner: &Arc<Inner>, shard: &mut Shard, number: usize, message: Message, 
             }
         }
     }
-    // Intents go to the record before all else: an action waits for its intent, and should not wait for the decision besides.
+    // Decisions and the intents of their actions go to the record together: an action waits for one sync of the disk, and after a crash
+    // there is none without its decision.
+    let acts = effects.iter().any(|effect| matches!(effect, Effect::Perform(_)));
     let mut intents = VecDeque::new();
-    if !inner.stopping.load(Ordering::SeqCst) {
-        intents.extend(effects.iter().filter_map(|effect| match effect {
-            Effect::Perform(perform) => Some(inner.store.intent(intent(perform, now))),
+    if acts && !inner.stopping.load(Ordering::SeqCst) {
+        let decisions = effects.iter().filter_map(|effect| match effect {
+            Effect::Decision(decision) => Some(&**decision),
             _ => None,
-        }));
+        });
+        let steps = effects.iter().filter_map(|effect| match effect {
+            Effect::Perform(perform) => Some(intent(perform, now)),
+            _ => None,
+        });
+        let (decided, begun) = inner.store.begin(decisions, steps);
+        intents.extend(begun);
+        for write in decided {
+            let _ = inner.writes.send(write);
+        }
     }
+    let written = !intents.is_empty();
     let mut recorded = false;
     for effect in effects.drain(..) {
         recorded |= matches!(effect, Effect::Remember(..) | Effect::Decision(_));
         match effect {
             // What an answer says has been done must outlive a crash right after it.
             Effect::Reply(token, response) if recorded => reply_once_recorded(inner, token, response),
+            Effect::Decision(_) if written => {}
             effect => carry_out(inner, effect, &mut intents),
         }
     }

@@ -1,15 +1,17 @@
 //! kill -9, and what is left afterwards.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::support::{Daemon, Server, policy, request, wait_for};
+use super::support::{Daemon, Process, Server, policy, request, wait_for};
 
-/// Keeps even values at once and drops odd ones; says either only after a while.
-fn target() -> Server {
+/// Keeps even values at once and drops odd ones; says either only after this many milliseconds.
+fn target(after_ms: u64) -> Server {
     let state: Arc<Mutex<HashMap<String, String>>> = Arc::default();
     Server::start(move |got| {
         let mut state = state.lock().unwrap();
@@ -19,13 +21,13 @@ fn target() -> Server {
         if got.body.parse::<u64>().is_ok_and(|n| n % 2 == 0) {
             state.insert(got.path.clone(), got.body.clone());
         }
-        (Duration::from_millis(120), 200, String::new())
+        (Duration::from_millis(after_ms), 200, String::new())
     })
 }
 
 #[test]
 fn what_a_crash_interrupted_is_settled_and_never_repeated() {
-    let server = target();
+    let server = target(120);
     let url = server.url();
     let dir = policy(&format!(
         "service: a\nexecute:\n  set: {{ http: {{ method: PUT, url: \"{url}/{{property}}\", body: \"{{value}}\", check: {{ url: \"{url}/{{property}}\" }} }} }}\n"
@@ -85,6 +87,206 @@ fn what_a_crash_interrupted_is_settled_and_never_repeated() {
     let last = decisions[0]["id"].as_u64().unwrap();
     daemon.expect(0, &["send", "a", r#"{"set": {"property": "q", "value": 2}}"#]);
     assert_eq!(daemon.get("/v1/decisions?service=a&limit=1")[0]["id"], last + 1);
+    daemon.stop();
+}
+
+/// Moments that nobody chose and that are the same in every run (Knuth's MMIX generator).
+struct Moments(u64);
+
+impl Moments {
+    fn next(&mut self, below_ms: u64) -> Duration {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        Duration::from_millis((self.0 >> 33) % below_ms)
+    }
+}
+
+/// Sends one action after the other, each with a property of its own, until nobody answers; answers with those that were reported as done.
+fn send_until_dead(to: SocketAddr, who: String, most: u64) -> std::thread::JoinHandle<Vec<String>> {
+    std::thread::spawn(move || {
+        let mut done = Vec::new();
+        for i in 0..most {
+            let property = format!("{who}x{i}");
+            let body = json!({"set": {"property": property, "value": i}}).to_string();
+            match request(to, "POST", "/v1/services/a/actions", &body) {
+                Ok((200, said)) if said.contains("\"done\"") => done.push(property),
+                Ok((200, _)) => {}
+                _ => return done,
+            }
+        }
+        done
+    })
+}
+
+/// What the record says of each property: number of the decision, status and detail of its only outcome. Numbers fall, so none is there twice.
+fn recorded(daemon: &Daemon) -> BTreeMap<String, (u64, String, String)> {
+    let decisions = daemon.get("/v1/decisions?service=a&limit=1000");
+    let mut record = BTreeMap::new();
+    let mut last = u64::MAX;
+    for decision in decisions.as_array().unwrap() {
+        let id = decision["id"].as_u64().unwrap();
+        assert!(id < last, "{id} follows {last}");
+        last = id;
+        let [outcome] = &decision["outcomes"].as_array().unwrap()[..] else { panic!("{decision}") };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let property = text(&outcome["action"]["set"]["property"]);
+        let entry = (id, text(&outcome["status"]), text(&outcome["detail"]));
+        assert!(record.insert(property, entry).is_none(), "{decision} is there twice");
+    }
+    record
+}
+
+#[test]
+fn a_kill_at_any_moment_loses_nothing_reported_and_repeats_nothing() {
+    let server = target(12);
+    let url = server.url();
+    let dir = policy(&format!(
+        "service: a\nexecute:\n  set: {{ http: {{ method: PUT, url: \"{url}/{{property}}\", body: \"{{value}}\", check: {{ url: \"{url}/{{property}}\" }} }} }}\n"
+    ));
+    let data = tempfile::tempdir().unwrap();
+    let options = ["--data-dir", data.path().to_str().unwrap()];
+    let mut moments = Moments(20_261_122);
+    let mut reported = Vec::new();
+    let mut numbers: BTreeMap<u64, String> = BTreeMap::new();
+    for round in 0..26 {
+        if round % 3 == 2 {
+            // While it starts and settles what the last kill interrupted.
+            let words = ["run", dir.path().to_str().unwrap(), "--listen", "127.0.0.1:0", "--log"];
+            let mut process = Process::start(&[&words[..], &options].concat());
+            std::thread::sleep(moments.next(40));
+            process.kill();
+            continue;
+        }
+        let mut daemon = Daemon::start(dir.path(), &options);
+        for (property, (number, ..)) in recorded(&daemon) {
+            let before = numbers.insert(number, property.clone());
+            assert!(before.is_none_or(|b| b == property), "{number} was given twice");
+        }
+        let callers: Vec<_> =
+            (0..3).map(|n| send_until_dead(daemon.address, format!("r{round}c{n}"), 12)).collect();
+        std::thread::sleep(moments.next(300));
+        daemon.process.kill();
+        reported.extend(callers.into_iter().flat_map(|c| c.join().unwrap()));
+    }
+
+    let daemon = Daemon::start(dir.path(), &options);
+    let record = recorded(&daemon);
+    for (number, property) in numbers {
+        assert_eq!(record.get(&property).map(|r| r.0), Some(number), "{property} is not on record any more");
+    }
+    assert!(reported.len() > 20, "{}", reported.len());
+    for property in reported {
+        let found = record.get(&property);
+        assert!(found.is_some_and(|(_, status, _)| status == "done"), "{property} was done: {found:?}");
+    }
+    let mut calls: HashMap<String, String> = HashMap::new();
+    for call in server.got("PUT") {
+        let property = call.path[1..].to_string();
+        // Without a record of the intent there is no call, and no call is made twice.
+        let (number, status, detail) =
+            record.get(&property).unwrap_or_else(|| panic!("{call:?} is not on record: {record:?}"));
+        let key = format!("a/{number}/0");
+        assert_eq!(call.key.as_deref(), Some(&*key), "{call:?}");
+        assert!(calls.insert(key, property).is_none(), "{call:?} was repeated");
+        assert!(["done", "interrupted"].contains(&&**status), "{call:?}: {status}: {detail}");
+        let dropped = call.body.parse::<u64>().unwrap() % 2 == 1;
+        assert!(!(dropped && detail.contains("restart")), "{call:?}: {detail}");
+    }
+    let mut interrupted = 0;
+    for (property, (number, status, detail)) in &record {
+        let called = calls.contains_key(&format!("a/{number}/0"));
+        match &**status {
+            "done" => assert!(called, "{property}"),
+            "skipped" => assert!(!called, "{property}: {detail}"),
+            "interrupted" => interrupted += 1,
+            other => panic!("{property}: {other}: {detail}"),
+        }
+    }
+    let seen = record.values().filter(|(_, _, detail)| detail.contains("seen after a restart")).count();
+    assert!(interrupted >= 1 && seen >= 1, "{interrupted} {seen}");
+    daemon.stop();
+}
+
+/// Whether a program with this argument still runs: what an effector started outlives a killed daemon.
+fn still_runs(argument: &Path) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        // Elsewhere than on Linux: for longer than the program takes.
+        std::thread::sleep(Duration::from_secs(1));
+        return false;
+    };
+    let argument = argument.as_os_str().as_encoded_bytes();
+    processes.flatten().any(|process| {
+        let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        words.split(|b| *b == 0).any(|word| word == argument)
+    })
+}
+
+/// Writes a line when it begins and one when it has ended; odd values end without.
+const PROGRAM: &str = "\
+echo begin \"$2\" \"$HOMEOSTAT_KEY\" >>\"$1\"
+sleep 0.1
+[ $(($3 % 2)) = 0 ] || exit 1
+echo end \"$2\" \"$HOMEOSTAT_KEY\" >>\"$1\"
+";
+
+#[test]
+fn a_program_that_a_kill_interrupted_is_asked_about_and_never_run_again() {
+    let files = tempfile::tempdir().unwrap();
+    let (program, lines) = (files.path().join("program.sh"), files.path().join("lines"));
+    std::fs::write(&program, PROGRAM).unwrap();
+    std::fs::write(&lines, "").unwrap();
+    let (run, file) = (program.to_str().unwrap(), lines.to_str().unwrap());
+    let dir = policy(&format!(
+        "service: a\nexecute:\n  set: {{ exec: {{ command: [sh, {run}, {file}, \"{{property}}\", \"{{value}}\"], check: {{ command: [grep, -q, \"end {{property}} \", {file}] }} }} }}\n"
+    ));
+    let data = tempfile::tempdir().unwrap();
+    let options = ["--data-dir", data.path().to_str().unwrap()];
+    let written = || std::fs::read_to_string(&lines).unwrap();
+    let count = |text: &str, word: &str| text.lines().filter(|l| l.starts_with(word)).count();
+    let mut moments = Moments(4_711);
+    let mut reported = Vec::new();
+    for round in 0..10_u64 {
+        let mut daemon = Daemon::start(dir.path(), &options);
+        let before = count(&written(), "begin");
+        let caller = send_until_dead(daemon.address, format!("r{round}"), 50);
+        // Two in the middle of an action that takes place and of one that does not, the others at any moment.
+        match round {
+            0 | 1 => {
+                let wanted = before + 1 + usize::try_from(round).unwrap();
+                wait_for("a begun action", || (count(&written(), "begin") == wanted).then_some(()));
+            }
+            _ => std::thread::sleep(moments.next(350)),
+        }
+        daemon.process.kill();
+        reported.extend(caller.join().unwrap());
+        wait_for("the end of what the daemon started", || (!still_runs(&program)).then_some(()));
+    }
+
+    let daemon = Daemon::start(dir.path(), &options);
+    let record = recorded(&daemon);
+    for property in reported {
+        assert_eq!(record.get(&property).map(|r| &*r.1), Some("done"), "{property}");
+    }
+    let text = written();
+    let begun = text.lines().filter(|l| l.starts_with("begin"));
+    for line in begun {
+        let property = line.split(' ').nth(1).unwrap();
+        assert!(record.contains_key(property), "{line} without a record:\n{text}\n{record:#?}");
+    }
+    for (property, (number, status, detail)) in &record {
+        let times = |word: &str| count(&text, &format!("{word} {property} a/{number}/0"));
+        assert_eq!(count(&text, &format!("begin {property} ")), times("begin"), "{property}: {text}");
+        assert!(times("begin") <= 1, "{property} was repeated");
+        let ended = times("end") == 1;
+        match &**status {
+            "done" => assert!(ended, "{property}: {detail}"),
+            "interrupted" | "failed" => assert!(!ended, "{property}: {detail}"),
+            "skipped" => assert_eq!(times("begin"), 0, "{property}: {detail}"),
+            other => panic!("{property}: {other}: {detail}"),
+        }
+    }
+    let said = |property: &str| record[property].2.clone();
+    assert_eq!(said("r0x0"), "seen after a restart");
+    assert_eq!(said("r1x1"), "it did not take place");
     daemon.stop();
 }
 

@@ -7,6 +7,7 @@ mod support;
 
 mod abuse;
 mod commands;
+mod components;
 mod crash;
 mod edges;
 mod recording;
@@ -14,3 +15,4 @@ mod reload;
 mod shop;
 mod start_stop;
 mod storm;
+mod trial;
