@@ -44,6 +44,7 @@ impl ServiceLoop {
             asks: Vec::new(),
             next_token: 1,
             performing: BTreeMap::new(),
+            waits: restored.proposals.iter().any(super::propose::waits),
             open: restored.proposals.into_iter().map(|d| (d.id, d)).collect(),
             decisions: restored.decisions,
             sensors: Vec::new(),

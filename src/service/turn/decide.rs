@@ -384,6 +384,7 @@ impl ServiceLoop {
         }
         self.event("decide", Some(id), verdict_text(&decision), turn);
         turn.effects.push(Effect::Decision(Box::new(decision.clone())));
+        self.waits |= waits(&decision);
         self.open.insert(id, decision);
         if self.open.len() > OPEN_DECISIONS {
             // What is still being carried out must be there when its outcomes come.

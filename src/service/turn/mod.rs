@@ -117,6 +117,8 @@ pub struct ServiceLoop {
     performing: BTreeMap<String, Perform>,
     /// Decisions whose story is not over.
     open: BTreeMap<DecisionId, Decision>,
+    /// Whether one of them may wait for a yes: false spares looking.
+    waits: bool,
     decisions: u64,
     sensors: Vec<SensorWanted>,
     changed: Vec<SlotId>,

@@ -133,6 +133,9 @@ impl ServiceLoop {
 
     /// Withdraws what has waited too long; while the SLO stays violated, it is planned (and proposed) anew.
     pub(super) fn tick_proposals(&mut self, turn: &mut Turn<'_>) {
+        if !self.waits {
+            return;
+        }
         let now = turn.now;
         for id in self.waiting(|d| d.expires.is_some_and(|t| t <= now)) {
             self.withdraw(id, "nobody approved it in time", turn);
@@ -141,10 +144,14 @@ impl ServiceLoop {
                 planner.lapsed(slo, plan);
             }
         }
+        self.waits = self.open.values().any(waits);
     }
 
     /// When [`ServiceLoop::tick_proposals`] has something to do.
     pub(super) fn proposals_due(&self) -> Option<Timestamp> {
+        if !self.waits {
+            return None;
+        }
         self.open.values().filter(|d| waits(d)).filter_map(|d| d.expires).min()
     }
 }
