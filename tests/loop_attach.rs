@@ -356,3 +356,17 @@ fn a_panic_quarantines_one_service_until_its_policy_is_applied_again() {
     let Some(Response::Reading(reading)) = world.call(5, "L", twice) else { panic!("no reading") };
     assert_eq!(reading.fresh(), Some(8.0), "who listened still does");
 }
+
+#[test]
+fn an_executor_that_comes_late_carries_out_what_waited_for_it() {
+    let yaml = |execute: &str| {
+        format!("service: A\nmonitor: {{ sensors: {{ x: push }} }}\nanalyze: {{ low: {{ objective: x < 10 }} }}\nplan: [ {{ when: low, mode: act, do: [ {{ set: {{ property: p, value: 1 }} }} ] }} ]\n{execute}")
+    };
+    let whole = yaml("execute: { set: { log: {} } }\n");
+    let mut s = Sim::new(1);
+    s.strip("A", &whole, |policy| policy.execute = None);
+    s.push("A", "x", 50.0);
+    assert_eq!(s.verdicts("A"), [Verdict::NoExecutor]);
+    s.change(&whole);
+    assert_eq!(s.verdicts("A"), [Verdict::NoExecutor, Verdict::Planned], "without waiting for the cooldown");
+}

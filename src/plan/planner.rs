@@ -298,6 +298,18 @@ impl Planner {
         self.policy.rows.iter().any(made)
     }
 
+    /// What ended with this verdict may be planned again at once: what it lacked is there.
+    pub fn retry(&mut self, verdict: &str) {
+        for (slo, case) in &mut self.cases {
+            for (row, task) in &mut case.tasks {
+                if task.upshot.as_ref().is_some_and(|u| u.verdict == verdict) {
+                    task.upshot = None;
+                    self.rest.remove(&TaskId { slo: slo.clone(), row: *row });
+                }
+            }
+        }
+    }
+
     /// A plan was carried out; the cooldown counts from now.
     pub fn finished(&mut self, decision: DecisionId, now: Timestamp) {
         let done: Vec<TaskId> =

@@ -14,7 +14,7 @@ use super::simulation::OPERATIONS;
 use crate::knowledge::record::{Entry, Reader, RecordError, Recorder};
 use crate::model::metric::Sample;
 use crate::model::{Decision, MetricId, Timestamp};
-use crate::plan::strategy::{Deadline, RunLimits};
+use crate::plan::strategy::{Deadline, RunLimits, STACK_SIZE};
 use crate::policy::compile::compile_by_hand;
 use crate::policy::document::ServiceDocument;
 use crate::policy::script::Script;
@@ -184,6 +184,9 @@ pub enum ReplayError {
         /// What is wrong with it.
         problems: String,
     },
+    /// The operating system gives no thread. A retry may help.
+    #[error("there is no thread to replay on")]
+    Thread(#[source] std::io::Error),
     /// The header does not say how many shards there were.
     #[error("the header of the record does not say how many shards there were")]
     NoShards,
@@ -233,7 +236,16 @@ struct Turned {
 ///
 /// # Errors
 /// When the record cannot be read or understood.
-pub fn replay(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Replayed, ReplayError> {
+pub fn replay(path: &Path, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Replayed, ReplayError> {
+    // Strategies run here as they did in their shards, on a stack that is made for them.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("replay".into()).stack_size(STACK_SIZE);
+        let thread = thread.spawn_scoped(scope, || replay_here(path, progress)).map_err(ReplayError::Thread)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn replay_here(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Replayed, ReplayError> {
     let mut reader = Reader::<Line>::open(path)?;
     let shards =
         reader.about().get("shards").and_then(serde_json::Value::as_u64).ok_or(ReplayError::NoShards)?;

@@ -251,6 +251,12 @@ impl ServiceLoop {
         if self.policy.execute != before.execute {
             self.incarnations[3] += 1;
         }
+        if self.policy.execute.is_some()
+            && before.execute.is_none()
+            && let Some(planner) = &mut self.planner
+        {
+            planner.retry("NoExecutor");
+        }
         if self.policy.execute.is_none() {
             self.end_runs(&PortError::NoExecutorAttached(self.name.to_string()), turn);
         }
