@@ -155,7 +155,7 @@ fn a_recorded_run_is_replayed_byte_for_byte() {
     assert_eq!(homeostat(&["replay", "/no/such/file"], None).code, 2);
 }
 
-/// Requirement: R3-05
+/// Requirement: R3-24
 #[test]
 fn a_slow_script_delays_nobody_and_its_result_is_replayed() {
     let dir = tempfile::tempdir().unwrap();
