@@ -9,6 +9,7 @@ mod abuse;
 mod commands;
 mod crash;
 mod edges;
+mod processes;
 mod recording;
 mod reload;
 mod shop;
