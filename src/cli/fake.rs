@@ -144,7 +144,8 @@ pub async fn start(options: FakeOptions) -> std::io::Result<Fake> {
     let (stop, stopped) = oneshot::channel::<()>();
     let ask = options.ask.clone().map(|url| (url, options.every.0));
     let toy = Toy::new(options)?;
-    let asking = ask.map(|(url, every)| AbortOnDropHandle::new(tokio::spawn(ask_on(toy.clone(), url, every))));
+    let asking =
+        ask.map(|(url, every)| AbortOnDropHandle::new(tokio::spawn(ask_on(toy.clone(), url, every))));
     let router = router(toy);
     let task = tokio::spawn(async move {
         let serving = axum::serve(listener, router);

@@ -63,7 +63,8 @@ fn policy(name: &str, options: &WrapOptions, ready: bool) -> Sources {
         {
             sensors[metric] = json!({ "process": { "what": what, "own": true, "every": "1s" } });
         }
-        let quantile = |aggregate: &str| json!({ "of": "response_time", "aggregate": aggregate, "over": "60s" });
+        let quantile =
+            |aggregate: &str| json!({ "of": "response_time", "aggregate": aggregate, "over": "60s" });
         policy["listen"] = options.listen.to_string().into();
         policy["monitor"] =
             json!({ "sensors": sensors, "metrics": { "p50": quantile("p50"), "p99": quantile("p99") } });

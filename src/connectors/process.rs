@@ -263,8 +263,15 @@ mod tests {
         pid: Option<u32>,
         top: Option<usize>,
     ) -> ProcessReader {
-        let spec =
-            ProcessSensor { what, name: name.map(String::from), pid, own: false, top, every: None, stale_after: None };
+        let spec = ProcessSensor {
+            what,
+            name: name.map(String::from),
+            pid,
+            own: false,
+            top,
+            every: None,
+            stale_after: None,
+        };
         ProcessReader::new(&spec, Arc::default(), Box::new(|| None))
     }
 

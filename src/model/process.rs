@@ -202,7 +202,9 @@ impl Size {
         };
         match (text[..digits].parse::<f64>(), factor) {
             (Ok(number), Some(factor)) => Ok((number * factor) as u64),
-            _ => Err(format!("`{text}` is no size; expected a number of bytes or one with a unit, such as 512MiB")),
+            _ => Err(format!(
+                "`{text}` is no size; expected a number of bytes or one with a unit, such as 512MiB"
+            )),
         }
     }
 }
@@ -361,7 +363,8 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_its_place() {
-        let good = serde_json::json!({ "command": ["a"], "ready": { "port": "127.0.0.1:80" }, "restart": "never" });
+        let good =
+            serde_json::json!({ "command": ["a"], "ready": { "port": "127.0.0.1:80" }, "restart": "never" });
         assert!(spec(good).problems().is_empty());
         let bad = spec(serde_json::json!({
             "command": [], "ready": { "port": "80", "output": "x", "within": "2m" }, "restart": { "per": "0s" },
@@ -369,7 +372,14 @@ mod tests {
         }));
         let places: Vec<String> = bad.problems().into_iter().map(|(at, _)| at.join(".")).collect();
         let all = [
-            "command", "environment", "ready", "ready.port", "ready.within", "stop.grace", "restart.per", "limits.cpu",
+            "command",
+            "environment",
+            "ready",
+            "ready.port",
+            "ready.within",
+            "stop.grace",
+            "restart.per",
+            "limits.cpu",
             "limits.memory",
         ];
         assert_eq!(places, all);

@@ -114,7 +114,9 @@ fn process(s: &ProcessSensor) -> Result<(), String> {
         }
         (Some(_), None, None) | (None, Some(_), None) | (None, None, Some(_)) => Ok(()),
         (None, None, None) if s.what == ProcessQuantity::Count => Ok(()),
-        (None, None, None) => Err("which process is missing: write one of `name`, `pid`, `own` and `top`".into()),
+        (None, None, None) => {
+            Err("which process is missing: write one of `name`, `pid`, `own` and `top`".into())
+        }
         _ => Err("`name`, `pid` and `top` exclude each other; write one of them".into()),
     }
 }

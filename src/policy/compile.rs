@@ -14,8 +14,8 @@ use super::expression::{Expression, ExpressionError};
 use super::script::Script;
 use super::tree::{Place, Step};
 use super::value::{
-    AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, ON_PROCESSES, PlanPolicy, PlanRow,
-    ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
+    AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, ON_PROCESSES,
+    PlanPolicy, PlanRow, ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
 };
 use crate::model::connector::SensorSpec;
 use crate::model::endpoint::{Address, Endpoint, parse_address};
@@ -256,8 +256,10 @@ impl Compiler<'_> {
         let own = sensors.filter(|(_, spec)| matches!(spec, SensorSpec::Process(s) if s.own));
         for (name, _) in own.collect::<Vec<_>>() {
             let place = Place::value(["monitor".into(), "sensors".into(), name.as_str().into()]);
-            let message = format!("`{name}` measures the process of the service, and homeostat runs none for it");
-            let hint = "say `process: { command: [PROGRAM, ARGUMENT, …] }` in the policy of the service".to_string();
+            let message =
+                format!("`{name}` measures the process of the service, and homeostat runs none for it");
+            let hint =
+                "say `process: { command: [PROGRAM, ARGUMENT, …] }` in the policy of the service".to_string();
             self.error(Problem::error("no-process", place, message).hint(hint));
         }
     }

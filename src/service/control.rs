@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::model::connector::{EffectorSpec, SensorSpec};
-use crate::model::process::ProcessStatus;
 use crate::model::ports::{Actions, Alarms, MetricInfo, Metrics, Slos};
+use crate::model::process::ProcessStatus;
 use crate::model::{Decision, PortError, Reading, SloStatus, Timestamp};
 use crate::policy::{MetricKind, ServicePolicy};
 

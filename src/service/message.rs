@@ -10,8 +10,8 @@ use super::control::{Event, ServiceStatus};
 use crate::model::connector::EffectorSpec;
 use crate::model::endpoint::Port;
 use crate::model::metric::Sample;
-use crate::model::process::ProcessOrder;
 use crate::model::ports::{MetricInfo, Notification, PortError, SubscriptionMode};
+use crate::model::process::ProcessOrder;
 use crate::model::{
     Action, Alarm, Decision, DecisionId, HumanDuration, Outcome, Reading, ServiceId, SloStatus, Timestamp,
 };

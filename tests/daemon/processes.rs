@@ -53,7 +53,9 @@ fn start_stop_and_restart_are_carried_out_on_the_process() {
     let dir = policy(STEADY);
     let daemon = Daemon::start(dir.path(), &[]);
     let first = wait_state(&daemon, "steady", "running");
-    wait_for("its output", || process(&daemon, "steady")["output"].to_string().contains("began").then_some(()));
+    wait_for("its output", || {
+        process(&daemon, "steady")["output"].to_string().contains("began").then_some(())
+    });
     // Its whole group is measured: the shell and what it started.
     daemon.wait_value("steady", "all", 2.0);
     wait_for("its memory", || daemon.value("steady", "memory").filter(|m| *m > 100_000.0));

@@ -19,7 +19,8 @@ struct Shop {
 impl Shop {
     fn new(cost_of_c1: u32) -> Self {
         let yaml = include_str!("../../policies/shop/shop.yaml");
-        let mut yaml = yaml.replace("every: 1s", "every: 100ms").replace("cost=20", &format!("cost={cost_of_c1}"));
+        let mut yaml =
+            yaml.replace("every: 1s", "every: 100ms").replace("cost=20", &format!("cost={cost_of_c1}"));
         let numbers = [7000, 7010, 7011, 7012, 7013, 7014, 7101];
         // All are held until all are chosen, so that they differ.
         let held = numbers.map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use homeostat::connectors::Connectors;
 use homeostat::knowledge::store::Store;
-use homeostat::model::process::ProcessOrder;
 use homeostat::model::ports::{Actions, Metrics};
+use homeostat::model::process::ProcessOrder;
 use homeostat::model::{Action, OutcomeStatus, Timestamp};
 use homeostat::policy::load::Sources;
 use homeostat::policy::set::PolicySet;
@@ -192,8 +192,11 @@ fn start_stop_and_restart_are_steps_on_the_process_where_no_effector_is_declared
     world.apply(&set(policy));
     world.effector(|_| Some(Ok("pid 7".into())));
     let service = || None;
-    let actions =
-        vec![Action::Restart { service: service() }, Action::Start { service: service() }, Action::Stop { service: service() }];
+    let actions = vec![
+        Action::Restart { service: service() },
+        Action::Start { service: service() },
+        Action::Stop { service: service() },
+    ];
     let outcomes = world.send("a", actions).unwrap();
     assert!(outcomes.iter().all(|o| o.status == OutcomeStatus::Done), "{outcomes:?}");
     let orders: Vec<_> = world.performed.iter().map(|p| (p.process, p.effectors.len())).collect();
@@ -222,8 +225,14 @@ fn mistakes_about_listening_are_told_with_their_place() {
         ("service: a\nprocess: { command: [b], restart: always }\n", "expected `never`, or a mapping"),
         ("service: a\nprocess: { command: [b], limits: { memory: 5s } }\n", "is no size"),
         ("service: a\nprocess: { comand: [b] }\n", "command"),
-        ("service: a\nmonitor: { sensors: { t: { process: { what: rss, own: true } } } }\n", "homeostat runs none for it"),
-        ("service: a\nanalyze: {}\nplan: [{ when: \"*\", do: [{ restart: {} }] }]\nexecute: {}\n", "no effector is declared for the action `restart`"),
+        (
+            "service: a\nmonitor: { sensors: { t: { process: { what: rss, own: true } } } }\n",
+            "homeostat runs none for it",
+        ),
+        (
+            "service: a\nanalyze: {}\nplan: [{ when: \"*\", do: [{ restart: {} }] }]\nexecute: {}\n",
+            "no effector is declared for the action `restart`",
+        ),
         (
             "service: a\nreferences: { r: { service: b, listen: 127.0.0.1:2 } }\n---\nservice: b\n",
             "it is not known where that listens",

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::model::HumanDuration;
 use crate::model::process::{
-    DEFAULT_BACKOFF, DEFAULT_MOST, DEFAULT_PER, ProcessOrder, ProcessSpec, ProcessState, Restart, RestartBudget,
-    StopSignal,
+    DEFAULT_BACKOFF, DEFAULT_MOST, DEFAULT_PER, ProcessOrder, ProcessSpec, ProcessState, Restart,
+    RestartBudget, StopSignal,
 };
 
 /// The longest pause before a restart, however often it doubled.
@@ -403,7 +403,10 @@ mod tests {
         assert_eq!((machine.state(), machine.wake()), (ProcessState::Starting, Some(10 * S)));
         assert_eq!(fold(&mut machine, 10, Event::Time), [Order::Ask(7)]);
         fold(&mut machine, 11, Event::Exited("x".into()));
-        assert_eq!((machine.state(), machine.reason()), (ProcessState::Waiting, Some("was not ready within 10s")));
+        assert_eq!(
+            (machine.state(), machine.reason()),
+            (ProcessState::Waiting, Some("was not ready within 10s"))
+        );
     }
 
     #[test]

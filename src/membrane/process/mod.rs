@@ -89,7 +89,9 @@ impl Processes {
             stopping: AtomicBool::new(false),
         }));
         let inner = Arc::downgrade(&processes.0);
-        connectors.register_groups(move |service| inner.upgrade()?.lock().supervised.get(service)?.status.borrow().pid);
+        connectors.register_groups(move |service| {
+            inner.upgrade()?.lock().supervised.get(service)?.status.borrow().pid
+        });
         (processes, told)
     }
 
@@ -103,7 +105,8 @@ impl Processes {
         let mut state = self.0.lock();
         let State { supervised, ending } = &mut *state;
         ending.retain(|(_, task)| !task.is_finished());
-        let gone: Vec<Arc<str>> = supervised.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        let gone: Vec<Arc<str>> =
+            supervised.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
         for name in gone {
             if let Some(old) = supervised.remove(&name) {
                 let _ = old.asks.send(Ask::End);

@@ -41,7 +41,12 @@ pub(super) struct Watch {
 }
 
 /// Reads to the end: of the program, and of whoever inherited its output.
-pub(super) async fn read(mut stream: impl AsyncRead + Unpin, service: Arc<str>, tail: Tail, watch: Option<Watch>) {
+pub(super) async fn read(
+    mut stream: impl AsyncRead + Unpin,
+    service: Arc<str>,
+    tail: Tail,
+    watch: Option<Watch>,
+) {
     let mut line = Vec::new();
     let mut piece = [0; 4_096];
     loop {
@@ -64,7 +69,8 @@ pub(super) async fn read(mut stream: impl AsyncRead + Unpin, service: Arc<str>, 
 }
 
 fn take(line: &mut Vec<u8>, service: &str, tail: &Tail, watch: Option<&Watch>) {
-    let text: String = String::from_utf8_lossy(line).chars().filter(|c| !c.is_control() || *c == '\t').collect();
+    let text: String =
+        String::from_utf8_lossy(line).chars().filter(|c| !c.is_control() || *c == '\t').collect();
     line.clear();
     tracing::info!(target: "homeostat::process", service, "{text}");
     if let Some(watch) = watch

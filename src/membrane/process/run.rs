@@ -150,7 +150,8 @@ impl Driver {
                 running.machine.set_rules(Rules::of(&spec));
                 self.spec = spec;
                 // What somebody stopped stays so.
-                (running.machine.state() != ProcessState::Stopped).then_some(Event::Order(ProcessOrder::Restart))
+                (running.machine.state() != ProcessState::Stopped)
+                    .then_some(Event::Order(ProcessOrder::Restart))
             }
             Ask::End => {
                 running.ending = true;

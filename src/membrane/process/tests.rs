@@ -51,7 +51,8 @@ async fn gone(id: u32) {
 #[tokio::test]
 async fn a_line_of_output_says_that_it_is_ready_and_all_of_it_is_kept() {
     let script = "echo warming up; echo now: listening >&2; exec sleep 60";
-    let (processes, mut told) = supervise(&with(shell(script), json!({ "ready": { "output": "listening" } })));
+    let (processes, mut told) =
+        supervise(&with(shell(script), json!({ "ready": { "output": "listening" } })));
     let status = until(&processes, ProcessState::Running).await;
     let mut output = status.output;
     while output.len() < 2 {
@@ -114,7 +115,8 @@ async fn what_forks_away_is_ended_with_its_group() {
 
 #[tokio::test]
 async fn what_ignores_the_request_is_killed_with_all_it_started_and_named() {
-    let script = "trap '' TERM; sh -c 'trap \"\" TERM; echo $$; while :; do sleep 0.05; done' & wait; sleep 60";
+    let script =
+        "trap '' TERM; sh -c 'trap \"\" TERM; echo $$; while :; do sleep 0.05; done' & wait; sleep 60";
     let stop = json!({ "stop": { "grace": "100ms" }, "ready": { "output": "" } });
     let mut whole = with(shell(script), stop);
     Arc::make_mut(&mut whole).ready = None;
@@ -163,7 +165,9 @@ async fn another_spec_restarts_and_dropping_everything_kills() {
     processes.set([("s".into(), spec(shell("exec sleep 61")))]);
     let second = loop {
         match processes.status("s") {
-            Some(ProcessStatus { state: ProcessState::Running, pid: Some(pid), .. }) if pid != first => break pid,
+            Some(ProcessStatus { state: ProcessState::Running, pid: Some(pid), .. }) if pid != first => {
+                break pid;
+            }
             _ => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     };
