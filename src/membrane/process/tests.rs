@@ -67,6 +67,22 @@ async fn a_line_of_output_says_that_it_is_ready_and_all_of_it_is_kept() {
 }
 
 #[tokio::test]
+async fn it_is_ready_once_it_answers_and_has_its_directory_and_variables() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("here"), "").expect("a file");
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let script = format!("echo $WORD $(ls); exec python3 -m http.server --bind 127.0.0.1 {port}");
+    let more = json!({
+        "directory": dir.path(), "environment": { "WORD": "hello" }, "ready": { "http": format!("http://127.0.0.1:{port}/here") },
+    });
+    let (processes, _told) = supervise(&with(shell(&script), more));
+    let status = until(&processes, ProcessState::Running).await;
+    assert_eq!(status.output[0], "hello here");
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
+
+#[tokio::test]
 async fn orders_are_answered_when_they_are_carried_out() {
     let (processes, _told) = supervise(&spec(shell("exec sleep 60")));
     let first = until(&processes, ProcessState::Running).await.pid.expect("a number");
