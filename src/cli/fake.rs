@@ -9,6 +9,9 @@
 //! POST /fail?status=500&times=3   the next three requests are answered with 500
 //! POST /delay?ms=200              every later request waits so long; 0 ends that
 //! ```
+//!
+//! With `--calls c=URL` it uses another service: every GET / asks that first, and its answer stands in the own one under `c`; when it gives
+//! none, the own answer is 502. With `--ask URL` it is a client besides, whose numbers are the properties `asked`, `failed` and `answer`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,11 +29,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::model::HumanDuration;
 use crate::model::name::service_name_problem;
 
 /// Paths that are no properties.
 const RESERVED: &[&str] = &["name", "calls", "metrics", "invoke", "fail", "delay"];
+
+/// How long another service may take to answer.
+const CALL_TIME: Duration = Duration::from_secs(5);
 
 /// The longest delay that can be asked for.
 const LONGEST_DELAY: Duration = Duration::from_secs(600);
@@ -47,6 +55,28 @@ pub struct FakeOptions {
     /// A property and its value, as JSON or else as text; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<(String, Value)>,
+    /// A service that it uses for every answer, by the name of the reference; repeatable
+    #[arg(long = "calls", value_name = "NAME=URL", value_parser = call)]
+    pub calls: Vec<(String, String)>,
+    /// Asks this URL again and again, and prints every answer that differs from the one before
+    #[arg(long, value_name = "URL", value_parser = http_url)]
+    pub ask: Option<String>,
+    /// How long after an answer it asks again
+    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = HumanDuration::parse)]
+    pub every: HumanDuration,
+}
+
+fn call(text: &str) -> Result<(String, String), String> {
+    let (name, url) = text.split_once('=').ok_or("expected NAME=URL, such as c=http://127.0.0.1:7101")?;
+    property_problem(name).map_or(Ok(()), Err)?;
+    Ok((name.to_string(), http_url(url)?))
+}
+
+fn http_url(text: &str) -> Result<String, String> {
+    match url::Url::parse(text) {
+        Ok(url) if url.scheme() == "http" => Ok(text.to_string()),
+        _ => Err(format!("`{text}` is no address; expected one such as http://127.0.0.1:7101/")),
+    }
 }
 
 fn service_name(text: &str) -> Result<String, String> {
@@ -71,6 +101,7 @@ fn property_problem(key: &str) -> Option<String> {
 pub struct Fake {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
+    _asking: Option<AbortOnDropHandle<()>>,
     task: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
@@ -111,12 +142,16 @@ pub async fn start(options: FakeOptions) -> std::io::Result<Fake> {
     let listener = TcpListener::bind(options.listen).await?;
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let router = router(options);
+    let ask = options.ask.clone().map(|url| (url, options.every.0));
+    let toy = Toy::new(options)?;
+    let asking =
+        ask.map(|(url, every)| AbortOnDropHandle::new(tokio::spawn(ask_on(toy.clone(), url, every))));
+    let router = router(toy);
     let task = tokio::spawn(async move {
         let serving = axum::serve(listener, router);
         serving.with_graceful_shutdown(async move { drop(stopped.await) }).await
     });
-    Ok(Fake { address, stop: Some(stop), task })
+    Ok(Fake { address, stop: Some(stop), _asking: asking, task })
 }
 
 /// Runs the toy service until Ctrl-C; prints where it listens, as the first line on standard output.
@@ -137,6 +172,8 @@ pub async fn serve(options: FakeOptions) -> std::io::Result<()> {
 #[derive(Clone)]
 struct Toy {
     name: Arc<str>,
+    calls: Arc<[(String, String)]>,
+    client: reqwest::Client,
     state: Arc<Mutex<ToyState>>,
 }
 
@@ -150,14 +187,62 @@ struct ToyState {
 }
 
 impl Toy {
+    fn new(options: FakeOptions) -> std::io::Result<Self> {
+        let state = ToyState { properties: options.set.into_iter().collect(), ..ToyState::default() };
+        let client = reqwest::Client::builder().no_proxy().timeout(CALL_TIME).build();
+        Ok(Self {
+            name: options.name.into(),
+            calls: options.calls.into(),
+            client: client.map_err(std::io::Error::other)?,
+            state: Arc::new(Mutex::new(state)),
+        })
+    }
+
+    /// What another service answers, as JSON or else as text.
+    ///
+    /// # Errors
+    /// Why it is no answer.
+    async fn call(&self, url: &str) -> Result<Value, String> {
+        let answer = self.client.get(url).send().await.map_err(|e| e.without_url().to_string())?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|e| e.without_url().to_string())?;
+        match status.is_success() {
+            true => Ok(serde_json::from_str(&text).unwrap_or(Value::String(text))),
+            false => Err(format!("{status}: {text}")),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, ToyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn router(options: FakeOptions) -> Router {
-    let state = ToyState { properties: options.set.into_iter().collect(), ..ToyState::default() };
-    let toy = Toy { name: options.name.into(), state: Arc::new(Mutex::new(state)) };
+/// A client: asks for ever. What fails before the first answer is not counted: the other may still be starting.
+async fn ask_on(toy: Toy, url: String, every: Duration) {
+    use std::io::Write;
+    let (mut asked, mut failed, mut before) = (0_u64, 0_u64, None);
+    loop {
+        let answer = toy.call(&url).await;
+        if asked > 0 || answer.is_ok() {
+            asked += 1;
+            failed += u64::from(answer.is_err());
+            let text = answer.map_or_else(|why| format!("failed: {why}"), |value| value.to_string());
+            {
+                let properties = &mut toy.state().properties;
+                properties.insert("asked".into(), asked.into());
+                properties.insert("failed".into(), failed.into());
+                properties.insert("answer".into(), text.as_str().into());
+            }
+            if before.as_ref() != Some(&text) {
+                let _ = writeln!(std::io::stdout(), "answer: {text}");
+                before = Some(text);
+            }
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+fn router(toy: Toy) -> Router {
     Router::new()
         .route("/", get(whole))
         .route("/metrics", get(metrics))
@@ -189,9 +274,17 @@ async fn misbehave(State(toy): State<Toy>, request: Request, next: Next) -> Resp
 }
 
 async fn whole(State(toy): State<Toy>) -> Response {
+    let mut answers = Vec::new();
+    for (name, url) in &*toy.calls {
+        match toy.call(url).await {
+            Ok(answer) => answers.push((name.clone(), answer)),
+            Err(why) => return problem(StatusCode::BAD_GATEWAY, &format!("`{name}` gave no answer: {why}")),
+        }
+    }
     let state = toy.state();
     let mut all = Map::from_iter([("name".to_string(), Value::from(&*toy.name))]);
     all.extend(state.properties.clone());
+    all.extend(answers);
     if !state.calls.is_empty() {
         all.insert("calls".into(), json!(state.calls));
     }
@@ -398,6 +491,30 @@ mod tests {
         let page =
             client.get(format!("{url}/metrics")).send().await.expect("page").text().await.expect("text");
         assert!(page.contains("cost{service=\"C1\"} 1\n") && page.contains("method=\"add\"} 1\n"), "{page}");
+    }
+
+    #[tokio::test]
+    async fn what_it_uses_stands_in_its_answer_and_clients_count() {
+        let (used, client) = toy(&["C1", "--set", "cost=1"]).await;
+        let calls = format!("c={}", used.url());
+        let (fake, _) = toy(&["A", "--calls", &calls]).await;
+        let url = fake.url();
+        let answer = json_of(&client, format!("{url}/")).await;
+        assert_eq!(answer, json!({"name": "A", "c": {"name": "C1", "cost": 1}}));
+        let (asking, _) = toy(&["clients", "--ask", &url, "--every", "1ms"]).await;
+        let asked = async {
+            while json_of(&client, asking.url()).await["asked"].as_u64() < Some(3) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), asked).await.expect("answers");
+        let numbers = json_of(&client, asking.url()).await;
+        let text = answer.to_string();
+        assert!(numbers["failed"] == 0 && numbers["answer"].as_str() == Some(&text), "{numbers}");
+        used.shutdown().await.expect("stopped");
+        let broken = client.get(&url).send().await.expect("answer");
+        assert_eq!(broken.status(), 502);
+        assert!(options(&["A", "--calls", "c"]).is_err() && options(&["A", "--ask", "here"]).is_err());
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::client::Client;
 use super::output::{Paint, Tone, clean, columns, moment, time_of_day, tone};
 use super::{Exit, Failure, why};
+use crate::model::process::{ProcessState, ProcessStatus};
 use crate::model::{Decision, SloState, Timestamp};
 use crate::service::control::{Component, Control, Event, PolicyStatus, ServiceStatus};
 
@@ -56,10 +57,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// No SLO is violated and no service is quarantined.
+    /// No SLO is violated, no service is quarantined, and no process has failed.
     pub fn is_well(&self) -> bool {
         let violated = |s: &ServiceStatus| s.slos.iter().any(|slo| slo.state == SloState::Violated);
-        !self.services.iter().any(|s| s.quarantined.is_some() || violated(s))
+        let failed = |s: &ServiceStatus| s.process.as_ref().is_some_and(|p| p.state == ProcessState::Failed);
+        !self.services.iter().any(|s| s.quarantined.is_some() || violated(s) || failed(s))
     }
 }
 
@@ -206,6 +208,7 @@ pub fn text(seen: &Snapshot, paint: Paint) -> String {
             let mut slos: Vec<_> =
                 s.slos.iter().map(|slo| format!("{} {}", clean(&slo.name), paint.state(slo.state))).collect();
             slos.extend(s.quarantined.iter().map(|why| format!("quarantined: {}", clean(why))));
+            slos.extend(s.process.iter().map(process_words));
             vec![clean(&s.name), loop_letters(s), slos.join(", ")]
         })
         .collect();
@@ -215,6 +218,18 @@ pub fn text(seen: &Snapshot, paint: Paint) -> String {
 
 fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// `process running`, `process failed: …`.
+fn process_words(process: &ProcessStatus) -> String {
+    let mut text = format!("process {}", process.state);
+    if let Some(pid) = process.pid {
+        text.push_str(&format!(" (pid {pid})"));
+    }
+    if let (Some(reason), true) = (&process.reason, process.pid.is_none()) {
+        text.push_str(&format!(": {}", clean(reason)));
+    }
+    text
 }
 
 /// `M A P E`, with a dot for a component that is not attached.
@@ -404,6 +419,14 @@ fn service_line(service: &ServiceStatus, name: usize) -> Line<'static> {
     if service.quarantined.is_some() {
         spans.push(Span::styled("quarantined  ", style(Tone::Bad)));
     }
+    if let Some(process) = &service.process {
+        let tone = match process.state {
+            ProcessState::Running => Tone::Good,
+            ProcessState::Failed => Tone::Bad,
+            _ => Tone::Care,
+        };
+        spans.push(Span::styled(format!("{}  ", process_words(process)), style(tone)));
+    }
     for slo in &service.slos {
         spans.push(Span::raw(format!("{} ", clean(&slo.name))));
         spans.push(Span::styled(format!("{}  ", slo.state), style(tone(slo.state))));
@@ -467,6 +490,7 @@ mod tests {
             references: Default::default(),
             slos: slos.iter().map(slo).collect(),
             wires: Vec::new(),
+            process: None,
             quarantined: None,
             decisions: 0,
         }

@@ -1,30 +1,25 @@
 //! `homeostat wrap`: a program is started, the membrane stands in front of it, and the loop measures it; with a policy that is made here.
 
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::local::{chain, start_failure, start_log};
 use super::{Common, Exit, Failure, Output, WrapOptions};
 use crate::connectors::Connectors;
-use crate::daemon::{Causes, Daemon, Options};
-use crate::membrane::process::{GRACE, Program};
-use crate::model::endpoint::Endpoint;
+use crate::daemon::{Causes, Daemon, Options, STOP_TIME};
 use crate::model::name::service_name_problem;
+use crate::model::process::{ProcessState, ProcessStatus};
 use crate::policy::load::Sources;
 use crate::service::control::Control;
 
-/// How long a program may take until it listens before clients are let in all the same.
-const READY: Duration = Duration::from_secs(30);
-
-/// How often it is looked at until then.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long a program may take until it listens.
+const READY: &str = "60s";
 
 pub(super) fn wrap_boxed(options: WrapOptions, common: Common) -> BoxFuture<'static, Exit> {
     async move {
@@ -50,28 +45,32 @@ fn name(options: &WrapOptions) -> Result<String, Failure> {
     }
 }
 
-/// The policy of a wrapped program: everything that is measured of it, and no objective.
-fn policy(name: &str, options: &WrapOptions, process: Option<u32>) -> String {
-    let calls = |what: &str| json!({ "proxy": { "what": what, "every": "1s" } });
-    let mut sensors = json!({ "response_time": { "proxy": "response_time" } });
-    for what in ["requests", "rate", "errors", "failures", "in_flight", "bytes_in", "bytes_out"] {
-        sensors[what] = calls(what);
-    }
-    for (metric, what) in
-        [("cpu", "cpu"), ("memory", "rss"), ("threads", "threads"), ("descriptors", "descriptors")]
-    {
-        if let Some(pid) = process {
-            sensors[metric] = json!({ "process": { "what": what, "pid": pid, "every": "1s" } });
-        }
-    }
-    let quantile = |aggregate: &str| json!({ "of": "response_time", "aggregate": aggregate, "over": "60s" });
-    json!({
+/// The policy of a wrapped program: that it is run, and once it is ready, everything that is measured of it, and no objective.
+fn policy(name: &str, options: &WrapOptions, ready: bool) -> Sources {
+    let mut policy = json!({
         "service": name,
         "endpoint": options.to.to_string(),
-        "listen": options.listen.to_string(),
-        "monitor": { "sensors": sensors, "metrics": { "p50": quantile("p50"), "p99": quantile("p99") } },
-    })
-    .to_string()
+        "process": { "command": options.command, "ready": { "port": &*options.to.address, "within": READY } },
+    });
+    if ready {
+        let calls = |what: &str| json!({ "proxy": { "what": what, "every": "1s" } });
+        let mut sensors = json!({ "response_time": { "proxy": "response_time" } });
+        for what in ["requests", "rate", "errors", "failures", "in_flight", "bytes_in", "bytes_out"] {
+            sensors[what] = calls(what);
+        }
+        for (metric, what) in
+            [("cpu", "cpu"), ("memory", "rss"), ("threads", "threads"), ("descriptors", "descriptors")]
+        {
+            sensors[metric] = json!({ "process": { "what": what, "own": true, "every": "1s" } });
+        }
+        let quantile =
+            |aggregate: &str| json!({ "of": "response_time", "aggregate": aggregate, "over": "60s" });
+        policy["listen"] = options.listen.to_string().into();
+        policy["monitor"] =
+            json!({ "sensors": sensors, "metrics": { "p50": quantile("p50"), "p99": quantile("p99") } });
+        policy["execute"] = json!({});
+    }
+    Sources::from_texts([("wrap.yaml", policy.to_string().as_str())])
 }
 
 async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Result<(), Failure> {
@@ -87,19 +86,8 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
         std::net::TcpListener::bind(options.listen)
             .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen)))?,
     );
-    let mut program = Program::start(&options.command).map_err(|e| Failure::new(Exit::Usage, chain(&e)))?;
     let (leave, left) = mpsc::channel(1);
     let mut causes = Causes::new(&[], left);
-    // Clients find the port closed until the program is ready, as they would without homeostat.
-    tokio::select! {
-        ready = ready(&mut program, &options.to) => ready.map_err(|how| by_itself(&options, &how))?,
-        () = causes.stop() => {
-            program.end(GRACE).await;
-            return Ok(());
-        }
-    }
-    let text = policy(&name, &options, program.id());
-    let sources = Sources::from_texts([("wrap.yaml", text.as_str())]);
     let daemon = Daemon::start_from(
         Options {
             dirs: Vec::new(),
@@ -108,12 +96,26 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
             shards: Some(1),
             connectors: Connectors::new(),
         },
-        sources,
+        policy(&name, &options, false),
     )
     .await
     .map_err(|error| start_failure(error, output))?;
-    if let Some(trouble) = daemon.supervisor().shell().membrane().trouble(&name) {
-        return Err(Failure::new(Exit::Failed, trouble.0.to_string()));
+    let Some(mut program) = daemon.supervisor().shell().processes().watch(&name) else {
+        return Err(Failure::new(Exit::Failed, format!("`{name}` is detached in {:?}", options.data_dir)));
+    };
+    // Clients find the port closed until the program is ready, as they would without homeostat.
+    let ready = tokio::select! {
+        ready = ready(&mut program) => ready.map(|()| true),
+        () = causes.stop() => Ok(false),
+    };
+    let ready = match ready {
+        Ok(true) => stand_in_front(&daemon, &name, &options).await.map(|()| true),
+        Ok(false) => Ok(false),
+        Err(status) => Err(failed(&options, &status)),
+    };
+    if !matches!(ready, Ok(true)) {
+        daemon.supervisor().shell().stop(STOP_TIME).await;
+        return ready.map(drop);
     }
     let control: Arc<dyn Control> = daemon.clone();
     tracing::info!(service = name, listen = %options.listen, to = %options.to, manage = %address, "homeostat wraps");
@@ -123,69 +125,63 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
         crate::api::router(control, access),
         stop.clone().cancelled_owned(),
     ));
-    let running = tokio::spawn(run_program(program, leave, stop.clone()));
+    let failing = tokio::spawn(until_failed(program, leave));
     let late = daemon.run(&mut causes).await;
-    // Calls are over; only now does what answered them end.
     stop.cancel();
-    let ended = running.await.unwrap_or(None);
     let _ = tokio::time::timeout(Duration::from_secs(6), api).await;
     for who in &late {
         tracing::warn!(who, "late; cut off");
     }
     tracing::info!("homeostat has stopped");
-    match ended {
-        None => Ok(()),
-        Some(how) => Err(by_itself(&options, &how.to_string())),
+    match failing.await {
+        Ok(Some(status)) => Err(failed(&options, &status)),
+        _ => Ok(()),
     }
 }
 
-fn by_itself(options: &WrapOptions, how: &str) -> Failure {
-    let name = options.command.first().map_or("", String::as_str);
-    Failure::new(Exit::Failed, format!("`{name}` ended by itself: {how}"))
+async fn stand_in_front(daemon: &Daemon, name: &str, options: &WrapOptions) -> Result<(), Failure> {
+    let fail = |why: String| Failure::new(Exit::Failed, why);
+    daemon.replace(policy(name, options, true)).await.map_err(|e| fail(chain(&e)))?;
+    match daemon.supervisor().shell().membrane().trouble(name) {
+        Some(trouble) => Err(fail(trouble.0.to_string())),
+        None => Ok(()),
+    }
 }
 
-/// Waits until the program listens, for a while.
+fn failed(options: &WrapOptions, status: &ProcessStatus) -> Failure {
+    let name = options.command.first().map_or("", String::as_str);
+    let why = status.reason.as_deref().unwrap_or("does not run");
+    match why.starts_with("cannot start") {
+        true => Failure::new(Exit::Usage, why.to_string()),
+        false => Failure::new(Exit::Failed, format!("`{name}` {why}")),
+    }
+}
+
+/// Waits until the program runs for the first time.
 ///
 /// # Errors
-/// How it ended, when it did instead.
-async fn ready(program: &mut Program, to: &Endpoint) -> Result<(), String> {
-    let listens = async {
-        while tokio::net::TcpStream::connect(&*to.address).await.is_err() {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    tokio::select! {
-        listening = tokio::time::timeout(READY, listens) => {
-            if listening.is_err() {
-                tracing::warn!(%to, "the program does not listen there yet");
+/// How it is, when it ended instead.
+async fn ready(program: &mut watch::Receiver<ProcessStatus>) -> Result<(), ProcessStatus> {
+    let settled = |status: &ProcessStatus| status.state != ProcessState::Starting;
+    match program.wait_for(settled).await.map(|status| status.clone()) {
+        Ok(status) if status.state == ProcessState::Running => Ok(()),
+        Ok(mut status) => {
+            // It is about to be killed for this.
+            if status.reason.is_none() {
+                status.reason = Some(format!("was not ready within {READY}"));
             }
-            Ok(())
+            Err(status)
         }
-        ended = program.ended() => Err(ended.map_or_else(|e| e.to_string(), |status| status.to_string())),
+        Err(_) => Ok(()),
     }
 }
 
-/// Runs a program until it ends by itself, which is answered, or until it is to end.
-async fn run_program(
-    mut program: Program,
+/// Lets homeostat stop when the program has failed for good; answers how it is then.
+async fn until_failed(
+    mut program: watch::Receiver<ProcessStatus>,
     leave: mpsc::Sender<()>,
-    stop: CancellationToken,
-) -> Option<ExitStatus> {
-    let ended = tokio::select! {
-        ended = program.ended() => ended,
-        () = stop.cancelled() => {
-            if program.end(GRACE).await {
-                tracing::warn!("the program did not end when it was asked to, and was killed");
-            }
-            return None;
-        }
-    };
+) -> Option<ProcessStatus> {
+    let failed = program.wait_for(|status| status.state == ProcessState::Failed).await.ok()?.clone();
     let _ = leave.send(()).await;
-    match ended {
-        Ok(status) => Some(status),
-        Err(error) => {
-            tracing::error!(%error, "what became of the program is not known");
-            None
-        }
-    }
+    Some(failed)
 }

@@ -39,6 +39,9 @@ pub type EffectorFactory =
 /// Builds the sensor of a service that measures the calls through its membrane; the first argument is the service.
 pub type ProxyFactory = dyn Fn(&str, &ProxySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync;
 
+/// The process group of the program that is run for a service, while it runs.
+pub type Groups = dyn Fn(&str) -> Option<u32> + Send + Sync;
+
 /// Every kind of sensor and effector there is, and what they share: one HTTP client, one socket per UDP address, one scrape per URL,
 /// one look at the machine. Clones share all of it.
 #[derive(Clone)]
@@ -53,6 +56,7 @@ struct Shared {
     host: Arc<host::Host>,
     processes: Arc<process::Processes>,
     proxy: RwLock<Option<Arc<ProxyFactory>>>,
+    groups: RwLock<Option<Arc<Groups>>>,
     sensors: RwLock<HashMap<String, Arc<SensorFactory>>>,
     effectors: RwLock<HashMap<String, Arc<EffectorFactory>>>,
 }
@@ -80,6 +84,7 @@ impl Connectors {
                 host: Arc::default(),
                 processes: Arc::default(),
                 proxy: RwLock::default(),
+                groups: RwLock::default(),
                 sensors: RwLock::default(),
                 effectors: RwLock::default(),
             }),
@@ -114,6 +119,11 @@ impl Connectors {
         factory: impl Fn(&str, &ProxySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync + 'static,
     ) {
         *self.shared.proxy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(factory));
+    }
+
+    /// Makes `process: { own: true }` sensors buildable; who runs the programs of services does this.
+    pub fn register_groups(&self, groups: impl Fn(&str) -> Option<u32> + Send + Sync + 'static) {
+        *self.shared.groups.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(groups));
     }
 
     /// Whether a sensor of this custom kind is registered.
@@ -162,7 +172,10 @@ impl Connectors {
                 BuiltSensor::Polled(Box::new(host::HostReader::new(s, shared.host.clone())))
             }
             SensorSpec::Process(s) => {
-                BuiltSensor::Polled(Box::new(process::ProcessReader::new(s, shared.processes.clone())))
+                let groups = shared.groups.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let service = service.to_string();
+                let own: process::Own = Box::new(move || groups.as_ref().and_then(|groups| groups(&service)));
+                BuiltSensor::Polled(Box::new(process::ProcessReader::new(s, shared.processes.clone(), own)))
             }
             SensorSpec::Http(s) => BuiltSensor::Polled(Box::new(http::HttpReader::new(s, self.client()?)?)),
             SensorSpec::Exec(s) => BuiltSensor::Polled(Box::new(exec::ExecReader::new(s))),

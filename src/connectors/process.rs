@@ -26,6 +26,8 @@ struct Table {
 #[derive(Debug, Clone)]
 struct Row {
     name: String,
+    /// Its process group; 0 where that is not known.
+    group: u32,
     /// The name in full, where the kernel's is cut off.
     full_name: Option<String>,
     /// When it started, in the machine's own unit: tells two processes with one number apart.
@@ -36,16 +38,20 @@ struct Row {
     threads: f64,
 }
 
+/// The process group of the service's own program, while it runs.
+pub(super) type Own = Box<dyn Fn() -> Option<u32> + Send + Sync>;
+
 /// Reads one quantity of one, several or the largest processes.
 pub(super) struct ProcessReader {
     processes: Arc<Processes>,
     spec: ProcessSensor,
+    own: Own,
     previous: Option<Look<Table>>,
 }
 
 impl ProcessReader {
-    pub(super) fn new(spec: &ProcessSensor, processes: Arc<Processes>) -> Self {
-        Self { processes, spec: spec.clone(), previous: None }
+    pub(super) fn new(spec: &ProcessSensor, processes: Arc<Processes>, own: Own) -> Self {
+        Self { processes, spec: spec.clone(), own, previous: None }
     }
 
     /// The table now and, for CPU, the one of the poll before; the first poll waits to have two.
@@ -78,8 +84,8 @@ impl Sensor for ProcessReader {
             }
             self.previous = Some(now.clone());
         }
-        let spec = self.spec.clone();
-        let task = tokio::task::spawn_blocking(move || measure(&spec, &before, &now));
+        let (spec, group) = (self.spec.clone(), (self.own)());
+        let task = tokio::task::spawn_blocking(move || measure(&spec, group, &before, &now));
         task.await
             .unwrap_or_else(|e| Err(ConnectorError::Unreachable(format!("reading processes broke off: {e}"))))
     }
@@ -88,6 +94,7 @@ impl Sensor for ProcessReader {
 /// Looks up descriptors, so it may block.
 fn measure(
     spec: &ProcessSensor,
+    group: Option<u32>,
     before: &Look<Table>,
     now: &Look<Table>,
 ) -> Result<Vec<Measurement>, ConnectorError> {
@@ -97,7 +104,7 @@ fn measure(
         .rows
         .iter()
         .map(|(pid, row)| (*pid, row))
-        .filter(|(pid, row)| matches(spec, *pid, row))
+        .filter(|(pid, row)| if spec.own { group == Some(row.group) } else { matches(spec, *pid, row) })
         .collect();
     if spec.what == ProcessQuantity::Count {
         return Ok(vec![Measurement::value(chosen.len() as f64)]);
@@ -153,6 +160,7 @@ fn matches(spec: &ProcessSensor, pid: u32, row: &Row) -> bool {
 
 fn nobody(spec: &ProcessSensor) -> ConnectorError {
     ConnectorError::Answer(match (&spec.name, spec.pid) {
+        _ if spec.own => "the process of the service does not run".to_string(),
         (Some(name), _) => format!("no process is called `{name}`"),
         (None, Some(pid)) => format!("there is no process {pid}"),
         (None, None) => "there are no processes to be seen".to_string(),
@@ -179,6 +187,7 @@ fn table() -> Result<Table, ConnectorError> {
         let Ok(stat) = process.stat() else { continue };
         let Ok(pid) = u32::try_from(stat.pid) else { continue };
         let row = Row {
+            group: u32::try_from(stat.pgrp).unwrap_or(0),
             full_name: full_name(&process, &stat.comm),
             started: stat.starttime,
             cpu: (stat.utime + stat.stime) as f64 / second,
@@ -227,6 +236,7 @@ fn table() -> Result<Table, ConnectorError> {
     let rows = system.processes().iter().map(|(pid, process)| {
         let row = Row {
             name: process.name().to_string_lossy().into_owned(),
+            group: 0,
             full_name: None,
             started: process.start_time(),
             cpu: process.accumulated_cpu_time() as f64 / 1000.0,
@@ -253,13 +263,20 @@ mod tests {
         pid: Option<u32>,
         top: Option<usize>,
     ) -> ProcessReader {
-        let spec =
-            ProcessSensor { what, name: name.map(String::from), pid, top, every: None, stale_after: None };
-        ProcessReader::new(&spec, Arc::default())
+        let spec = ProcessSensor {
+            what,
+            name: name.map(String::from),
+            pid,
+            own: false,
+            top,
+            every: None,
+            stale_after: None,
+        };
+        ProcessReader::new(&spec, Arc::default(), Box::new(|| None))
     }
 
     fn row(name: &str, cpu: f64) -> Row {
-        Row { name: name.into(), full_name: None, started: 1, cpu, rss: 0.0, threads: 1.0 }
+        Row { name: name.into(), group: 0, full_name: None, started: 1, cpu, rss: 0.0, threads: 1.0 }
     }
 
     #[tokio::test]

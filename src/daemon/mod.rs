@@ -29,7 +29,7 @@ use crate::service::supervisor::Supervisor;
 const SAME_CALL: Duration = Duration::from_millis(50);
 
 /// How long stopping may take before what is late is cut off.
-const STOP_TIME: Duration = Duration::from_secs(10);
+pub const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// The time between two looks at files that have changed.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -198,6 +198,18 @@ impl Daemon {
         let mut known = self.changing.lock().await;
         let before = self.supervisor.files().await;
         let (sources, read) = read(self.dirs.clone(), changed.clone(), known.take(), Some(before)).await;
+        *known = Some(sources);
+        self.take(read).await
+    }
+
+    /// Applies policies that are in no directory in place of those that were.
+    ///
+    /// # Errors
+    /// Every mistake; what runs keeps running.
+    pub async fn replace(&self, sources: Sources) -> Result<Applied, ChangeError> {
+        let mut known = self.changing.lock().await;
+        let before = self.supervisor.files().await;
+        let (sources, read) = read(Vec::new(), Changed::Everything, Some(sources), Some(before)).await;
         *known = Some(sources);
         self.take(read).await
     }

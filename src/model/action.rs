@@ -51,19 +51,19 @@ pub enum Action {
         /// The service to bind instead.
         to: String,
     },
-    /// Starts a service through its `start` effector.
+    /// Starts a service through its `start` effector, or else its process.
     Start {
         /// Which service.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         service: Option<String>,
     },
-    /// Stops a service through its `stop` effector.
+    /// Stops a service through its `stop` effector, or else its process.
     Stop {
         /// Which service.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         service: Option<String>,
     },
-    /// Restarts a service through its `restart` effector, or `stop` and `start`.
+    /// Restarts a service through its `restart` effector, or `stop` and `start`, or else its process.
     Restart {
         /// Which service.
         #[serde(default, skip_serializing_if = "Option::is_none")]

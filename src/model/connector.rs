@@ -143,6 +143,9 @@ pub struct ProcessSensor {
     /// The process with this number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// The program that homeostat runs for this service (`process:`), with everything in its process group.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
     /// Without `name` and `pid`: this many with the largest values, as a family `<metric>[<name>(<pid>)]`; the metric itself is the largest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top: Option<usize>,

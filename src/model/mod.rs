@@ -9,6 +9,7 @@ pub mod metric;
 pub mod name;
 pub mod plan;
 pub mod ports;
+pub mod process;
 pub mod resource;
 pub mod series;
 pub mod syntax;

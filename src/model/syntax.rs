@@ -97,6 +97,12 @@ fn host(s: &HostSensor) -> Result<(), String> {
 }
 
 fn process(s: &ProcessSensor) -> Result<(), String> {
+    if s.own {
+        return match (&s.name, s.pid, s.top) {
+            (None, None, None) => Ok(()),
+            _ => Err("`own` excludes `name`, `pid` and `top`; write one of them".into()),
+        };
+    }
     match (&s.name, s.pid, s.top) {
         (Some(name), None, None) if name.is_empty() => {
             Err("`name` is empty; expected the name of a process".into())
@@ -108,7 +114,9 @@ fn process(s: &ProcessSensor) -> Result<(), String> {
         }
         (Some(_), None, None) | (None, Some(_), None) | (None, None, Some(_)) => Ok(()),
         (None, None, None) if s.what == ProcessQuantity::Count => Ok(()),
-        (None, None, None) => Err("which process is missing: write one of `name`, `pid` and `top`".into()),
+        (None, None, None) => {
+            Err("which process is missing: write one of `name`, `pid`, `own` and `top`".into())
+        }
         _ => Err("`name`, `pid` and `top` exclude each other; write one of them".into()),
     }
 }

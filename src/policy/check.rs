@@ -364,9 +364,7 @@ impl<'a> Everything<'a> {
                 let problem = check_action(
                     action,
                     &place,
-                    &|name| {
-                        there.execute.as_ref().is_some_and(|execute| execute.effectors.contains_key(name))
-                    },
+                    &|name| there.declares(name),
                     &|reference| {
                         there
                             .references

@@ -14,8 +14,8 @@ use super::expression::{Expression, ExpressionError};
 use super::script::Script;
 use super::tree::{Place, Step};
 use super::value::{
-    AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,
-    ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
+    AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, ON_PROCESSES,
+    PlanPolicy, PlanRow, ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
 };
 use crate::model::connector::SensorSpec;
 use crate::model::endpoint::{Address, Endpoint, parse_address};
@@ -79,6 +79,7 @@ fn build(
     compiler.names();
     let references = compiler.references();
     let (endpoint, listen) = compiler.membrane();
+    compiler.process();
     let monitor = compiler.monitor();
     let analyze = compiler.analyze();
     let (plan, used) = compiler.plan(scripts);
@@ -93,6 +94,7 @@ fn build(
         references,
         endpoint,
         listen,
+        process: document.process.clone().map(Arc::new),
         monitor: monitor.map(Arc::new),
         analyze: analyze.map(Arc::new),
         plan: plan.map(Arc::new),
@@ -239,6 +241,27 @@ impl Compiler<'_> {
             self.error(Problem::error("conflicting-fields", at("listen"), message).hint(hint));
         }
         (endpoint, listen)
+    }
+
+    /// The program that homeostat runs, and the sensors that look at it.
+    fn process(&mut self) {
+        if let Some(process) = &self.document.process {
+            for (at, why) in process.problems() {
+                let place = Place::value(std::iter::once("process").chain(at).map(Step::from));
+                self.error(Problem::error("invalid-value", place, why));
+            }
+            return;
+        }
+        let sensors = self.document.monitor.iter().flat_map(|m| &m.sensors);
+        let own = sensors.filter(|(_, spec)| matches!(spec, SensorSpec::Process(s) if s.own));
+        for (name, _) in own.collect::<Vec<_>>() {
+            let place = Place::value(["monitor".into(), "sensors".into(), name.as_str().into()]);
+            let message =
+                format!("`{name}` measures the process of the service, and homeostat runs none for it");
+            let hint =
+                "say `process: { command: [PROGRAM, ARGUMENT, …] }` in the policy of the service".to_string();
+            self.error(Problem::error("no-process", place, message).hint(hint));
+        }
     }
 
     // ---- M ---------------------------------------------------------------------------------------------------------
@@ -777,7 +800,11 @@ impl Compiler<'_> {
         let problem = check_action(
             action,
             place,
-            &|name| document.execute.as_ref().is_some_and(|effectors| effectors.contains_key(name)),
+            &|name| {
+                document.execute.as_ref().is_some_and(|effectors| {
+                    effectors.contains_key(name) || document.process.is_some() && ON_PROCESSES.contains(&name)
+                })
+            },
             &|reference| {
                 document
                     .references

@@ -29,6 +29,8 @@ pub enum Component {
     Resource,
     /// Where it listens, and where homeostat stands in front of it.
     Membrane,
+    /// The program that homeostat runs for it.
+    Process,
 }
 
 impl std::fmt::Display for Component {
@@ -41,6 +43,7 @@ impl std::fmt::Display for Component {
             Self::Execute => "execute",
             Self::Resource => "resource",
             Self::Membrane => "membrane",
+            Self::Process => "process",
         })
     }
 }
@@ -162,6 +165,13 @@ pub fn service_diff(old: &ServicePolicy, new: &ServicePolicy) -> Option<Change> 
     }
     if (&old.endpoint, &old.listen) != (&new.endpoint, &new.listen) {
         differ(Component::Membrane, membrane_lines(old, new));
+    }
+    if !same(&old.process, &new.process) {
+        let lines = match (&old.process, &new.process) {
+            (Some(_), Some(_)) => vec!["process: it is started again".to_string()],
+            (old, _) => presence("process", old.is_some()),
+        };
+        differ(Component::Process, lines);
     }
     (!components.is_empty()).then(|| Change::Changed { service: new.name.to_string(), components, details })
 }

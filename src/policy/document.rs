@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::plan::OnFailure;
+use crate::model::process::ProcessSpec;
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, Mode, Selector, Severity};
 
 /// One managed service, in the order of its loop. The presence of a section is the presence of the component.
@@ -34,6 +35,9 @@ pub struct ServiceDocument {
     /// Where homeostat stands in front of it, so that `proxy` sensors see its calls: `127.0.0.1:8080`. Needs `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// The program that homeostat runs for it: started, kept running, ended. `start`, `stop` and `restart` then need no effector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessSpec>,
     /// What it uses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, ReferenceDocument>,

@@ -11,6 +11,7 @@ use super::script::Script;
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::endpoint::{Address, Endpoint};
 use crate::model::plan::OnFailure;
+use crate::model::process::ProcessSpec;
 use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Plan, Resource, Selector, Severity};
 
 /// One managed service, ready to run. Cheap to clone: unchanged parts are shared.
@@ -26,6 +27,8 @@ pub struct ServicePolicy {
     pub endpoint: Option<Endpoint>,
     /// Where homeostat stands in front of it.
     pub listen: Option<Address>,
+    /// The program that homeostat runs for it.
+    pub process: Option<Arc<ProcessSpec>>,
     /// What it uses, by name.
     pub references: BTreeMap<Arc<str>, ReferencePolicy>,
     /// M, when attached.
@@ -39,6 +42,17 @@ pub struct ServicePolicy {
     /// The scripts that `plan` names, by the name used there.
     pub scripts: BTreeMap<Arc<str>, Arc<Script>>,
 }
+
+impl ServicePolicy {
+    /// Whether its executor can carry out an action of this name by an effector, or on its process.
+    pub fn declares(&self, action: &str) -> bool {
+        let Some(execute) = &self.execute else { return false };
+        execute.effectors.contains_key(action) || self.process.is_some() && ON_PROCESSES.contains(&action)
+    }
+}
+
+/// The actions that are carried out on the process of a service where no effector is declared for them.
+pub const ON_PROCESSES: &[&str] = &["start", "stop", "restart"];
 
 /// What a reference leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::ports::{Actions, Alarms, MetricInfo, Metrics, Slos};
+use crate::model::process::ProcessStatus;
 use crate::model::{Decision, PortError, Reading, SloStatus, Timestamp};
 use crate::policy::{MetricKind, ServicePolicy};
 
@@ -130,6 +131,9 @@ pub struct ServiceStatus {
     pub slos: Vec<SloStatus>,
     /// The wires of its components.
     pub wires: Vec<Wire>,
+    /// How the program is that homeostat runs for it, if it runs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessStatus>,
     /// Why it is quarantined, when it is: a turn of it panicked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<String>,

@@ -11,6 +11,7 @@ use crate::model::connector::EffectorSpec;
 use crate::model::endpoint::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{MetricInfo, Notification, PortError, SubscriptionMode};
+use crate::model::process::ProcessOrder;
 use crate::model::{
     Action, Alarm, Decision, DecisionId, HumanDuration, Outcome, Reading, ServiceId, SloStatus, Timestamp,
 };
@@ -339,6 +340,8 @@ pub struct Perform {
     pub effectors: Vec<Arc<EffectorSpec>>,
     /// References with a local port that are to lead elsewhere then. The step has ended once no later call reaches what they led to before.
     pub moves: Vec<(Arc<str>, Option<Arc<str>>)>,
+    /// What is asked of the process of the service then. The step has ended once that is carried out.
+    pub process: Option<ProcessOrder>,
 }
 
 /// What outlives the daemon.

@@ -21,6 +21,7 @@ use super::simulation::OPERATIONS;
 use super::turn::Tally;
 use crate::connectors::Connectors;
 use crate::knowledge::store::{Binding, Intent, Pending, Store};
+use crate::membrane::process::{Processes, Told};
 use crate::membrane::{Limits, Membrane};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
@@ -76,6 +77,7 @@ struct Inner {
     clock: Clock,
     connectors: Connectors,
     membrane: Membrane,
+    processes: Processes,
     store: Store,
     tape: Tape,
     calls: DashMap<u64, oneshot::Sender<Response>>,
@@ -136,12 +138,14 @@ impl Shell {
         let (writes, written) = mpsc::unbounded_channel();
         runtime.spawn(log_failed_writes(written));
         let clock = Clock::new();
+        let (processes, told) = Processes::new(&setting.connectors);
         let shell = Self(Arc::new(Inner {
             mailboxes,
             threads: Mutex::default(),
             names: Arc::default(),
             clock,
             membrane: Membrane::new(&setting.connectors, Limits::default()),
+            processes,
             connectors: setting.connectors,
             store: setting.store,
             tape: setting.tape,
@@ -162,6 +166,7 @@ impl Shell {
             stopping: AtomicBool::new(false),
             runtime,
         }));
+        shell.0.runtime.spawn(tell_of_processes(Arc::downgrade(&shell.0), told));
         for (number, receiver) in receivers.into_iter().enumerate() {
             let inner = shell.0.clone();
             let thread = std::thread::Builder::new()
@@ -196,6 +201,11 @@ impl Shell {
     /// What stands around services.
     pub fn membrane(&self) -> &Membrane {
         &self.0.membrane
+    }
+
+    /// The programs of services.
+    pub fn processes(&self) -> &Processes {
+        &self.0.processes
     }
 
     /// Events from now on.
@@ -492,6 +502,8 @@ impl Shell {
         if !self.0.membrane.stop(deadline).await {
             late.push("calls through the membrane".into());
         }
+        // Only now does what answered them end.
+        late.extend(self.0.processes.stop(deadline).await);
         // Nobody is left to answer: who still waits is told so.
         self.0.calls.clear();
         self.0.subscribers.clear();
@@ -869,5 +881,18 @@ async fn call_effectors(
             said.push(rest);
         }
     }
+    if let Some(order) = perform.process {
+        let done = inner.processes.order(&perform.service, order).await;
+        said.extend(Some(done.map_err(ConnectorError::Answer)?).filter(|s| !s.is_empty()));
+    }
     Ok(said.join("; "))
+}
+
+/// Tells people what becomes of programs.
+async fn tell_of_processes(inner: std::sync::Weak<Inner>, mut told: mpsc::UnboundedReceiver<Told>) {
+    while let Some(Told { service, text }) = told.recv().await {
+        let Some(inner) = inner.upgrade() else { return };
+        let (at, phase) = (inner.clock.now(), "process".to_string());
+        publish(&inner, Event { at, service: Some(service.to_string()), phase, correlation: None, text });
+    }
 }

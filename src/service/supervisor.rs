@@ -367,7 +367,7 @@ impl Supervisor {
         Ok(applied)
     }
 
-    /// Opens and closes the ports in front of services, and says where each of them listens.
+    /// Opens and closes the ports in front of services, says where each of them listens, and which programs run.
     fn stand_around(&self, next: &PolicySet) {
         let served = next.services.values().map(|policy| Served {
             name: policy.name.clone(),
@@ -377,6 +377,8 @@ impl Supervisor {
         for (service, trouble) in self.shell.membrane().set_services(served) {
             self.shell.tell("membrane", Some(&service), format!("{}; it is tried again", trouble.0));
         }
+        let programs = next.services.values().filter_map(|p| Some((p.name.clone(), p.process.clone()?)));
+        self.shell.processes().set(programs);
     }
 
     /// The services of `running` that a panic has put into quarantine.
@@ -564,6 +566,7 @@ impl Supervisor {
             Err(error) => return Err(error),
         };
         status.origin = self.origins.get(name).map_or(Origin::File, |o| *o);
+        status.process = self.shell.processes().status(name);
         for component in &mut status.components {
             component.origin = status.origin;
         }
@@ -582,6 +585,7 @@ impl Supervisor {
             references: BTreeMap::new(),
             slos: Vec::new(),
             wires: Vec::new(),
+            process: None,
             quarantined: Some("a turn panicked; apply its policy again to bring it back".into()),
             decisions: 0,
         }

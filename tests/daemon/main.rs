@@ -10,6 +10,7 @@ mod commands;
 mod components;
 mod crash;
 mod edges;
+mod processes;
 mod recording;
 mod reload;
 mod shop;

@@ -1,35 +1,52 @@
-//! `policies/shop` for real: four fake services, the daemon, and nobody who helps.
+//! `policies/shop` for real: the daemon starts the services of the shop and their clients, and nobody helps.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::support::{Daemon, Fake, homeostat, request, wait_for};
 
-/// The shop with its four services.
-pub struct Shop {
-    pub dir: tempfile::TempDir,
-    _a: Fake,
-    _b: Fake,
-    pub c1: Fake,
-    pub c2: Fake,
+/// The shop as it is shipped, on free ports and more often measured.
+struct Shop {
+    dir: tempfile::TempDir,
+    /// In the order of their numbers in the policy: where homeostat listens for A, then the services, the reference and the clients.
+    ports: Vec<(u16, SocketAddr)>,
 }
 
 impl Shop {
-    pub fn start(cost_of_c1: u32) -> Self {
-        let a = Fake::start("A", &[]);
-        let b = Fake::start("B", &["cost=18"]);
-        let c1 = Fake::start("C1", &[&format!("cost={cost_of_c1}"), "threads=4"]);
-        let c2 = Fake::start("C2", &["cost=5", "threads=4"]);
-        let dir = tempfile::tempdir().unwrap();
-        let mut yaml = include_str!("../../policies/shop/shop.yaml").replace("every: 1s", "every: 100ms");
-        for (port, fake) in [(7010, &a), (7011, &b), (7012, &c1), (7013, &c2)] {
-            yaml = yaml.replace(&format!("http://127.0.0.1:{port}"), &fake.url);
+    fn new(cost_of_c1: u32) -> Self {
+        let yaml = include_str!("../../policies/shop/shop.yaml");
+        let mut yaml =
+            yaml.replace("every: 1s", "every: 100ms").replace("cost=20", &format!("cost={cost_of_c1}"));
+        let numbers = [7000, 7010, 7011, 7012, 7013, 7014, 7101];
+        // All are held until all are chosen, so that they differ.
+        let held = numbers.map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports: Vec<(u16, SocketAddr)> =
+            numbers.into_iter().zip(held.iter().map(|l| l.local_addr().unwrap())).collect();
+        for (number, address) in &ports {
+            yaml = yaml.replace(&format!("127.0.0.1:{number}"), &format!("ADDRESS:{}", address.port()));
         }
-        std::fs::write(dir.path().join("shop.yaml"), yaml).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("shop.yaml"), yaml.replace("ADDRESS:", "127.0.0.1:")).unwrap();
         let script = include_str!("../../policies/shop/cheapest.rhai");
         std::fs::write(dir.path().join("cheapest.rhai"), script).unwrap();
-        Self { dir, _a: a, _b: b, c1, c2 }
+        Self { dir, ports }
+    }
+
+    fn at(&self, number: u16) -> SocketAddr {
+        self.ports.iter().find(|(n, _)| *n == number).unwrap().1
+    }
+
+    fn get(&self, number: u16, path: &str) -> Option<Value> {
+        let (status, text) = request(self.at(number), "GET", path, "").ok()?;
+        (status == 200).then(|| serde_json::from_str(&text).unwrap())
+    }
+
+    fn set(&self, number: u16, property: &str, value: &str) {
+        request(self.at(number), "PUT", &format!("/{property}"), value).unwrap();
     }
 }
 
@@ -39,11 +56,11 @@ impl Shop {
 /// Requirement: R3-59
 #[test]
 fn the_shop_repairs_itself_and_says_why() {
-    let shop = Shop::start(20);
+    let shop = Shop::new(20);
     let daemon = Daemon::start(shop.dir.path(), &[]);
     daemon.wait_value("A", "cost", 23.0);
-    wait_for("set(C2, threads, 10) to arrive", || (shop.c2.property("threads") == 10).then_some(()));
-    assert_eq!(shop.c1.property("threads"), 4);
+    wait_for("set(C2, threads, 10) to arrive", || (shop.get(7013, "/threads")? == 10).then_some(()));
+    assert_eq!(shop.get(7012, "/threads").unwrap(), 4);
 
     // The outcome is recorded right after the fake service has it.
     let why = wait_for("the second decision", || {
@@ -63,10 +80,40 @@ fn the_shop_repairs_itself_and_says_why() {
     assert!(daemon.expect(0, &["slo", "list", "A"]).contains("cheap"));
 
     // A service that costs more again; nothing is cheaper, so nothing is done, and `why` says so.
-    shop.c2.set("cost", "50");
+    shop.set(7013, "cost", "50");
     wait_for("a violation", || (daemon.cli(&["status", "--check"]).code == 1).then_some(()));
     daemon.wait_value("A", "cost", 38.0);
     daemon.stop();
+}
+
+/// Requirement: R3-19
+/// Requirement: R3-58
+/// Requirement: R3-62
+#[test]
+fn what_the_planner_decides_happens_to_the_requests_of_clients() {
+    let shop = Shop::new(10);
+    let daemon = Daemon::start(shop.dir.path(), &[]);
+    let answer = |of: &str| {
+        wait_for(&format!("an answer of {of}"), || {
+            let answer: Value = serde_json::from_str(shop.get(7014, "/answer")?.as_str()?).ok()?;
+            (answer["c"]["name"] == of).then_some(answer)
+        })
+    };
+    // 18 + 10 is less than 30.
+    assert_eq!(answer("C1")["name"], "A");
+    daemon.wait_value("A", "cost", 28.0);
+    shop.set(7012, "cost", "20");
+    answer("C2");
+    daemon.wait_value("A", "cost", 23.0);
+    wait_for("many answers more", || (shop.get(7014, "/asked")?.as_u64()? > 10).then_some(()));
+    assert_eq!(shop.get(7014, "/failed").unwrap(), 0);
+    assert_eq!(daemon.get("/v1/services/C1")["process"]["state"], "running");
+    // What clients printed is in the log of the daemon, and kept.
+    let printed = daemon.get("/v1/services/clients")["process"]["output"].to_string();
+    assert!(printed.contains("C1") && printed.contains("C2"), "{printed}");
+    let log = daemon.stop();
+    assert!(log.contains("answer: {"), "{log}");
+    assert!(std::net::TcpStream::connect(shop.at(7013)).is_err(), "its services end with it");
 }
 
 /// Requirement: R3-03

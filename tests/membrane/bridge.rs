@@ -7,6 +7,7 @@ use std::time::Duration;
 use homeostat::connectors::Connectors;
 use homeostat::knowledge::store::Store;
 use homeostat::model::ports::{Actions, Metrics};
+use homeostat::model::process::ProcessOrder;
 use homeostat::model::{Action, OutcomeStatus, Timestamp};
 use homeostat::policy::load::Sources;
 use homeostat::policy::set::PolicySet;
@@ -182,6 +183,30 @@ fn a_binding_with_a_port_changes_once_the_port_has_been_moved_and_not_when_that_
     assert_eq!(world.performed.len(), 2, "what is refused is not tried");
 }
 
+/// In virtual time: an order to the process of a service is a step like any other, and a declared effector takes its place.
+/// Requirement: R3-59
+#[test]
+fn start_stop_and_restart_are_steps_on_the_process_where_no_effector_is_declared() {
+    let mut world = Simulation::new(Timestamp(0), 1);
+    let policy = "service: a\nprocess: { command: [b] }\nexecute: { stop: log }\n";
+    world.apply(&set(policy));
+    world.effector(|_| Some(Ok("pid 7".into())));
+    let service = || None;
+    let actions = vec![
+        Action::Restart { service: service() },
+        Action::Start { service: service() },
+        Action::Stop { service: service() },
+    ];
+    let outcomes = world.send("a", actions).unwrap();
+    assert!(outcomes.iter().all(|o| o.status == OutcomeStatus::Done), "{outcomes:?}");
+    let orders: Vec<_> = world.performed.iter().map(|p| (p.process, p.effectors.len())).collect();
+    assert_eq!(orders, [(Some(ProcessOrder::Restart), 0), (Some(ProcessOrder::Start), 0), (None, 1)]);
+    // Without a process and without an effector, neither is allowed.
+    world.apply(&set("service: a\nexecute: {}\n"));
+    let outcomes = world.send("a", vec![Action::Restart { service: None }]).unwrap();
+    assert_eq!(outcomes[0].status, OutcomeStatus::Refused);
+}
+
 #[test]
 fn mistakes_about_listening_are_told_with_their_place() {
     for (text, expected) in [
@@ -194,6 +219,19 @@ fn mistakes_about_listening_are_told_with_their_place() {
         (
             "service: a\nendpoint: h:1\nlisten: 127.0.0.1:2\nmonitor: { sensors: { t: { proxy: { what: rate, route: x } } } }\n",
             "`x` is no route",
+        ),
+        ("service: a\nprocess: { command: [] }\n", "the command is empty"),
+        ("service: a\nprocess: { command: [b], ready: { port: \"80\" } }\n", "has no port"),
+        ("service: a\nprocess: { command: [b], restart: always }\n", "expected `never`, or a mapping"),
+        ("service: a\nprocess: { command: [b], limits: { memory: 5s } }\n", "is no size"),
+        ("service: a\nprocess: { comand: [b] }\n", "command"),
+        (
+            "service: a\nmonitor: { sensors: { t: { process: { what: rss, own: true } } } }\n",
+            "homeostat runs none for it",
+        ),
+        (
+            "service: a\nanalyze: {}\nplan: [{ when: \"*\", do: [{ restart: {} }] }]\nexecute: {}\n",
+            "no effector is declared for the action `restart`",
         ),
         (
             "service: a\nreferences: { r: { service: b, listen: 127.0.0.1:2 } }\n---\nservice: b\n",

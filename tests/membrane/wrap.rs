@@ -121,6 +121,45 @@ async fn any_program_is_wrapped_without_a_changed_byte_and_its_calls_are_measure
     assert!(std::net::TcpStream::connect(listen).is_err());
 }
 
+/// Requirement: R4-17
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrapped_program_that_dies_is_started_again_and_restarts_when_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.txt"), "the file").unwrap();
+    let (listen, to) = (free(), free());
+    let port = to.port().to_string();
+    let dir = dir.path().display().to_string();
+    let server = ["python3", "-m", "http.server", "--bind", "127.0.0.1", "--directory", &dir, &port];
+    let wrapped = Wrapped::start(listen, to, &server).await;
+    let process = async || -> serde_json::Value {
+        let (_, body) = get(wrapped.manage, "/v1/services/files").await;
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()["process"].clone()
+    };
+    let first = process().await["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(first as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let again = async {
+        loop {
+            let now = process().await;
+            if now["state"] == "running" && now["pid"] != first {
+                return now;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let second = tokio::time::timeout(PATIENCE, again).await.expect("another one");
+    assert_eq!(second["restarts"], 1);
+    assert!(second["reason"].as_str().unwrap().contains("SIGKILL"), "{second}");
+    assert_eq!(get(listen, "/a.txt").await, (200, "the file".into()));
+
+    let said = tokio::task::block_in_place(|| {
+        let url = format!("http://{}", wrapped.manage);
+        homeostat(&["--url", &url, "status"]).output().unwrap()
+    });
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains(&format!("process running (pid {})", second["pid"])), "{said}");
+}
+
 fn fails(words: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = homeostat(words).output().unwrap();
     (status.code(), String::from_utf8_lossy(&stderr).into_owned())

@@ -124,6 +124,7 @@ impl FakeService {
                 to: format!("{}/analyze", self.name),
                 port: "metrics".into(),
             }],
+            process: None,
             quarantined: None,
             decisions: 1,
         }

@@ -7,6 +7,7 @@ use super::{ServiceLoop, Turn};
 use crate::execute::Next;
 use crate::model::endpoint::Port;
 use crate::model::ports::PortError;
+use crate::model::process::ProcessOrder;
 use crate::model::{Action, DecisionId, Outcome, OutcomeStatus, Timestamp};
 use crate::service::message::{Effect, Lasting, Letter, Perform, Response};
 
@@ -77,13 +78,18 @@ impl ServiceLoop {
     ) {
         match self.effectors_for(&action) {
             Err((status, detail)) => self.end_step(from, decision, step, action, Err((status, detail)), turn),
-            Ok(effectors) if effectors.is_empty() && self.moves(&action).is_empty() => {
+            Ok(effectors)
+                if effectors.is_empty()
+                    && self.moves(&action).is_empty()
+                    && self.on_process(&action).is_none() =>
+            {
                 let ended = self.built_in(&action, turn);
                 self.end_step(from, decision, step, action, ended, turn);
             }
             Ok(effectors) => {
                 let key = format!("{from}/{decision}/{step}");
                 let moves = self.moves(&action);
+                let process = effectors.is_empty().then(|| self.on_process(&action)).flatten();
                 let perform = Perform {
                     service: self.name.clone(),
                     key,
@@ -93,6 +99,7 @@ impl ServiceLoop {
                     action,
                     effectors,
                     moves,
+                    process,
                 };
                 self.performing.insert(perform.key.clone(), perform.clone());
                 turn.effects.push(Effect::Perform(Box::new(perform)));
@@ -129,7 +136,7 @@ impl ServiceLoop {
                 | Action::Notify { .. }
                 | Action::Remember { .. }
         );
-        if built_in {
+        if built_in || self.on_process(action).is_some() {
             return Ok(Vec::new());
         }
         let declared: Vec<&str> = executor.effectors.keys().map(|k| &**k).collect();
@@ -139,6 +146,17 @@ impl ServiceLoop {
             action.name(),
             if declared.is_empty() { "none".to_string() } else { declared.join(", ") }
         )))
+    }
+
+    /// What an action asks of the process of the service, when homeostat runs one.
+    fn on_process(&self, action: &Action) -> Option<ProcessOrder> {
+        self.policy.process.as_ref()?;
+        match action {
+            Action::Start { .. } => Some(ProcessOrder::Start),
+            Action::Stop { .. } => Some(ProcessOrder::Stop),
+            Action::Restart { .. } => Some(ProcessOrder::Restart),
+            _ => None,
+        }
     }
 
     /// Whether a change of bindings is one that the policy allows, before any effector is told of it.

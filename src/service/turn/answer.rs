@@ -242,6 +242,7 @@ impl ServiceLoop {
             references: self.reference_status(),
             slos,
             wires: self.wires(),
+            process: None,
             quarantined: None,
             decisions: self.decisions,
         }

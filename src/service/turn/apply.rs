@@ -22,6 +22,7 @@ impl ServiceLoop {
             analyze: None,
             plan: None,
             execute: None,
+            process: None,
             references: BTreeMap::new(),
             ..policy.clone()
         };
