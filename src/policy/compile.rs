@@ -18,7 +18,8 @@ use super::value::{
     ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
 };
 use crate::model::connector::SensorSpec;
-use crate::model::endpoint::{Address, Endpoint, parse_address};
+use crate::model::endpoint::{Address, Endpoint, Protocol, parse_address};
+use crate::model::manage::Manage;
 use crate::model::name::{identifier_problem, service_name_problem};
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource};
 
@@ -79,6 +80,7 @@ fn build(
     compiler.names();
     let references = compiler.references();
     let (endpoint, listen) = compiler.membrane();
+    let manage = compiler.manage(endpoint.as_ref());
     let monitor = compiler.monitor();
     let analyze = compiler.analyze();
     let (plan, used) = compiler.plan(scripts);
@@ -93,6 +95,7 @@ fn build(
         references,
         endpoint,
         listen,
+        manage,
         monitor: monitor.map(Arc::new),
         analyze: analyze.map(Arc::new),
         plan: plan.map(Arc::new),
@@ -239,6 +242,34 @@ impl Compiler<'_> {
             self.error(Problem::error("conflicting-fields", at("listen"), message).hint(hint));
         }
         (endpoint, listen)
+    }
+
+    /// What can be managed from outside.
+    fn manage(&mut self, endpoint: Option<&Endpoint>) -> Option<Manage> {
+        let spec = self.document.manage.as_ref()?;
+        let based = endpoint.is_some_and(|e| e.protocol == Protocol::Http);
+        let problems = spec.problems(based);
+        for (at, why) in &problems {
+            let place = Place::value(["manage".into()]);
+            let place = match at {
+                Some((section, name)) => place.then(*section).then(*name),
+                None => place.then("listen"),
+            };
+            self.error(Problem::error("invalid-value", place, why.clone()));
+        }
+        let listen = parse_address(&spec.listen).ok().filter(|_| problems.is_empty())?;
+        if self
+            .document
+            .endpoint
+            .as_deref()
+            .and_then(|e| Endpoint::parse(e).ok())
+            .is_some_and(|e| *e.address == *spec.listen)
+        {
+            let message = format!("the service and homeostat cannot both listen on {listen}");
+            let place = Place::value(["manage".into(), "listen".into()]);
+            self.error(Problem::error("conflicting-fields", place, message));
+        }
+        Some(Manage { listen, spec: Arc::new(spec.clone()) })
     }
 
     // ---- M ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::connector::{EffectorSpec, SensorSpec};
+use crate::model::manage::ManageSpec;
 use crate::model::plan::OnFailure;
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, Mode, Selector, Severity};
 
@@ -34,6 +35,9 @@ pub struct ServiceDocument {
     /// Where homeostat stands in front of it, so that `proxy` sensors see its calls: `127.0.0.1:8080`. Needs `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// What of it can be looked at, set, invoked and subscribed to from outside, on a listener of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manage: Option<ManageSpec>,
     /// What it uses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, ReferenceDocument>,
