@@ -27,7 +27,9 @@ use std::time::Instant;
 
 pub use prometheus::{Exposition, ExpositionError, Format, Point};
 
-use crate::model::connector::{BuiltSensor, ConnectorError, Effector, EffectorSpec, ProxySensor, SensorSpec};
+use crate::model::connector::{
+    BuiltSensor, ConnectorError, Effector, EffectorSpec, PropertySensor, ProxySensor, SensorSpec,
+};
 
 /// Builds a sensor of a custom kind from the `config` of its policy.
 pub type SensorFactory = dyn Fn(&serde_json::Value) -> Result<BuiltSensor, ConnectorError> + Send + Sync;
@@ -35,6 +37,9 @@ pub type SensorFactory = dyn Fn(&serde_json::Value) -> Result<BuiltSensor, Conne
 /// Builds an effector of a custom kind from the `config` of its policy.
 pub type EffectorFactory =
     dyn Fn(&serde_json::Value) -> Result<Arc<dyn Effector>, ConnectorError> + Send + Sync;
+
+/// Builds the `property` sensors of a service.
+pub type PropertyFactory = dyn Fn(&str, &PropertySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync;
 
 /// Builds the sensor of a service that measures the calls through its membrane; the first argument is the service.
 pub type ProxyFactory = dyn Fn(&str, &ProxySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync;
@@ -53,6 +58,7 @@ struct Shared {
     host: Arc<host::Host>,
     processes: Arc<process::Processes>,
     proxy: RwLock<Option<Arc<ProxyFactory>>>,
+    property: RwLock<Option<Arc<PropertyFactory>>>,
     sensors: RwLock<HashMap<String, Arc<SensorFactory>>>,
     effectors: RwLock<HashMap<String, Arc<EffectorFactory>>>,
 }
@@ -80,6 +86,7 @@ impl Connectors {
                 host: Arc::default(),
                 processes: Arc::default(),
                 proxy: RwLock::default(),
+                property: RwLock::default(),
                 sensors: RwLock::default(),
                 effectors: RwLock::default(),
             }),
@@ -114,6 +121,14 @@ impl Connectors {
         factory: impl Fn(&str, &ProxySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync + 'static,
     ) {
         *self.shared.proxy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(factory));
+    }
+
+    /// Makes `property` sensors buildable; the membrane does this.
+    pub fn register_property(
+        &self,
+        factory: impl Fn(&str, &PropertySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync + 'static,
+    ) {
+        *self.shared.property.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(factory));
     }
 
     /// Whether a sensor of this custom kind is registered.
@@ -176,6 +191,12 @@ impl Connectors {
             SensorSpec::Statsd(s) => BuiltSensor::Listening(statsd::listener(s, &shared.sockets)?),
             SensorSpec::Proxy(s) => {
                 let factory = shared.proxy.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let factory =
+                    factory.ok_or_else(|| ConnectorError::Config("there is no membrane here".into()))?;
+                return factory(service, s);
+            }
+            SensorSpec::Property(s) => {
+                let factory = shared.property.read().unwrap_or_else(PoisonError::into_inner).clone();
                 let factory =
                     factory.ok_or_else(|| ConnectorError::Config("there is no membrane here".into()))?;
                 return factory(service, s);

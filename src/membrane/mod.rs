@@ -99,7 +99,7 @@ impl std::fmt::Debug for Membrane {
 }
 
 impl Membrane {
-    /// Nothing is open yet. Makes `proxy` sensors buildable. Must be called within a tokio runtime.
+    /// Nothing is open yet. Makes `proxy` and `property` sensors buildable. Must be called within a tokio runtime.
     pub fn new(connectors: &Connectors, limits: Limits) -> Self {
         let membrane = Self(Arc::new(Inner {
             runtime: tokio::runtime::Handle::current(),
@@ -118,6 +118,15 @@ impl Membrane {
             let (inner, service) = (Arc::downgrade(&inner), service.to_string());
             let reason = move || inner.upgrade()?.state().trouble(&service);
             Ok(sensor::sensor(spec, meter, Arc::new(reason)))
+        });
+        let inner = Arc::downgrade(&membrane.0);
+        connectors.register_property(move |service, spec| {
+            let (inner, service) = (inner.clone(), service.to_string());
+            // Looked up at each read: a reload may offer it otherwise.
+            let manager =
+                move || Some(inner.upgrade()?.state().managed.get(service.as_str())?.manager.load_full());
+            let sensor = property::PropertyReader::new(&spec.name, manager);
+            Ok(crate::model::connector::BuiltSensor::Polled(Box::new(sensor)))
         });
         membrane
     }

@@ -108,6 +108,11 @@ impl PropertyType {
         }
     }
 
+    /// Whether its values can be metrics: numbers, and `true` and `false` as 1 and 0.
+    pub fn is_numeric(self) -> bool {
+        matches!(self, Self::Number | Self::Integer | Self::Boolean)
+    }
+
     /// Reads a text as a value of this type.
     ///
     /// # Errors

@@ -244,8 +244,38 @@ impl Compiler<'_> {
         (endpoint, listen)
     }
 
+    /// Sensors of properties need properties that are numbers.
+    fn properties(&mut self) {
+        let sensors = self.document.monitor.iter().flat_map(|m| &m.sensors);
+        let declared = self.document.manage.as_ref().map(|m| &m.properties);
+        let mut problems = Vec::new();
+        for (name, spec) in sensors {
+            let SensorSpec::Property(sensor) = spec else { continue };
+            let place = Place::value(["monitor".into(), "sensors".into(), name.as_str().into()]);
+            match declared.and_then(|d| d.get(&sensor.name)) {
+                None => {
+                    let message = format!("the service has no property `{}`", sensor.name);
+                    let names = declared.into_iter().flat_map(|d| d.keys().map(String::as_str));
+                    let hint = match declared {
+                        Some(_) => suggestion_or_list(&sensor.name, "properties", names),
+                        None => Some("declare it under `manage: { properties: … }`".to_string()),
+                    };
+                    problems.push(Problem::error("unknown-property", place, message).hint(hint));
+                }
+                Some(property) if !property.kind.is_numeric() => {
+                    let message =
+                        format!("`{}` is of type {}, which is no metric", sensor.name, property.kind.word());
+                    problems.push(Problem::error("invalid-value", place, message));
+                }
+                Some(_) => {}
+            }
+        }
+        self.problems.append(&mut problems);
+    }
+
     /// What can be managed from outside.
     fn manage(&mut self, endpoint: Option<&Endpoint>) -> Option<Manage> {
+        self.properties();
         let spec = self.document.manage.as_ref()?;
         let based = endpoint.is_some_and(|e| e.protocol == Protocol::Http);
         let problems = spec.problems(based);

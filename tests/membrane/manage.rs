@@ -15,6 +15,7 @@ use eventsource_stream::Eventsource;
 use futures::StreamExt;
 use homeostat::connectors::Connectors;
 use homeostat::membrane::{Limits, Membrane, Served};
+use homeostat::model::connector::BuiltSensor;
 use homeostat::model::manage::Manage;
 use serde_json::{Value, json};
 
@@ -453,6 +454,28 @@ async fn all_subscribers_are_called_back_and_a_dead_one_delays_no_other() {
     assert_eq!(client.set("rate", json!(10)).await.0, 200);
     until("the others", || third.count() == 2).await;
     assert_eq!(first.count(), 1);
+}
+
+#[tokio::test]
+async fn a_property_is_a_metric_for_who_wants_it() {
+    let (service, endpoint) = admin().await;
+    let connectors = Connectors::new();
+    let membrane = Membrane::new(&connectors, Limits::default());
+    membrane.set_services([managed("it", &endpoint.to_string(), admin_spec())]);
+    let build = |name: &str| {
+        let spec = serde_json::from_value(json!({ "property": name })).unwrap();
+        match connectors.sensor("it", "m", &spec).unwrap() {
+            BuiltSensor::Polled(sensor) => sensor,
+            _ => panic!("it is polled"),
+        }
+    };
+    service.limit.store(42, Ordering::SeqCst);
+    assert_eq!(build("limit").read().await.unwrap()[0].value, 42.0);
+    assert!(build("version").read().await.is_err_and(|e| e.to_string().contains("no number")));
+    assert!(build("none").read().await.is_err_and(|e| e.to_string().contains("no property")));
+    let mut sensor = build("limit");
+    membrane.set_services([]);
+    assert!(sensor.read().await.is_err_and(|e| e.to_string().contains("not managed")));
 }
 
 /// Requirement: R3-20, R4-13

@@ -8,6 +8,7 @@ mod deliver;
 mod detect;
 mod file;
 mod http;
+mod sensor;
 mod server;
 mod timing;
 
@@ -28,6 +29,7 @@ use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType};
 use crate::model::{HumanDuration, Timestamp};
 use timing::{Tick, Timing, When};
 
+pub(super) use sensor::PropertyReader;
 pub(super) use server::serve;
 
 /// How long one read, call or telling may take unless it is said otherwise.
