@@ -186,6 +186,11 @@ impl Heard {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "it measures")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
 fn config(dir: &Path) -> std::path::PathBuf {
     let file = dir.join("config.json");
     std::fs::write(&file, r#"{"limits": {"rate": 1.5}, "other": true}"#).unwrap();
@@ -351,7 +356,7 @@ async fn a_changed_file_is_told_at_once_and_only_when_the_value_differs() {
     let mut before = json!(1.5);
     for rate in [2.0, 3.0, 4.0] {
         write(before.as_f64().unwrap());
-        let begin = Instant::now();
+        let begin = clock();
         write(rate);
         let (_, told) = next(&mut events).await;
         quickest = quickest.min(begin.elapsed());
@@ -417,7 +422,7 @@ async fn all_subscribers_are_called_back_and_a_dead_one_delays_no_other() {
         ids.push(answer["id"].as_u64().unwrap());
     }
     assert_eq!(client.set("rate", json!(9)).await.0, 200);
-    let begin = Instant::now();
+    let begin = clock();
     until("all that live", || [&first, &second, &third].iter().all(|h| h.count() == 1)).await;
     assert!(begin.elapsed() < Duration::from_secs(4), "the dead one has not even timed out");
     let told = first.told.lock().unwrap()[0].clone();
@@ -454,6 +459,35 @@ async fn all_subscribers_are_called_back_and_a_dead_one_delays_no_other() {
     assert_eq!(client.set("rate", json!(10)).await.0, 200);
     until("the others", || third.count() == 2).await;
     assert_eq!(first.count(), 1);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_service_is_told_that_its_file_was_changed() {
+    use std::os::unix::process::ExitStatusExt;
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = file_spec(&config(dir.path()));
+    let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let pid_file = dir.path().join("pid");
+    std::fs::write(&pid_file, format!("{}\n", sleeper.id())).unwrap();
+    let (marker, file) = (dir.path().join("told"), spec["properties"]["rate"]["file"].clone());
+    for (name, tell) in [
+        ("by_signal", json!({ "signal": "usr1", "pid_file": pid_file })),
+        ("by_program", json!({ "exec": ["touch", marker] })),
+        ("never", json!({ "exec": ["false"] })),
+    ] {
+        spec["properties"][name] = json!({ "type": "number", "settable": true, "file": file });
+        spec["properties"][name]["file"]["tell"] = tell;
+    }
+    let (_membrane, address) = manage("127.0.0.1:1", spec);
+    let client = Client::new(address);
+    assert_eq!(client.set("by_signal", json!(2)).await.0, 200);
+    assert_eq!(sleeper.wait().unwrap().signal(), Some(rustix::process::Signal::USR1.as_raw()));
+    assert_eq!(client.set("by_program", json!(3)).await.0, 200);
+    assert!(marker.exists());
+    let (status, problem) = client.set("never", json!(4)).await;
+    assert!(status == 502 && problem["detail"].as_str().unwrap().contains("not told"), "{problem}");
+    assert_eq!(client.value("rate").await, json!(4), "it is set all the same");
 }
 
 #[tokio::test]
