@@ -360,7 +360,9 @@ fn a_panic_quarantines_one_service_until_its_policy_is_applied_again() {
 #[test]
 fn an_executor_that_comes_late_carries_out_what_waited_for_it() {
     let yaml = |execute: &str| {
-        format!("service: A\nmonitor: {{ sensors: {{ x: push }} }}\nanalyze: {{ low: {{ objective: x < 10 }} }}\nplan: [ {{ when: low, mode: act, do: [ {{ set: {{ property: p, value: 1 }} }} ] }} ]\n{execute}")
+        format!(
+            "service: A\nmonitor: {{ sensors: {{ x: push }} }}\nanalyze: {{ low: {{ objective: x < 10 }} }}\nplan: [ {{ when: low, mode: act, do: [ {{ set: {{ property: p, value: 1 }} }} ] }} ]\n{execute}"
+        )
     };
     let whole = yaml("execute: { set: { log: {} } }\n");
     let mut s = Sim::new(1);

@@ -539,6 +539,66 @@ fn of_a_large_set_only_what_changed_is_compiled_again() {
     assert_eq!(shared, 1_999, "only the changed file is parsed again");
 }
 
+#[test]
+fn what_can_be_managed_is_checked_with_the_policy() {
+    let text = "\
+service: a
+endpoint: tcp://127.0.0.1:9000
+listen: 127.0.0.1:8080
+manage:
+  listen: 127.0.0.1:8080
+  properties:
+    good: { type: integer, value: 7 }
+---
+service: b
+manage:
+  listen: 0.0.0.0:8081
+  properties:
+    none: { type: integer }
+    path: { type: string, http: { url: /admin } }
+---
+service: c
+manage:
+  listen: 127.0.0.1:8082
+  properties:
+    wrong: { type: integer, value: seven }
+  methods:
+    go: { url: \"http://127.0.0.1:1/{x}\" }
+---
+service: d
+manage: { listen: 127.0.0.1:8083, properties: { kind: { type: float, value: 7 } } }
+";
+    insta::assert_snapshot!(problems([("f.yaml", text)]), @r#"
+    f.yaml:5:11: error: 127.0.0.1:8080 is already listened on for `a`
+    f.yaml:11:11: error: `0.0.0.0:8081` can be reached by others, and this listener asks nobody who he is; listen on a loopback address such as 127.0.0.1:8081
+    f.yaml:13:5: error: it is not said, or said more than once, where it is kept; expected one of `file`, `http`, `environment` and `value`
+    f.yaml:14:5: error: `/admin` is a path at the service, and it is not known where that speaks HTTP; say `endpoint: HOST:PORT`
+    f.yaml:20:5: error: "seven" is no integer, which `type` says it is
+    f.yaml:22:5: error: `url` asks for `{x}`, and there is no such parameter
+    f.yaml:25:63: error: `float` is not known here (hint: there are `number`, `integer`, `string`, `boolean`, `object`, `array`)
+    "#);
+    let sensors = "\
+service: a
+manage: { listen: 127.0.0.1:8081, properties: { limit: { type: integer, value: 1 }, word: { type: string, value: x } } }
+monitor:
+  sensors:
+    good: { property: limit }
+    slip: { property: { name: limmit, every: 1s } }
+    text: { property: word }
+";
+    insta::assert_snapshot!(problems([("f.yaml", sensors)]), @r"
+    f.yaml:6:5: error: the service has no property `limmit` (hint: did you mean `limit`?)
+    f.yaml:7:5: error: `word` is of type string, which is no metric
+    ");
+    let good =
+        "service: a\nmanage:\n  listen: 127.0.0.1:8081\n  properties: { p: { type: number, value: 1 } }\n";
+    let before = set([("f.yaml", good)]);
+    assert_eq!(before.services["a"].manage.as_ref().map(|m| m.listen.port()), Some(8081));
+    let after = set([("f.yaml", good.replace("value: 1", "value: 2").as_str())]);
+    let changes: Vec<String> = diff(&before, &after).iter().map(ToString::to_string).collect();
+    assert_eq!(changes, ["~ a: manage.properties.p changed"]);
+}
+
 // ---- shipped policies, documents and schemas ------------------------------------------------------------------------
 
 #[test]

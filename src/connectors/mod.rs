@@ -27,7 +27,9 @@ use std::time::Instant;
 
 pub use prometheus::{Exposition, ExpositionError, Format, Point};
 
-use crate::model::connector::{BuiltSensor, ConnectorError, Effector, EffectorSpec, ProxySensor, SensorSpec};
+use crate::model::connector::{
+    BuiltSensor, ConnectorError, Effector, EffectorSpec, PropertySensor, ProxySensor, SensorSpec,
+};
 
 /// Builds a sensor of a custom kind from the `config` of its policy.
 pub type SensorFactory = dyn Fn(&serde_json::Value) -> Result<BuiltSensor, ConnectorError> + Send + Sync;
@@ -35,6 +37,9 @@ pub type SensorFactory = dyn Fn(&serde_json::Value) -> Result<BuiltSensor, Conne
 /// Builds an effector of a custom kind from the `config` of its policy.
 pub type EffectorFactory =
     dyn Fn(&serde_json::Value) -> Result<Arc<dyn Effector>, ConnectorError> + Send + Sync;
+
+/// Builds the `property` sensors of a service.
+pub type PropertyFactory = dyn Fn(&str, &PropertySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync;
 
 /// Builds the sensor of a service that measures the calls through its membrane; the first argument is the service.
 pub type ProxyFactory = dyn Fn(&str, &ProxySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync;
@@ -57,6 +62,7 @@ struct Shared {
     processes: Arc<process::Processes>,
     proxy: RwLock<Option<Arc<ProxyFactory>>>,
     groups: RwLock<Option<Arc<Groups>>>,
+    property: RwLock<Option<Arc<PropertyFactory>>>,
     sensors: RwLock<HashMap<String, Arc<SensorFactory>>>,
     effectors: RwLock<HashMap<String, Arc<EffectorFactory>>>,
 }
@@ -85,6 +91,7 @@ impl Connectors {
                 processes: Arc::default(),
                 proxy: RwLock::default(),
                 groups: RwLock::default(),
+                property: RwLock::default(),
                 sensors: RwLock::default(),
                 effectors: RwLock::default(),
             }),
@@ -124,6 +131,14 @@ impl Connectors {
     /// Makes `process: { own: true }` sensors buildable; who runs the programs of services does this.
     pub fn register_groups(&self, groups: impl Fn(&str) -> Option<u32> + Send + Sync + 'static) {
         *self.shared.groups.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(groups));
+    }
+
+    /// Makes `property` sensors buildable; the membrane does this.
+    pub fn register_property(
+        &self,
+        factory: impl Fn(&str, &PropertySensor) -> Result<BuiltSensor, ConnectorError> + Send + Sync + 'static,
+    ) {
+        *self.shared.property.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(factory));
     }
 
     /// Whether a sensor of this custom kind is registered.
@@ -189,6 +204,12 @@ impl Connectors {
             SensorSpec::Statsd(s) => BuiltSensor::Listening(statsd::listener(s, &shared.sockets)?),
             SensorSpec::Proxy(s) => {
                 let factory = shared.proxy.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let factory =
+                    factory.ok_or_else(|| ConnectorError::Config("there is no membrane here".into()))?;
+                return factory(service, s);
+            }
+            SensorSpec::Property(s) => {
+                let factory = shared.property.read().unwrap_or_else(PoisonError::into_inner).clone();
                 let factory =
                     factory.ok_or_else(|| ConnectorError::Config("there is no membrane here".into()))?;
                 return factory(service, s);

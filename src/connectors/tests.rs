@@ -591,6 +591,7 @@ fn every_example_of_the_manual_can_be_built() {
     connectors.register_sensor("queue", |_| Ok(BuiltSensor::Passive));
     // The membrane would.
     connectors.register_proxy(|_, _| Ok(BuiltSensor::Passive));
+    connectors.register_property(|_, _| Ok(BuiltSensor::Passive));
     connectors.register_effector("valve", |_| Err(ConnectorError::Config("reached".into())));
     let mut kinds = std::collections::BTreeSet::new();
     for block in manual.split("```yaml\n").skip(1) {
@@ -608,5 +609,5 @@ fn every_example_of_the_manual_can_be_built() {
             kinds.insert(format!("effector {}", spec.protocol()));
         }
     }
-    assert_eq!(kinds.len(), 15, "one example of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 16, "one example of each kind: {kinds:?}");
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +22,7 @@ const FULL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble(pub Arc<str>);
 
-/// A listening port; closes when dropped.
+/// The port in front of a service, or of a reference.
 #[derive(Debug)]
 pub(super) struct Gate {
     /// Where it was asked to be.
@@ -30,14 +30,7 @@ pub(super) struct Gate {
     /// Where it is: with a port of its own where any was asked for.
     pub(super) address: SocketAddr,
     pub(super) front: Arc<Front>,
-    trouble: Arc<Mutex<Option<Trouble>>>,
-    closed: CancellationToken,
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.closed.cancel();
-    }
+    door: Door,
 }
 
 impl Gate {
@@ -48,14 +41,63 @@ impl Gate {
         stopping: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
+        let inside = front.clone();
+        let serve = move |client, closed| {
+            let (front, protocol) = (inside.clone(), **inside.protocol.load());
+            async move {
+                let cut = front.cut.clone();
+                let serve = async {
+                    match protocol {
+                        Protocol::Http => super::relay::serve(client, front, closed).await,
+                        Protocol::Tcp => super::tcp::serve(client, front).await,
+                    }
+                };
+                tokio::select! {
+                    () = serve => {}
+                    () = cut.cancelled() => {}
+                }
+            }
+        };
+        let door = Door::open(listen, serve, stopping, tasks);
+        Self { listen, address: door.address, front, door }
+    }
+
+    /// Why it is not open, if it is not.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.door.trouble()
+    }
+}
+
+/// A listening port; closes when dropped.
+#[derive(Debug)]
+pub(super) struct Door {
+    /// Where it is: with a port of its own where any was asked for.
+    pub(super) address: SocketAddr,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+    closed: CancellationToken,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+impl Door {
+    /// Opens a port, at once if it is free, otherwise as soon as it is, and serves every connection. Must be called within a tokio runtime.
+    pub(super) fn open<F: Future<Output = ()> + Send + 'static>(
+        listen: SocketAddr,
+        serve: impl Fn(TcpStream, CancellationToken) -> F + Send + 'static,
+        stopping: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
         let closed = stopping.child_token();
         let trouble: Arc<Mutex<Option<Trouble>>> = Arc::default();
         let first = bind(listen);
         set(&trouble, first.as_ref().err());
         let address = first.as_ref().ok().and_then(|l| l.local_addr().ok()).unwrap_or(listen);
         let work = {
-            let (front, trouble, closed, tasks) =
-                (front.clone(), trouble.clone(), closed.clone(), tasks.clone());
+            let (trouble, closed, tasks) = (trouble.clone(), closed.clone(), tasks.clone());
             async move {
                 let opened = match first {
                     Ok(listener) => Some(listener),
@@ -65,12 +107,12 @@ impl Gate {
                     },
                 };
                 if let Some(listener) = opened {
-                    accept(listener, front, &closed, &tasks).await;
+                    accept(listener, serve, &closed, &tasks).await;
                 }
             }
         };
         tasks.spawn(work);
-        Self { listen, address, front, trouble, closed }
+        Self { address, trouble, closed }
     }
 
     /// Why it is not open, if it is not.
@@ -110,7 +152,12 @@ async fn bind_again(listen: SocketAddr, trouble: &Mutex<Option<Trouble>>) -> Tcp
     }
 }
 
-async fn accept(listener: TcpListener, front: Arc<Front>, closed: &CancellationToken, tasks: &TaskTracker) {
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    serve: impl Fn(TcpStream, CancellationToken) -> F,
+    closed: &CancellationToken,
+    tasks: &TaskTracker,
+) {
     loop {
         let client = tokio::select! {
             client = listener.accept() => client,
@@ -119,20 +166,7 @@ async fn accept(listener: TcpListener, front: Arc<Front>, closed: &CancellationT
         match client {
             Ok((client, _)) => {
                 let _ = client.set_nodelay(true);
-                let (front, closed) = (front.clone(), closed.clone());
-                let (cut, protocol) = (front.cut.clone(), **front.protocol.load());
-                tasks.spawn(async move {
-                    let serve = async {
-                        match protocol {
-                            Protocol::Http => super::relay::serve(client, front, closed).await,
-                            Protocol::Tcp => super::tcp::serve(client, front).await,
-                        }
-                    };
-                    tokio::select! {
-                        () = serve => {}
-                        () = cut.cancelled() => {}
-                    }
-                });
+                tasks.spawn(serve(client, closed.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");

@@ -2,7 +2,7 @@
 //! change while calls flow. The membrane decides nothing: it brings samples as a sensor does, and carries out what an executor was told.
 //!
 //! Reading order: `target` (where calls lead, and what a switch guarantees), `relay` (HTTP/1), over `head` and `chunked`, `h2`, `tcp`; `meter` (what is
-//! measured) and `sensor`; `gate` (a listening port); `process` (a program, started and ended).
+//! measured) and `sensor`; `gate` (a listening port); `process` (a program, started and ended); `property` (the generic proxy of S4, on a port of its own).
 
 mod chunked;
 mod front;
@@ -11,6 +11,7 @@ mod h2;
 mod head;
 mod meter;
 pub mod process;
+mod property;
 mod relay;
 mod sensor;
 mod target;
@@ -30,12 +31,14 @@ pub use meter::{FailureKind, Gauge, MAX_ROUTES, Meter, OTHER};
 
 use crate::connectors::Connectors;
 use crate::model::endpoint::{Endpoint, Port, Protocol};
+use crate::model::manage::Manage;
 use front::Front;
-use gate::Gate;
+use gate::{Door, Gate};
+use property::Manager;
 use target::{Lead, Slot, Target};
 
 /// Where a service listens, and where homeostat listens for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Served {
     /// Its name.
     pub name: Arc<str>,
@@ -43,6 +46,8 @@ pub struct Served {
     pub listen: Option<SocketAddr>,
     /// Where it listens itself.
     pub endpoint: Option<Endpoint>,
+    /// What of it can be managed, and where homeostat listens for that.
+    pub manage: Option<Manage>,
 }
 
 /// The membranes of all services of a process. Clones share them.
@@ -64,8 +69,21 @@ struct State {
     services: HashMap<Arc<str>, Served>,
     meters: HashMap<Arc<str>, Arc<Meter>>,
     fronts: HashMap<Arc<str>, Gate>,
+    managed: HashMap<Arc<str>, Managed>,
     /// By service and reference.
     ports: HashMap<(Arc<str>, Arc<str>), PortGate>,
+}
+
+/// An open management listener; its subscriptions end when it is dropped.
+struct Managed {
+    door: Door,
+    manager: Arc<arc_swap::ArcSwap<Manager>>,
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        self.manager.load().end(None);
+    }
 }
 
 /// An open port of a reference, and the service that it leads to.
@@ -81,7 +99,7 @@ impl std::fmt::Debug for Membrane {
 }
 
 impl Membrane {
-    /// Nothing is open yet. Makes `proxy` sensors buildable. Must be called within a tokio runtime.
+    /// Nothing is open yet. Makes `proxy` and `property` sensors buildable. Must be called within a tokio runtime.
     pub fn new(connectors: &Connectors, limits: Limits) -> Self {
         let membrane = Self(Arc::new(Inner {
             runtime: tokio::runtime::Handle::current(),
@@ -100,6 +118,15 @@ impl Membrane {
             let (inner, service) = (Arc::downgrade(&inner), service.to_string());
             let reason = move || inner.upgrade()?.state().trouble(&service);
             Ok(sensor::sensor(spec, meter, Arc::new(reason)))
+        });
+        let inner = Arc::downgrade(&membrane.0);
+        connectors.register_property(move |service, spec| {
+            let (inner, service) = (inner.clone(), service.to_string());
+            // Looked up at each read: a reload may offer it otherwise.
+            let manager =
+                move || Some(inner.upgrade()?.state().managed.get(service.as_str())?.manager.load_full());
+            let sensor = property::PropertyReader::new(&spec.name, manager);
+            Ok(crate::model::connector::BuiltSensor::Polled(Box::new(sensor)))
         });
         membrane
     }
@@ -129,6 +156,7 @@ impl Membrane {
                 }
             }
         }
+        self.0.manage(&mut state);
         state.forget_meters();
         let State { services, ports, .. } = &mut *state;
         ports.retain(|(service, _), _| services.contains_key(service));
@@ -136,7 +164,9 @@ impl Membrane {
         for (key, to) in moved {
             state.lead(&key, to);
         }
-        state.fronts.iter().filter_map(|(name, gate)| Some((name.clone(), gate.trouble()?))).collect()
+        let fronts = state.fronts.iter().map(|(name, gate)| (name, gate.trouble()));
+        let managed = state.managed.iter().map(|(name, managed)| (name, managed.door.trouble()));
+        fronts.chain(managed).filter_map(|(name, trouble)| Some((name.clone(), trouble?))).collect()
     }
 
     /// Lets exactly these local ports of a service be open, and lead there. What stays the same is not touched.
@@ -227,6 +257,11 @@ impl Membrane {
         self.0.state().fronts.get(service).map(|gate| gate.address)
     }
 
+    /// Where homeostat listens for managers of a service.
+    pub fn manage_address(&self, service: &str) -> Option<SocketAddr> {
+        self.0.state().managed.get(service).map(|managed| managed.door.address)
+    }
+
     /// Where homeostat listens for a reference.
     pub fn port_address(&self, service: &str, reference: &str) -> Option<SocketAddr> {
         let state = self.0.state();
@@ -251,6 +286,42 @@ impl Membrane {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens, closes and changes management listeners; what is offered as before keeps its subscriptions.
+    fn manage(&self, state: &mut State) {
+        let State { services, managed, .. } = state;
+        managed.retain(|name, open| {
+            let wanted = services.get(name).and_then(|s| s.manage.as_ref());
+            wanted.is_some_and(|m| m.listen == open.manager.load().manage.listen)
+        });
+        for (name, served) in services.iter() {
+            let Some(manage) = &served.manage else { continue };
+            let endpoint = served.endpoint.as_ref();
+            if let Some(open) = managed.get(name) {
+                let before = open.manager.load_full();
+                if !before.is(manage, endpoint) {
+                    let next = Manager::new(name, manage, endpoint, Some(&before), &self.stopping);
+                    before.end(Some(&next));
+                    open.manager.store(Arc::new(next));
+                }
+                continue;
+            }
+            let manager = Manager::new(name, manage, endpoint, None, &self.stopping);
+            let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
+            let (inside, cut) = (manager.clone(), self.cut.clone());
+            let serve = move |client, closed| {
+                let (manager, cut) = (inside.clone(), cut.clone());
+                async move {
+                    tokio::select! {
+                        () = property::serve(client, manager, closed) => {}
+                        () = cut.cancelled() => {}
+                    }
+                }
+            };
+            let door = Door::open(manage.listen, serve, &self.stopping, &self.tasks);
+            managed.insert(name.clone(), Managed { door, manager });
+        }
     }
 
     fn front(&self, lead: Lead, protocol: Protocol, meter: Arc<Meter>, mirrors: bool) -> Arc<Front> {

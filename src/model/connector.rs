@@ -41,6 +41,8 @@ pub enum SensorSpec {
     Statsd(StatsdSensor),
     /// The calls that pass through the membrane of the service; needs `listen` and `endpoint`.
     Proxy(ProxySensor),
+    /// A property of the service, as its `manage` section declares it.
+    Property(PropertySensor),
     /// A sensor that the embedding Rust program registered under this kind.
     Custom(CustomConnector),
 }
@@ -351,6 +353,55 @@ impl<'de> Deserialize<'de> for ProxySensor {
     }
 }
 
+/// A property of the service: a number, or 1 for `true` and 0 for `false`. Its name alone stands for `{ name: … }`.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(transform = allow_name)]
+pub struct PropertySensor {
+    /// Its name.
+    pub name: String,
+    /// How often it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// The age at which a value becomes stale; three times `every`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for PropertySensor {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Whole {
+            name: String,
+            #[serde(default)]
+            every: Option<HumanDuration>,
+            #[serde(default)]
+            stale_after: Option<HumanDuration>,
+            #[serde(default)]
+            unit: Option<String>,
+        }
+        struct Shape;
+        impl<'de> serde::de::Visitor<'de> for Shape {
+            type Value = PropertySensor;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a property, or a mapping with `name`")
+            }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<PropertySensor, E> {
+                Ok(PropertySensor { name: name.into(), every: None, stale_after: None, unit: None })
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<PropertySensor, A::Error> {
+                let Whole { name, every, stale_after, unit } =
+                    Whole::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(PropertySensor { name, every, stale_after, unit })
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
 /// The quantities of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -405,6 +456,7 @@ impl SensorSpec {
             Self::Udp(_) => "udp",
             Self::Statsd(_) => "statsd",
             Self::Proxy(_) => "proxy",
+            Self::Property(_) => "property",
             Self::Custom(c) => &c.kind,
         }
     }
@@ -415,6 +467,7 @@ impl SensorSpec {
             Self::Push(_) | Self::Udp(_) | Self::Statsd(_) => return None,
             Self::Proxy(s) if s.what == ProxyQuantity::ResponseTime => return None,
             Self::Proxy(s) => s.every,
+            Self::Property(s) => s.every,
             Self::Custom(s) => return s.every,
             Self::Host(s) => s.every,
             Self::Process(s) => s.every,
@@ -451,6 +504,7 @@ impl SensorSpec {
             Self::Udp(s) => s.stale_after,
             Self::Statsd(s) => s.stale_after,
             Self::Proxy(s) => s.stale_after,
+            Self::Property(s) => s.stale_after,
             Self::Custom(s) => s.stale_after,
         };
         written.or_else(|| self.every().map(|e| HumanDuration(e.0.saturating_mul(3))))
@@ -460,6 +514,7 @@ impl SensorSpec {
     pub fn unit(&self) -> Option<&str> {
         match self {
             Self::Push(s) => s.unit.as_deref(),
+            Self::Property(s) => s.unit.as_deref(),
             Self::Http(s) => s.unit.as_deref(),
             Self::Exec(s) => s.unit.as_deref(),
             Self::Prometheus(s) => s.unit.as_deref(),
@@ -670,7 +725,7 @@ macro_rules! tagged {
 
 tagged!(SensorSpec, "a sensor such as `push` or `{ http: { url: … } }`", "push" => Push(PushSensor),
     "host" => Host, "process" => Process, "http" => Http, "exec" => Exec, "nagios" => Nagios,
-    "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "proxy" => Proxy, "custom" => Custom);
+    "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "proxy" => Proxy, "property" => Property, "custom" => Custom);
 
 tagged!(EffectorSpec, "an effector such as `log` or `{ http: { url: … } }`", "log" => Log(LogEffector),
     "http" => Http, "exec" => Exec, "custom" => Custom);
@@ -691,6 +746,11 @@ fn allow_quantity(schema: &mut schemars::Schema) {
     let mapping = std::mem::take(schema);
     let quantity = serde_json::json!({ "$ref": "#/$defs/ProxyQuantity" });
     *schema = schemars::json_schema!({ "anyOf": [quantity, mapping] });
+}
+
+fn allow_name(schema: &mut schemars::Schema) {
+    let mapping = std::mem::take(schema);
+    *schema = schemars::json_schema!({ "anyOf": [{ "type": "string" }, mapping] });
 }
 
 fn allow_log(schema: &mut schemars::Schema) {

@@ -5,6 +5,7 @@ pub mod alarm;
 pub mod connector;
 pub mod decision;
 pub mod endpoint;
+pub mod manage;
 pub mod metric;
 pub mod name;
 pub mod plan;

@@ -40,6 +40,7 @@ impl SensorSpec {
                 key(Some(&s.key), |c| c.is_whitespace() || matches!(c, ':' | '|' | '@'))
             }
             Self::Proxy(s) => proxy(s),
+            Self::Property(s) => super::name::service_name_problem(&s.name).map_or(Ok(()), Err),
             Self::Custom(c) => custom(c),
         }
     }

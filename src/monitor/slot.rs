@@ -786,6 +786,7 @@ fn says_every(spec: &SensorSpec) -> bool {
         SensorSpec::Nagios(s) => s.every.is_some(),
         SensorSpec::Prometheus(s) => s.every.is_some(),
         SensorSpec::Proxy(s) => s.what == ProxyQuantity::ResponseTime || s.every.is_some(),
+        SensorSpec::Property(s) => s.every.is_some(),
         SensorSpec::Custom(s) => s.every.is_some(),
     }
 }

@@ -268,11 +268,16 @@ impl<'a> Everything<'a> {
             self.endpoints(service);
             let policy = self.services[service].policy;
             let own = policy.listen.map(|l| (l, Place::value(["listen".into()]), policy.name.to_string()));
+            let managed = policy.manage.as_ref().map(|m| {
+                let place = Place::value(["manage".into(), "listen".into()]);
+                (m.listen, place, format!("{}, to be managed", policy.name))
+            });
             let references = policy.references.iter().filter_map(|(name, reference)| {
                 let place = Place::value(["references".into(), Step::from(&**name), "listen".into()]);
                 Some((reference.listen?, place, format!("{}.{name}", policy.name)))
             });
-            for (listen, place, what) in own.into_iter().chain(references).collect::<Vec<_>>() {
+            for (listen, place, what) in own.into_iter().chain(managed).chain(references).collect::<Vec<_>>()
+            {
                 match taken.get(&listen) {
                     Some(first) => {
                         let message = format!("{listen} is already listened on for `{first}`");

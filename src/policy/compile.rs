@@ -18,7 +18,8 @@ use super::value::{
     PlanPolicy, PlanRow, ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
 };
 use crate::model::connector::SensorSpec;
-use crate::model::endpoint::{Address, Endpoint, parse_address};
+use crate::model::endpoint::{Address, Endpoint, Protocol, parse_address};
+use crate::model::manage::Manage;
 use crate::model::name::{identifier_problem, service_name_problem};
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource};
 
@@ -80,6 +81,7 @@ fn build(
     let references = compiler.references();
     let (endpoint, listen) = compiler.membrane();
     compiler.process();
+    let manage = compiler.manage(endpoint.as_ref());
     let monitor = compiler.monitor();
     let analyze = compiler.analyze();
     let (plan, used) = compiler.plan(scripts);
@@ -95,6 +97,7 @@ fn build(
         endpoint,
         listen,
         process: document.process.clone().map(Arc::new),
+        manage,
         monitor: monitor.map(Arc::new),
         analyze: analyze.map(Arc::new),
         plan: plan.map(Arc::new),
@@ -262,6 +265,64 @@ impl Compiler<'_> {
                 "say `process: { command: [PROGRAM, ARGUMENT, …] }` in the policy of the service".to_string();
             self.error(Problem::error("no-process", place, message).hint(hint));
         }
+    }
+
+    /// Sensors of properties need properties that are numbers.
+    fn properties(&mut self) {
+        let sensors = self.document.monitor.iter().flat_map(|m| &m.sensors);
+        let declared = self.document.manage.as_ref().map(|m| &m.properties);
+        let mut problems = Vec::new();
+        for (name, spec) in sensors {
+            let SensorSpec::Property(sensor) = spec else { continue };
+            let place = Place::value(["monitor".into(), "sensors".into(), name.as_str().into()]);
+            match declared.and_then(|d| d.get(&sensor.name)) {
+                None => {
+                    let message = format!("the service has no property `{}`", sensor.name);
+                    let names = declared.into_iter().flat_map(|d| d.keys().map(String::as_str));
+                    let hint = match declared {
+                        Some(_) => suggestion_or_list(&sensor.name, "properties", names),
+                        None => Some("declare it under `manage: { properties: … }`".to_string()),
+                    };
+                    problems.push(Problem::error("unknown-property", place, message).hint(hint));
+                }
+                Some(property) if !property.kind.is_numeric() => {
+                    let message =
+                        format!("`{}` is of type {}, which is no metric", sensor.name, property.kind.word());
+                    problems.push(Problem::error("invalid-value", place, message));
+                }
+                Some(_) => {}
+            }
+        }
+        self.problems.append(&mut problems);
+    }
+
+    /// What can be managed from outside.
+    fn manage(&mut self, endpoint: Option<&Endpoint>) -> Option<Manage> {
+        self.properties();
+        let spec = self.document.manage.as_ref()?;
+        let based = endpoint.is_some_and(|e| e.protocol == Protocol::Http);
+        let problems = spec.problems(based);
+        for (at, why) in &problems {
+            let place = Place::value(["manage".into()]);
+            let place = match at {
+                Some((section, name)) => place.then(*section).then(*name),
+                None => place.then("listen"),
+            };
+            self.error(Problem::error("invalid-value", place, why.clone()));
+        }
+        let listen = parse_address(&spec.listen).ok().filter(|_| problems.is_empty())?;
+        if self
+            .document
+            .endpoint
+            .as_deref()
+            .and_then(|e| Endpoint::parse(e).ok())
+            .is_some_and(|e| *e.address == *spec.listen)
+        {
+            let message = format!("the service and homeostat cannot both listen on {listen}");
+            let place = Place::value(["manage".into(), "listen".into()]);
+            self.error(Problem::error("conflicting-fields", place, message));
+        }
+        Some(Manage { listen, spec: Arc::new(spec.clone()) })
     }
 
     // ---- M ---------------------------------------------------------------------------------------------------------

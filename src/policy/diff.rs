@@ -10,6 +10,7 @@ use super::document::MetricDocument;
 use super::merge::differing;
 use super::set::PolicySet;
 use super::value::{PlanRow, ServicePolicy, SloPolicy, Strategy};
+use crate::model::manage::ManageSpec;
 
 /// A part of a managed service that can be replaced on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
@@ -163,7 +164,7 @@ pub fn service_diff(old: &ServicePolicy, new: &ServicePolicy) -> Option<Change> 
     if !Arc::ptr_eq(&old.resource, &new.resource) && old.resource != new.resource {
         differ(Component::Resource, resource_lines(old, new));
     }
-    if (&old.endpoint, &old.listen) != (&new.endpoint, &new.listen) {
+    if (&old.endpoint, &old.listen, &old.manage) != (&new.endpoint, &new.listen, &new.manage) {
         differ(Component::Membrane, membrane_lines(old, new));
     }
     if !same(&old.process, &new.process) {
@@ -180,11 +181,23 @@ fn membrane_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
     let text = |what: Option<String>| what.unwrap_or_else(|| "none".into());
     let endpoint = |policy: &ServicePolicy| text(policy.endpoint.as_ref().map(ToString::to_string));
     let listen = |policy: &ServicePolicy| text(policy.listen.map(|l| l.to_string()));
-    [("endpoint", endpoint(old), endpoint(new)), ("listen", listen(old), listen(new))]
-        .into_iter()
-        .filter(|(_, before, after)| before != after)
-        .map(|(field, before, after)| format!("{field} {before} -> {after}"))
-        .collect()
+    let manage = |policy: &ServicePolicy| text(policy.manage.as_ref().map(|m| m.listen.to_string()));
+    let mut lines: Vec<String> = [
+        ("endpoint", endpoint(old), endpoint(new)),
+        ("listen", listen(old), listen(new)),
+        ("manage.listen", manage(old), manage(new)),
+    ]
+    .into_iter()
+    .filter(|(_, before, after)| before != after)
+    .map(|(field, before, after)| format!("{field} {before} -> {after}"))
+    .collect();
+    let none = ManageSpec::default();
+    let spec = |policy: &'_ ServicePolicy| policy.manage.as_ref().map(|m| m.spec.clone());
+    let (before, after) = (spec(old), spec(new));
+    let (before, after) = (before.as_deref().unwrap_or(&none), after.as_deref().unwrap_or(&none));
+    lines.extend(map_lines("manage.properties", &before.properties, &after.properties));
+    lines.extend(map_lines("manage.methods", &before.methods, &after.methods));
+    lines
 }
 
 /// Equal; parts that are shared are so without a look inside.

@@ -10,6 +10,7 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::connector::{EffectorSpec, SensorSpec};
+use crate::model::manage::ManageSpec;
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, Mode, Selector, Severity};
@@ -38,6 +39,9 @@ pub struct ServiceDocument {
     /// The program that homeostat runs for it: started, kept running, ended. `start`, `stop` and `restart` then need no effector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessSpec>,
+    /// What of it can be looked at, set, invoked and subscribed to from outside, on a listener of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manage: Option<ManageSpec>,
     /// What it uses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, ReferenceDocument>,

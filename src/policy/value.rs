@@ -10,6 +10,7 @@ use super::expression::Expression;
 use super::script::Script;
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::endpoint::{Address, Endpoint};
+use crate::model::manage::Manage;
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
 use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Plan, Resource, Selector, Severity};
@@ -29,6 +30,8 @@ pub struct ServicePolicy {
     pub listen: Option<Address>,
     /// The program that homeostat runs for it.
     pub process: Option<Arc<ProcessSpec>>,
+    /// What of it can be managed from outside, and where homeostat listens for that.
+    pub manage: Option<Manage>,
     /// What it uses, by name.
     pub references: BTreeMap<Arc<str>, ReferencePolicy>,
     /// M, when attached.

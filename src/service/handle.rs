@@ -18,8 +18,20 @@ use crate::model::{Action, Alarm, HumanDuration, Outcome, Reading, SloStatus, Ti
 const SUBSCRIBER_ROOM: usize = 1_024;
 
 /// The words that begin a sensor in a policy.
-const SENSORS: &[&str] =
-    &["push", "host", "process", "http", "exec", "nagios", "prometheus", "udp", "statsd", "proxy", "custom"];
+const SENSORS: &[&str] = &[
+    "push",
+    "host",
+    "process",
+    "http",
+    "exec",
+    "nagios",
+    "prometheus",
+    "udp",
+    "statsd",
+    "proxy",
+    "property",
+    "custom",
+];
 
 /// The four ports of one service.
 #[derive(Clone)]

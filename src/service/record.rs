@@ -240,7 +240,8 @@ pub fn replay(path: &Path, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Rep
     // Strategies run here as they did in their shards, on a stack that is made for them.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("replay".into()).stack_size(STACK_SIZE);
-        let thread = thread.spawn_scoped(scope, || replay_here(path, progress)).map_err(ReplayError::Thread)?;
+        let thread =
+            thread.spawn_scoped(scope, || replay_here(path, progress)).map_err(ReplayError::Thread)?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

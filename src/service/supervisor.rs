@@ -373,6 +373,7 @@ impl Supervisor {
             name: policy.name.clone(),
             listen: policy.listen,
             endpoint: policy.endpoint.clone(),
+            manage: policy.manage.clone(),
         });
         for (service, trouble) in self.shell.membrane().set_services(served) {
             self.shell.tell("membrane", Some(&service), format!("{}; it is tried again", trouble.0));

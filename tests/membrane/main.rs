@@ -6,6 +6,7 @@ mod bridge;
 mod failures;
 mod http1;
 mod http2;
+mod manage;
 mod measure;
 mod references;
 mod support;

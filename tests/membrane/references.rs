@@ -29,9 +29,11 @@ impl Stage {
         let (c1, a1) = Service::start("C1").await;
         let (c2, a2) = Service::start("C2").await;
         let membrane = Membrane::new(&Connectors::new(), limits);
-        let nowhere = homeostat::membrane::Served { name: "none".into(), listen: None, endpoint: None };
+        let nowhere =
+            homeostat::membrane::Served { name: "none".into(), listen: None, endpoint: None, manage: None };
         let user: Arc<str> = "user".into();
-        let own = homeostat::membrane::Served { name: user.clone(), listen: None, endpoint: None };
+        let own =
+            homeostat::membrane::Served { name: user.clone(), listen: None, endpoint: None, manage: None };
         let services =
             [own, served("C1", None, &a1.to_string()), served("C2", any(), &a2.to_string()), nowhere];
         assert!(membrane.set_services(services).is_empty());
@@ -91,7 +93,8 @@ async fn an_endpoint_that_moves_takes_its_references_along() {
     let stage = Stage::new().await;
     assert_eq!(get(stage.port, "/").await, (200, "C1".into()));
     let (_c3, address) = Service::start("C3").await;
-    let user = homeostat::membrane::Served { name: "user".into(), listen: None, endpoint: None };
+    let user =
+        homeostat::membrane::Served { name: "user".into(), listen: None, endpoint: None, manage: None };
     stage.membrane.set_services([user, served("C1", None, &address.to_string())]);
     assert_eq!(get(stage.port, "/").await, (200, "C3".into()));
 }

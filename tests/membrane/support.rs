@@ -211,7 +211,7 @@ pub fn any() -> Option<SocketAddr> {
 }
 
 pub fn served(name: &str, listen: Option<SocketAddr>, endpoint: &str) -> Served {
-    Served { name: name.into(), listen, endpoint: Some(Endpoint::parse(endpoint).unwrap()) }
+    Served { name: name.into(), listen, endpoint: Some(Endpoint::parse(endpoint).unwrap()), manage: None }
 }
 
 /// A membrane in front of one endpoint, and where it listens.

@@ -1,0 +1,213 @@
+//! When a subscriber is told: from what it asked for and what is seen, in times since it subscribed. No clock, no sockets.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// The shortest and the longest time between two looks at what says nothing by itself.
+const QUICK: Duration = Duration::from_millis(100);
+const SLOW: Duration = Duration::from_secs(2);
+
+/// When a subscriber wants to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// At `start`, then this often.
+    Every(Duration),
+    /// At every change.
+    Change,
+}
+
+/// One subscription: told first at `start`, last at or before `start + duration`, both included (R4-07, R4-09).
+#[derive(Debug, Clone)]
+pub(super) struct Timing {
+    when: When,
+    start: Duration,
+    end: Option<Duration>,
+    /// The number of the next notification of an interval.
+    next: u32,
+    /// What was seen last.
+    last: Option<Value>,
+}
+
+/// What the time asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tick {
+    /// Nothing yet.
+    Wait,
+    /// The value is to be told; so many times for that were missed before, because nobody looked.
+    Tell(u32),
+    /// Nothing is ever told again.
+    Over,
+}
+
+impl Timing {
+    /// `last` is the value at the time of subscribing, as far as it is known.
+    pub(super) fn new(when: When, start: Duration, duration: Option<Duration>, last: Option<Value>) -> Self {
+        Self { when, start, end: duration.map(|d| start.saturating_add(d)), next: 0, last }
+    }
+
+    /// When [`Timing::tick`] is to be asked next; never, when `None`.
+    pub(super) fn wake(&self) -> Option<Duration> {
+        match self.when {
+            When::Every(_) => Some(self.due().filter(|due| self.includes(*due)).unwrap_or_default()),
+            // Just after the end, which is included.
+            When::Change => self.end.map(|end| end.saturating_add(Duration::from_millis(1))),
+        }
+    }
+
+    fn due(&self) -> Option<Duration> {
+        match self.when {
+            When::Every(interval) => interval.checked_mul(self.next).and_then(|t| t.checked_add(self.start)),
+            When::Change => None,
+        }
+    }
+
+    fn includes(&self, time: Duration) -> bool {
+        time >= self.start && self.end.is_none_or(|end| time <= end)
+    }
+
+    /// What is to be done at `now`.
+    pub(super) fn tick(&mut self, now: Duration) -> Tick {
+        let When::Every(interval) = self.when else {
+            return if self.end.is_some_and(|end| now > end) { Tick::Over } else { Tick::Wait };
+        };
+        let Some(due) = self.due().filter(|due| self.includes(*due)) else { return Tick::Over };
+        if now < due {
+            return Tick::Wait;
+        }
+        // Times that passed while nobody looked are not made up for: the newest of them stands for all.
+        let late = (now - due).as_nanos() / interval.as_nanos().max(1);
+        let left = self.end.map_or(u128::MAX, |end| (end - due).as_nanos() / interval.as_nanos().max(1));
+        let missed = u32::try_from(late.min(left)).unwrap_or(u32::MAX);
+        self.next = self.next.saturating_add(missed).saturating_add(1);
+        Tick::Tell(missed)
+    }
+
+    /// A value was seen at `now`. Answers what it was before, when that is to be told.
+    pub(super) fn observe(&mut self, now: Duration, value: &Value) -> Option<Option<Value>> {
+        if self.last.as_ref() == Some(value) {
+            return None;
+        }
+        let old = self.last.replace(value.clone());
+        (self.when == When::Change && self.includes(now)).then_some(old)
+    }
+
+    /// What was seen last.
+    pub(super) fn last(&self) -> Option<&Value> {
+        self.last.as_ref()
+    }
+}
+
+/// How often what says nothing by itself is looked at: quickly after a change, ever more slowly while there is none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace(Duration);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(QUICK)
+    }
+}
+
+impl Pace {
+    /// How long to wait after a look.
+    pub(super) fn after(&mut self, changed: bool) -> Duration {
+        self.0 = if changed { QUICK } else { (self.0 + self.0 / 2).min(SLOW) };
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// The seconds at which a subscriber is told who is woken when it asks to be.
+    fn told(mut timing: Timing) -> Vec<f64> {
+        let mut times = Vec::new();
+        let mut now = Duration::ZERO;
+        while let Some(wake) = timing.wake().filter(|_| times.len() < 50) {
+            now = now.max(wake);
+            match timing.tick(now) {
+                Tick::Tell(_) => times.push(now.as_secs_f64()),
+                Tick::Over => break,
+                Tick::Wait => {}
+            }
+        }
+        times
+    }
+
+    /// Requirement: R4-07
+    #[test]
+    fn an_interval_begins_at_its_start_and_includes_its_end() {
+        let timing = Timing::new(When::Every(s(2)), s(4), Some(s(10)), None);
+        assert_eq!(told(timing), [4.0, 6.0, 8.0, 10.0, 12.0, 14.0]);
+        assert_eq!(told(Timing::new(When::Every(s(4)), s(0), Some(s(10)), None)), [0.0, 4.0, 8.0]);
+        assert_eq!(told(Timing::new(When::Every(s(2)), s(0), None, None)).len(), 50);
+    }
+
+    #[test]
+    fn who_is_late_tells_once_and_says_what_was_missed() {
+        let mut timing = Timing::new(When::Every(s(1)), s(0), Some(s(10)), None);
+        assert_eq!(timing.tick(s(0)), Tick::Tell(0));
+        assert_eq!(timing.tick(s(0)), Tick::Wait);
+        assert_eq!(timing.tick(s(4)), Tick::Tell(3));
+        assert_eq!(timing.wake(), Some(s(5)));
+        assert_eq!(timing.tick(s(99)), Tick::Tell(5));
+        assert_eq!(timing.tick(s(99)), Tick::Over);
+    }
+
+    /// Requirement: R4-09
+    #[test]
+    fn a_change_is_told_once_and_only_within_the_window() {
+        let mut timing = Timing::new(When::Change, s(0), Some(s(10)), Some(json!(1)));
+        let mut heard = Vec::new();
+        for (at, value) in [(1, 1), (2, 1), (3, 2), (4, 2), (10, 3), (11, 4)] {
+            if let Some(old) = timing.observe(s(at), &json!(value)) {
+                heard.push((old, value));
+            }
+        }
+        assert_eq!(heard, [(Some(json!(1)), 2), (Some(json!(2)), 3)]);
+        assert_eq!(timing.tick(s(10)), Tick::Wait);
+        assert_eq!(timing.tick(s(11)), Tick::Over);
+
+        let mut later = Timing::new(When::Change, s(5), None, Some(json!(1)));
+        assert_eq!(later.observe(s(4), &json!(2)), None);
+        assert_eq!(later.observe(s(5), &json!(2)), None, "it changed before");
+        assert_eq!(later.observe(s(6), &json!(3)), Some(Some(json!(2))));
+        assert_eq!(later.wake(), None);
+    }
+
+    #[test]
+    fn the_pace_slows_down_while_nothing_changes() {
+        let mut pace = Pace::default();
+        let waits: Vec<Duration> = (0..20).map(|_| pace.after(false)).collect();
+        assert!(waits.windows(2).all(|w| w[0] <= w[1]) && waits[19] == SLOW);
+        assert_eq!(pace.after(true), QUICK);
+    }
+
+    proptest! {
+        #[test]
+        fn however_late_the_clock_nothing_is_told_twice_or_outside(
+            interval in 1_u64..5_000, start in 0_u64..5_000, duration in 0_u64..20_000,
+            steps in prop::collection::vec(0_u64..9_000, 1..60),
+        ) {
+            let ms = Duration::from_millis;
+            let mut timing = Timing::new(When::Every(ms(interval)), ms(start), Some(ms(duration)), None);
+            let (mut now, mut count) = (0, 0_u64);
+            for step in steps {
+                now += step;
+                if let Tick::Tell(missed) = timing.tick(ms(now)) {
+                    prop_assert!(now >= start);
+                    count += 1 + u64::from(missed);
+                    prop_assert!(count <= (now - start) / interval + 1);
+                }
+            }
+            prop_assert!(count <= duration / interval + 1);
+        }
+    }
+}
