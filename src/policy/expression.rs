@@ -222,7 +222,7 @@ impl Expression {
         Ok((Self(Arc::new(Compiled { source: source.into(), inputs, root, negated })), kind))
     }
 
-    /// The value over `inputs`, which are in the order of [`Expression::inputs`]; a condition yields 1 or 0.
+    /// The value over `inputs`, which are in the order of [`Compiled::inputs`]; a condition yields 1 or 0.
     /// Allocates nothing.
     ///
     /// # Errors
