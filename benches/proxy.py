@@ -76,7 +76,10 @@ fastcgi_temp_path {path}/c; uwsgi_temp_path {path}/d; scgi_temp_path {path}/e;
 
 
 def microseconds(text):
-    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()
+    found = re.fullmatch(r"([\d.]+)(us|ms|s)", text)
+    if not found:
+        sys.exit(f"wrk says {text}")
+    number, unit = found.groups()
     return float(number) * {"us": 1, "ms": 1e3, "s": 1e6}[unit]
 
 
@@ -91,7 +94,7 @@ def wrk(port, connections, seconds):
     if errors:
         sys.exit(f"port {port}: {errors.group()}")
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
-    p99 = microseconds(re.search(r"99%\s+(\S+)", out).group(1))
+    p99 = microseconds(re.search(r"^\s+99%\s+(\S+)", out, re.MULTILINE).group(1))
     return rate, p99
 
 
