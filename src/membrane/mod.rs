@@ -14,6 +14,7 @@ pub mod process;
 mod property;
 mod relay;
 mod sensor;
+mod tap;
 mod target;
 mod tcp;
 
@@ -290,6 +291,10 @@ impl Inner {
 
     /// Opens, closes and changes management listeners; what is offered as before keeps its subscriptions.
     fn manage(&self, state: &mut State) {
+        let calls: HashMap<Arc<str>, Arc<Meter>> = {
+            let fronts: Vec<Arc<str>> = state.fronts.keys().cloned().collect();
+            fronts.into_iter().map(|name| (name.clone(), state.meter(&name))).collect()
+        };
         let State { services, managed, .. } = state;
         managed.retain(|name, open| {
             let wanted = services.get(name).and_then(|s| s.manage.as_ref());
@@ -298,16 +303,17 @@ impl Inner {
         for (name, served) in services.iter() {
             let Some(manage) = &served.manage else { continue };
             let endpoint = served.endpoint.as_ref();
+            let calls = calls.get(name);
             if let Some(open) = managed.get(name) {
                 let before = open.manager.load_full();
-                if !before.is(manage, endpoint) {
-                    let next = Manager::new(name, manage, endpoint, Some(&before), &self.stopping);
+                if !before.is(manage, endpoint, calls) {
+                    let next = Manager::new(name, manage, endpoint, calls, Some(&before), &self.stopping);
                     before.end(Some(&next));
                     open.manager.store(Arc::new(next));
                 }
                 continue;
             }
-            let manager = Manager::new(name, manage, endpoint, None, &self.stopping);
+            let manager = Manager::new(name, manage, endpoint, calls, None, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {
