@@ -60,6 +60,8 @@ struct Inner {
     limits: Limits,
     state: Mutex<State>,
     stopping: CancellationToken,
+    /// What management listeners have in common.
+    hub: Arc<property::Hub>,
     /// Cuts off who is still inside.
     cut: CancellationToken,
     tasks: TaskTracker,
@@ -107,6 +109,7 @@ impl Membrane {
             limits,
             state: Mutex::default(),
             stopping: CancellationToken::new(),
+            hub: Arc::default(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }));
@@ -307,14 +310,16 @@ impl Inner {
             if let Some(open) = managed.get(name) {
                 let before = open.manager.load_full();
                 if !before.is(manage, endpoint, calls) {
-                    let next = Manager::new(name, manage, endpoint, calls, Some(&before), &self.stopping);
+                    let next =
+                        Manager::new(name, manage, endpoint, calls, &self.hub, Some(&before), &self.stopping);
                     before.end(Some(&next));
                     open.manager.store(Arc::new(next));
                 }
                 continue;
             }
-            let manager = Manager::new(name, manage, endpoint, calls, None, &self.stopping);
+            let manager = Manager::new(name, manage, endpoint, calls, &self.hub, None, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
+            self.hub.join(&manager);
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {
                 let (manager, cut) = (inside.clone(), cut.clone());

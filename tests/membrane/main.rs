@@ -4,6 +4,7 @@
 
 mod bridge;
 mod change;
+mod channel;
 mod failures;
 mod http1;
 mod http2;
