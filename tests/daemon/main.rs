@@ -9,6 +9,7 @@ mod abuse;
 mod commands;
 mod components;
 mod crash;
+mod discovery;
 mod edges;
 mod processes;
 mod recording;
