@@ -11,6 +11,7 @@ mod components;
 mod crash;
 mod discovery;
 mod edges;
+mod mail;
 mod processes;
 mod recording;
 mod reload;
