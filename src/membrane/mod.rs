@@ -57,6 +57,7 @@ pub struct Membrane(Arc<Inner>);
 struct Inner {
     runtime: tokio::runtime::Handle,
     limits: Limits,
+    shared: property::Shared,
     state: Mutex<State>,
     stopping: CancellationToken,
     /// Cuts off who is still inside.
@@ -104,6 +105,7 @@ impl Membrane {
         let membrane = Self(Arc::new(Inner {
             runtime: tokio::runtime::Handle::current(),
             limits,
+            shared: property::Shared::default(),
             state: Mutex::default(),
             stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -301,13 +303,14 @@ impl Inner {
             if let Some(open) = managed.get(name) {
                 let before = open.manager.load_full();
                 if !before.is(manage, endpoint) {
-                    let next = Manager::new(name, manage, endpoint, Some(&before), &self.stopping);
+                    let next =
+                        Manager::new(name, manage, endpoint, Some(&before), &self.shared, &self.stopping);
                     before.end(Some(&next));
                     open.manager.store(Arc::new(next));
                 }
                 continue;
             }
-            let manager = Manager::new(name, manage, endpoint, None, &self.stopping);
+            let manager = Manager::new(name, manage, endpoint, None, &self.shared, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {

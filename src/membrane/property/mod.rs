@@ -1,12 +1,13 @@
 //! The generic proxy (S4): what of a service can be looked at, set, invoked and subscribed to, on a listener of its own, though the service knows nothing
 //! of it.
 //!
-//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect` (how a change is
+//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect` and `files` (how a change is
 //! noticed), `deliver` (how it is told), `server` (the listener).
 
 mod deliver;
 mod detect;
 mod file;
+mod files;
 mod http;
 mod sensor;
 mod server;
@@ -27,6 +28,7 @@ use super::now;
 use crate::model::endpoint::{Endpoint, Protocol};
 use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType};
 use crate::model::{HumanDuration, Timestamp};
+use files::Files;
 use timing::{Tick, Timing, When};
 
 pub(super) use sensor::PropertyReader;
@@ -140,13 +142,26 @@ struct Wish {
     callback: Option<String>,
 }
 
+/// What all services share: connections to them and to subscribers, and one watch of the file system.
+#[derive(Clone)]
+pub(super) struct Shared {
+    client: reqwest::Client,
+    files: Files,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { client: http::client(), files: Files::default() }
+    }
+}
+
 /// One property of a service.
 struct Property {
     service: Arc<str>,
     name: Arc<str>,
     spec: PropertySpec,
     base: Option<Arc<str>>,
-    client: reqwest::Client,
+    shared: Shared,
     /// The value that was seen last; locked while it is set or looked at for changes, so that what is told comes in order.
     known: tokio::sync::Mutex<Option<Value>>,
     subscriptions: Mutex<Subscriptions>,
@@ -168,7 +183,7 @@ impl Property {
         } else if let Some(source) = self.spec.file.clone() {
             blocking(move || file::read(Path::new(&source.path), &source.pointer, source.written())).await?
         } else if let Some(source) = &self.spec.http {
-            http::read(&self.client, source, self.base.as_deref()).await?
+            http::read(&self.shared.client, source, self.base.as_deref()).await?
         } else {
             Value::Null
         };
@@ -202,7 +217,7 @@ impl Property {
                 });
             }
         } else if let Some(source) = &self.spec.http {
-            http::set(&self.client, source, self.base.as_deref(), &value).await?;
+            http::set(&self.shared.client, source, self.base.as_deref(), &value).await?;
         }
         self.publish(&mut known, value);
         told
@@ -438,7 +453,7 @@ pub(super) struct Manager {
     pub(super) manage: Manage,
     service: Arc<str>,
     base: Option<Arc<str>>,
-    client: reqwest::Client,
+    shared: Shared,
     properties: BTreeMap<Arc<str>, Arc<Property>>,
     methods: BTreeMap<Arc<str>, MethodSpec>,
 }
@@ -450,11 +465,11 @@ impl Manager {
         manage: &Manage,
         endpoint: Option<&Endpoint>,
         before: Option<&Self>,
+        shared: &Shared,
         stopping: &CancellationToken,
     ) -> Self {
         let base: Option<Arc<str>> =
             endpoint.filter(|e| e.protocol == Protocol::Http).map(|e| format!("http://{}", e.address).into());
-        let client = before.map_or_else(http::client, |b| b.client.clone());
         let property = |(name, spec): (&String, &PropertySpec)| {
             let old = before.and_then(|b| b.properties.get(name.as_str()));
             let same = old.filter(|p| p.spec == *spec && p.base == base);
@@ -464,7 +479,7 @@ impl Manager {
                     name: name.as_str().into(),
                     spec: spec.clone(),
                     base: base.clone(),
-                    client: client.clone(),
+                    shared: shared.clone(),
                     known: tokio::sync::Mutex::default(),
                     subscriptions: Mutex::default(),
                     counters: Arc::default(),
@@ -475,7 +490,14 @@ impl Manager {
         };
         let properties = manage.spec.properties.iter().map(property).collect();
         let methods = manage.spec.methods.iter().map(|(n, m)| (n.as_str().into(), m.clone())).collect();
-        Self { manage: manage.clone(), service: service.clone(), base, client, properties, methods }
+        Self {
+            manage: manage.clone(),
+            service: service.clone(),
+            base,
+            shared: shared.clone(),
+            properties,
+            methods,
+        }
     }
 
     /// Whether it offers just this.
@@ -502,7 +524,7 @@ impl Manager {
     async fn invoke(&self, name: &str, params: Value) -> Result<Value, PropertyError> {
         let spec = self.methods.get(name).ok_or_else(|| PropertyError::NoSuchMethod(name.into()))?;
         let params = named(name, spec, params)?;
-        http::invoke(&self.client, spec, self.base.as_deref(), &params).await
+        http::invoke(&self.shared.client, spec, self.base.as_deref(), &params).await
     }
 }
 
