@@ -99,6 +99,7 @@ fn build(
         references,
         endpoint,
         listen,
+        live: document.live,
         process: document.process.clone().map(Arc::new),
         manage,
         monitor: monitor.map(Arc::new),
@@ -257,12 +258,25 @@ impl Compiler<'_> {
         let endpoint = endpoint.as_deref().and_then(|text| self.read(at("endpoint"), text, Endpoint::parse));
         let listen = listen.as_deref().and_then(|text| self.read(at("listen"), text, parse_address));
         if let (Some(endpoint), Some(listen)) = (&endpoint, &listen)
+            && self.document.live.is_none()
             && *endpoint.address == *listen.to_string()
         {
             let message = format!("the service and homeostat cannot both listen on {listen}");
-            let hint = "let the service listen on another port, and homeostat on the one that clients know"
+            let hint = "let the service listen on another port, and homeostat on the one that clients know; or, if it runs already, say `live: {}`"
                 .to_string();
             self.error(Problem::error("conflicting-fields", at("listen"), message).hint(hint));
+        }
+        if self.document.live.is_some() {
+            if listen.is_none() {
+                let message = "a service that runs already is stood in front of where it listens".to_string();
+                let hint = "say `listen: ADDRESS`, where it does".to_string();
+                self.error(Problem::error("missing-field", at("live"), message).hint(hint));
+            }
+            if self.document.process.is_some() {
+                let message = "a service that homeostat starts does not run already".to_string();
+                let hint = "leave out `process` or `live`".to_string();
+                self.error(Problem::error("conflicting-fields", at("live"), message).hint(hint));
+            }
         }
         (endpoint, listen)
     }

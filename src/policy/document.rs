@@ -10,6 +10,7 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::connector::{EffectorSpec, SensorSpec};
+use crate::model::endpoint::LiveSpec;
 use crate::model::manage::ManageSpec;
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
@@ -39,6 +40,9 @@ pub struct ServiceDocument {
     /// Where homeostat stands in front of it, so that `proxy` sensors see its calls: `127.0.0.1:8080`. Needs `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// The service listens at `listen` itself and runs already: homeostat stands in front of it there, and leaves again, without dropping a connection. Linux only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveSpec>,
     /// The program that homeostat runs for it: started, kept running, ended. `start`, `stop` and `restart` then need no effector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessSpec>,

@@ -9,7 +9,7 @@ use super::document::{MissingPolicy, PackedDocument};
 use super::expression::Expression;
 use super::script::Script;
 use crate::model::connector::{EffectorSpec, SensorSpec};
-use crate::model::endpoint::{Address, Endpoint};
+use crate::model::endpoint::{Address, Endpoint, LiveSpec};
 use crate::model::manage::Manage;
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
@@ -28,6 +28,8 @@ pub struct ServicePolicy {
     pub endpoint: Option<Endpoint>,
     /// Where homeostat stands in front of it.
     pub listen: Option<Address>,
+    /// Whether the service listens there itself, and runs already.
+    pub live: Option<LiveSpec>,
     /// The program that homeostat runs for it.
     pub process: Option<Arc<ProcessSpec>>,
     /// What of it can be managed from outside, and where homeostat listens for that.

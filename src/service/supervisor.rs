@@ -369,6 +369,8 @@ impl Supervisor {
 
     /// Opens and closes the ports in front of services, says where each of them listens, and which programs run.
     fn stand_around(&self, next: &PolicySet) {
+        let live = next.services.values().filter_map(|p| Some((p.name.clone(), p.live?.pid)));
+        self.shell.membrane().set_live(live);
         let served = next.services.values().map(|policy| Served {
             name: policy.name.clone(),
             listen: policy.listen,

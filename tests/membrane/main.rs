@@ -6,6 +6,8 @@ mod bridge;
 mod failures;
 mod http1;
 mod http2;
+#[cfg(target_os = "linux")]
+mod live;
 mod manage;
 mod measure;
 mod references;
