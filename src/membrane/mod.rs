@@ -15,6 +15,7 @@ pub mod process;
 mod property;
 mod relay;
 mod sensor;
+mod tap;
 mod target;
 mod tcp;
 
@@ -328,6 +329,10 @@ impl Inner {
 
     /// Opens, closes and changes management listeners; what is offered as before keeps its subscriptions.
     fn manage(&self, state: &mut State) {
+        let calls: HashMap<Arc<str>, Arc<Meter>> = {
+            let fronts: Vec<Arc<str>> = state.fronts.keys().cloned().collect();
+            fronts.into_iter().map(|name| (name.clone(), state.meter(&name))).collect()
+        };
         let State { services, managed, .. } = state;
         managed.retain(|name, open| {
             let wanted = services.get(name).and_then(|s| s.manage.as_ref());
@@ -336,17 +341,18 @@ impl Inner {
         for (name, served) in services.iter() {
             let Some(manage) = &served.manage else { continue };
             let endpoint = served.endpoint.as_ref();
+            let calls = calls.get(name);
             if let Some(open) = managed.get(name) {
                 let before = open.manager.load_full();
-                if !before.is(manage, endpoint) {
+                if !before.is(manage, endpoint, calls) {
                     let next =
-                        Manager::new(name, manage, endpoint, Some(&before), &self.shared, &self.stopping);
+                        Manager::new(name, manage, endpoint, calls, Some(&before), &self.shared, &self.stopping);
                     before.end(Some(&next));
                     open.manager.store(Arc::new(next));
                 }
                 continue;
             }
-            let manager = Manager::new(name, manage, endpoint, None, &self.shared, &self.stopping);
+            let manager = Manager::new(name, manage, endpoint, calls, None, &self.shared, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {

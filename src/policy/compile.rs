@@ -346,6 +346,15 @@ impl Compiler<'_> {
             self.error(Problem::error("invalid-value", place, why.clone()));
         }
         let listen = parse_address(&spec.listen).ok().filter(|_| problems.is_empty())?;
+        for (name, property) in &spec.properties {
+            if !property.changed_by.is_empty() && (self.document.listen.is_none() || !based) {
+                let place = Place::value(["manage".into(), "properties".into()])
+                    .then(name.as_str())
+                    .then("changed_by");
+                let message = "calls are seen only where homeostat stands in front of the service; say `listen: ADDRESS` and an HTTP `endpoint`";
+                self.error(Problem::error("missing-field", place, message.to_string()));
+            }
+        }
         if self
             .document
             .endpoint
