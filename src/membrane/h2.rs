@@ -36,6 +36,7 @@ type Backend = Mutex<Option<(Arc<Target>, SendRequest<Passing>)>>;
 pub(super) async fn serve(client: TcpStream, first: Bytes, front: Arc<Front>, stopping: CancellationToken) {
     let backend: Arc<Backend> = Arc::default();
     let limit = u32::try_from(front.limits.head_bytes).unwrap_or(u32::MAX);
+    let port = front.clone();
     let service = service_fn(move |request| {
         let (front, backend) = (front.clone(), backend.clone());
         async move { Ok::<_, Infallible>(carry(request, &front, &backend).await) }
@@ -49,6 +50,10 @@ pub(super) async fn serve(client: TcpStream, first: Bytes, front: Arc<Front>, st
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+        () = port.leaving() => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }

@@ -38,6 +38,7 @@ pub(super) async fn serve(mut client: TcpStream, front: Arc<Front>, stopping: Ca
     let first = tokio::select! {
         first = tokio::time::timeout(front.limits.idle, client.read_buf(&mut buffer)) => first,
         () = stopping.cancelled() => return,
+        () = front.idle_is_over() => return,
     };
     if !matches!(first, Ok(Ok(n)) if n > 0) {
         return;
@@ -177,6 +178,7 @@ impl Session<'_> {
                     self.backend = None;
                 }
                 () = stopping.cancelled() => return false,
+                () = self.front.idle_is_over() => return false,
                 () = &mut patience => return false,
             }
         }
@@ -511,9 +513,11 @@ impl Download<'_, '_, '_> {
             if head.events {
                 self.call.answered();
             }
-            self.body(head.bytes, head.framing).await?;
+            let leaves = self.front.leaves() && head.persistent;
+            let bytes = if leaves { head::closing(&head.bytes) } else { head.bytes };
+            self.body(bytes, head.framing).await?;
             self.call.answered();
-            return Ok(Answer::Whole { persistent: head.persistent });
+            return Ok(Answer::Whole { persistent: head.persistent && !leaves });
         }
     }
 

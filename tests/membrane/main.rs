@@ -8,6 +8,8 @@ mod channel;
 mod failures;
 mod http1;
 mod http2;
+#[cfg(target_os = "linux")]
+mod live;
 mod manage;
 mod measure;
 mod references;

@@ -1,14 +1,13 @@
 //! How a change is noticed: by the calls that pass, the service's own word, or the notification of the file system; where there is none, by looking.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::files::Interest;
 use super::timing::Pace;
 use super::{Detection, Property};
 use crate::membrane::meter::{Meter, Pattern};
@@ -41,10 +40,12 @@ pub(super) fn start(property: &Arc<Property>, stop: &CancellationToken) -> Detec
         how.push(Detection::Calls);
     }
     if let Some(file) = &spec.file {
-        match Watched::new(Path::new(&file.path)) {
-            Ok(watched) => {
+        // One place is enough: a signal says only that something happened.
+        let (signal, signals) = mpsc::channel(1);
+        match property.shared.files.watch(Path::new(&file.path), &signal) {
+            Ok(interest) => {
                 let property = property.clone();
-                run(stop, async move { watch(&property, watched).await });
+                run(stop, async move { watch(&property, interest, signals).await });
                 how.push(Detection::Notified);
             }
             Err(error) => {
@@ -140,85 +141,16 @@ async fn poll(property: Arc<Property>, mut signs: Option<Signs>) {
     }
 }
 
-async fn watch(property: &Property, mut watched: Watched) {
+async fn watch(property: &Property, mut interest: Interest, mut signals: mpsc::Receiver<()>) {
     loop {
-        match tokio::time::timeout(LOOK, watched.signals.recv()).await {
+        match tokio::time::timeout(LOOK, signals.recv()).await {
             Ok(None) => return,
             Ok(Some(())) => drop(property.look().await),
             Err(_) => {
-                if watched.renew() {
+                if interest.renew() {
                     property.look().await;
                 }
             }
         }
     }
-}
-
-/// The directory of a file, watched: files are replaced by rename, which a watch on the file itself does not survive.
-struct Watched {
-    watcher: RecommendedWatcher,
-    signals: mpsc::Receiver<()>,
-    dir: PathBuf,
-    known: Option<(u64, u64)>,
-}
-
-impl Watched {
-    fn new(path: &Path) -> Result<Self, notify::Error> {
-        let path = std::path::absolute(path)?;
-        let dir = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
-        let name = path.file_name().unwrap_or_default().to_os_string();
-        // One place is enough: a signal says only that something happened.
-        let (signal, signals) = mpsc::channel(1);
-        // A file that is a link can change by what the link leads to; then every event counts.
-        let link = std::fs::symlink_metadata(&path).is_ok_and(|about| about.is_symlink());
-        let mut watcher = notify::recommended_watcher(move |event: Result<Event, notify::Error>| {
-            let matters = match &event {
-                Ok(event) => {
-                    written(event.kind)
-                        && (link
-                            || event.need_rescan()
-                            || event.paths.iter().any(|p| p.file_name() == Some(&name)))
-                }
-                Err(_) => true,
-            };
-            if matters {
-                let _ = signal.try_send(());
-            }
-        })?;
-        watcher.watch(&dir, RecursiveMode::NonRecursive)?;
-        if link
-            && let Ok(target) = std::fs::canonicalize(&path)
-            && let Some(there) = target.parent().filter(|there| *there != dir)
-        {
-            watcher.watch(there, RecursiveMode::NonRecursive)?;
-        }
-        Ok(Self { watcher, signals, known: identity(&dir), dir })
-    }
-
-    /// Watches the directory anew if it is another one now; whether it is.
-    fn renew(&mut self) -> bool {
-        let now = identity(&self.dir);
-        if now == self.known {
-            return false;
-        }
-        // Fails when the directory is gone, and its watch with it.
-        let _ = self.watcher.unwatch(&self.dir);
-        self.known = now.filter(|_| self.watcher.watch(&self.dir, RecursiveMode::NonRecursive).is_ok());
-        self.known.is_some()
-    }
-}
-
-fn written(kind: EventKind) -> bool {
-    !matches!(kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
-}
-
-#[cfg(unix)]
-fn identity(dir: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(dir).ok().map(|about| (about.dev(), about.ino()))
-}
-
-#[cfg(not(unix))]
-fn identity(dir: &Path) -> Option<(u64, u64)> {
-    dir.is_dir().then_some((0, 0))
 }

@@ -1,14 +1,15 @@
 //! The generic proxy (S4): what of a service can be looked at, set, invoked and subscribed to, on a listener of its own, though the service knows nothing
 //! of it.
 //!
-//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect` and `stream` (how a change
-//! is noticed), `deliver` (how it is told), `server` (the listener).
+//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect`, `files` and `stream` (how a
+//! change is noticed), `deliver` (how it is told), `server` (the listener).
 
 mod channel;
 mod cloud;
 mod deliver;
 mod detect;
 mod file;
+mod files;
 mod http;
 mod hybrid;
 mod sensor;
@@ -32,12 +33,12 @@ use super::now;
 use crate::model::endpoint::{Endpoint, Protocol};
 use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType};
 use crate::model::{HumanDuration, Timestamp};
-use channel::Topology;
+use channel::{Hub, Topology};
 use deliver::Door;
+use files::Files;
 use hybrid::Way;
 use timing::{Tick, Timing, When};
 
-pub(super) use channel::Hub;
 pub(super) use sensor::PropertyReader;
 pub(super) use server::serve;
 
@@ -193,8 +194,29 @@ struct Wish {
     start: Duration,
     duration: Option<Duration>,
     callback: Option<String>,
-    /// Whether it goes over a connection that all services share.
-    channel: Topology,
+    /// Over which connection it goes; over any, when `None`.
+    channel: Option<Topology>,
+}
+
+/// What all services share: connections to them and to subscribers, and one watch of the file system.
+#[derive(Clone)]
+pub(super) struct Shared {
+    client: reqwest::Client,
+    files: Files,
+    hub: Arc<Hub>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { client: http::client(), files: Files::default(), hub: Arc::default() }
+    }
+}
+
+impl Shared {
+    /// A management listener opens.
+    pub(super) fn join(&self, manager: &Arc<arc_swap::ArcSwap<Manager>>) {
+        self.hub.join(manager);
+    }
 }
 
 /// One property of a service.
@@ -203,10 +225,9 @@ struct Property {
     name: Arc<str>,
     spec: PropertySpec,
     base: Option<Arc<str>>,
+    shared: Shared,
     /// The calls of its clients, where they can be seen.
     calls: Option<Arc<Meter>>,
-    client: reqwest::Client,
-    hub: Arc<Hub>,
     /// The value that was seen last; locked while it is set or looked at for changes, so that what is told comes in order.
     known: tokio::sync::Mutex<Option<Value>>,
     subscriptions: Mutex<Subscriptions>,
@@ -236,7 +257,7 @@ impl Property {
         } else if let Some(source) = self.spec.file.clone() {
             blocking(move || file::read(Path::new(&source.path), &source.pointer, source.written())).await?
         } else if let Some(source) = &self.spec.http {
-            http::read(&self.client, source, self.base.as_deref()).await?
+            http::read(&self.shared.client, source, self.base.as_deref()).await?
         } else {
             Value::Null
         };
@@ -270,7 +291,7 @@ impl Property {
                 });
             }
         } else if let Some(source) = &self.spec.http {
-            http::set(&self.client, source, self.base.as_deref(), &value).await?;
+            http::set(&self.shared.client, source, self.base.as_deref(), &value).await?;
         }
         self.publish(&mut known, value);
         told
@@ -351,9 +372,10 @@ impl Property {
         }
         let door = match (&wish.callback, wish.channel) {
             (None, _) => None,
-            (Some(url), Topology::Own) => Some(Door::Own(url.clone())),
-            (Some(url), Topology::Shared) => {
-                Some(Door::Shared(self.hub.channel(url).map_err(PropertyError::Invalid)?))
+            (Some(url), None) => Some(Door::Any(url.clone())),
+            (Some(url), Some(topology)) => {
+                let service = (topology == Topology::Own).then_some(&self.service);
+                Some(Door::Channel(self.shared.hub.channel(url, service).map_err(PropertyError::Invalid)?))
             }
         };
         let mut known = self.known.lock().await;
@@ -576,9 +598,8 @@ pub(super) struct Manager {
     pub(super) manage: Manage,
     service: Arc<str>,
     base: Option<Arc<str>>,
+    shared: Shared,
     calls: Option<Arc<Meter>>,
-    client: reqwest::Client,
-    hub: Arc<Hub>,
     properties: BTreeMap<Arc<str>, Arc<Property>>,
     methods: BTreeMap<Arc<str>, MethodSpec>,
 }
@@ -590,13 +611,12 @@ impl Manager {
         manage: &Manage,
         endpoint: Option<&Endpoint>,
         calls: Option<&Arc<Meter>>,
-        hub: &Arc<Hub>,
         before: Option<&Self>,
+        shared: &Shared,
         stopping: &CancellationToken,
     ) -> Self {
         let base: Option<Arc<str>> =
             endpoint.filter(|e| e.protocol == Protocol::Http).map(|e| format!("http://{}", e.address).into());
-        let client = before.map_or_else(http::client, |b| b.client.clone());
         let property = |(name, spec): (&String, &PropertySpec)| {
             let old = before.and_then(|b| b.properties.get(name.as_str()));
             let seen = |p: &Property| p.calls.as_ref().map(Arc::as_ptr) == calls.map(Arc::as_ptr);
@@ -607,9 +627,8 @@ impl Manager {
                     name: name.as_str().into(),
                     spec: spec.clone(),
                     base: base.clone(),
+                    shared: shared.clone(),
                     calls: calls.cloned(),
-                    client: client.clone(),
-                    hub: hub.clone(),
                     known: tokio::sync::Mutex::default(),
                     subscriptions: Mutex::default(),
                     counters: Arc::default(),
@@ -620,9 +639,15 @@ impl Manager {
         };
         let properties = manage.spec.properties.iter().map(property).collect();
         let methods = manage.spec.methods.iter().map(|(n, m)| (n.as_str().into(), m.clone())).collect();
-        let calls = calls.cloned();
-        let (manage, service, hub) = (manage.clone(), service.clone(), hub.clone());
-        Self { manage, service, base, calls, client, hub, properties, methods }
+        Self {
+            manage: manage.clone(),
+            service: service.clone(),
+            base,
+            shared: shared.clone(),
+            calls: calls.cloned(),
+            properties,
+            methods,
+        }
     }
 
     /// Whether it offers just this.
@@ -656,7 +681,7 @@ impl Manager {
     async fn invoke(&self, name: &str, params: Value) -> Result<Value, PropertyError> {
         let spec = self.methods.get(name).ok_or_else(|| PropertyError::NoSuchMethod(name.into()))?;
         let params = named(name, spec, params)?;
-        http::invoke(&self.client, spec, self.base.as_deref(), &params).await
+        http::invoke(&self.shared.client, spec, self.base.as_deref(), &params).await
     }
 }
 

@@ -56,7 +56,7 @@ async fn connect(
     last_id: &str,
 ) -> Result<reqwest::Response, String> {
     let url = http::address(&source.url, property.base.as_deref(), &Map::new()).map_err(|e| e.to_string())?;
-    let mut request = property.client.get(url).header(header::ACCEPT, "text/event-stream");
+    let mut request = property.shared.client.get(url).header(header::ACCEPT, "text/event-stream");
     if !last_id.is_empty() {
         request = request.header("last-event-id", last_id);
     }
