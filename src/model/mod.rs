@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod alarm;
+pub mod calls;
 pub mod connector;
 pub mod decision;
 pub mod endpoint;

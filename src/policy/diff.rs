@@ -164,7 +164,9 @@ pub fn service_diff(old: &ServicePolicy, new: &ServicePolicy) -> Option<Change> 
     if !Arc::ptr_eq(&old.resource, &new.resource) && old.resource != new.resource {
         differ(Component::Resource, resource_lines(old, new));
     }
-    if (&old.endpoint, &old.listen, &old.manage) != (&new.endpoint, &new.listen, &new.manage) {
+    if (&old.endpoint, &old.listen, &old.limits, &old.manage)
+        != (&new.endpoint, &new.listen, &new.limits, &new.manage)
+    {
         differ(Component::Membrane, membrane_lines(old, new));
     }
     if !same(&old.process, &new.process) {
@@ -191,6 +193,9 @@ fn membrane_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
     .filter(|(_, before, after)| before != after)
     .map(|(field, before, after)| format!("{field} {before} -> {after}"))
     .collect();
+    if old.limits != new.limits {
+        lines.push("limits changed".to_string());
+    }
     let none = ManageSpec::default();
     let spec = |policy: &'_ ServicePolicy| policy.manage.as_ref().map(|m| m.spec.clone());
     let (before, after) = (spec(old), spec(new));
