@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{Event, ServiceStatus};
 use crate::model::connector::EffectorSpec;
-use crate::model::endpoint::Port;
+use crate::model::calls::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{MetricInfo, Notification, PortError, SubscriptionMode};
 use crate::model::process::ProcessOrder;

@@ -22,7 +22,7 @@ use super::turn::Tally;
 use crate::connectors::Connectors;
 use crate::knowledge::store::{Binding, Intent, Pending, Store};
 use crate::membrane::process::{Processes, Told};
-use crate::membrane::{Limits, Membrane};
+use crate::membrane::{Limits, Membrane, News};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
 use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Timestamp, Verdict};
@@ -167,6 +167,7 @@ impl Shell {
             runtime,
         }));
         shell.0.runtime.spawn(tell_of_processes(Arc::downgrade(&shell.0), told));
+        shell.0.runtime.spawn(tell_of_references(Arc::downgrade(&shell.0), shell.0.membrane.news()));
         for (number, receiver) in receivers.into_iter().enumerate() {
             let inner = shell.0.clone();
             let thread = std::thread::Builder::new()
@@ -893,6 +894,15 @@ async fn tell_of_processes(inner: std::sync::Weak<Inner>, mut told: mpsc::Unboun
     while let Some(Told { service, text }) = told.recv().await {
         let Some(inner) = inner.upgrade() else { return };
         let (at, phase) = (inner.clock.now(), "process".to_string());
+        publish(&inner, Event { at, service: Some(service.to_string()), phase, correlation: None, text });
+    }
+}
+
+/// Tells people what becomes of the candidates of references.
+async fn tell_of_references(inner: std::sync::Weak<Inner>, mut news: mpsc::UnboundedReceiver<News>) {
+    while let Some(News { service, text }) = news.recv().await {
+        let Some(inner) = inner.upgrade() else { return };
+        let (at, phase) = (inner.clock.now(), "membrane".to_string());
         publish(&inner, Event { at, service: Some(service.to_string()), phase, correlation: None, text });
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ServiceLoop, Turn};
 use crate::execute::Next;
-use crate::model::endpoint::Port;
+use crate::model::calls::Port;
 use crate::model::ports::PortError;
 use crate::model::process::ProcessOrder;
 use crate::model::{Action, DecisionId, Outcome, OutcomeStatus, Timestamp};
@@ -195,7 +195,8 @@ impl ServiceLoop {
     pub(super) fn show_ports(&self, turn: &mut Turn<'_>) {
         let ports = self.policy.references.iter().filter_map(|(name, reference)| {
             let to = self.bindings.get(name).cloned().flatten();
-            Some(Port { reference: name.clone(), listen: reference.listen?, to })
+            let policy = reference.calls.clone();
+            Some(Port { reference: name.clone(), listen: reference.listen?, to, policy })
         });
         turn.effects.push(Effect::Ports(self.name.clone(), ports.collect()));
     }
