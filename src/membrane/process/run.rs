@@ -94,7 +94,9 @@ impl Driver {
             begin: now(),
             ending: false,
         };
-        self.fold(&mut running, Event::Order(ProcessOrder::Start));
+        if !self.spec.on_demand() {
+            self.fold(&mut running, Event::Order(ProcessOrder::Start));
+        }
         while !(running.ending && running.machine.settled()) {
             let event = self.next(&mut running).await;
             if let Some(event) = event {
@@ -148,10 +150,13 @@ impl Driver {
             }
             Ask::Spec(spec) => {
                 running.machine.set_rules(Rules::of(&spec));
+                let waited = self.spec.on_demand() && !spec.on_demand();
                 self.spec = spec;
-                // What somebody stopped stays so.
-                (running.machine.state() != ProcessState::Stopped)
-                    .then_some(Event::Order(ProcessOrder::Restart))
+                // What somebody stopped stays so, and what nobody has needed.
+                match running.machine.state() {
+                    ProcessState::Stopped => waited.then_some(Event::Order(ProcessOrder::Start)),
+                    _ => Some(Event::Order(ProcessOrder::Restart)),
+                }
             }
             Ask::End => {
                 running.ending = true;
