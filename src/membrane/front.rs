@@ -127,7 +127,12 @@ impl Front {
     }
 
     /// Leads to these from now on, unless it does. Answers the targets that it led to before and does no longer.
-    pub(super) fn lead_to(&self, members: Vec<Member>, eject: Option<Eject>, tell: &Teller) -> Vec<Arc<Target>> {
+    pub(super) fn lead_to(
+        &self,
+        members: Vec<Member>,
+        eject: Option<Eject>,
+        tell: &Teller,
+    ) -> Vec<Arc<Target>> {
         if let Lead::To(pool) = &*self.slot.lead()
             && pool.is(&members, eject)
         {

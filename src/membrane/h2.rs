@@ -247,8 +247,19 @@ fn failed(call: &Call, kind: FailureKind, why: &str) -> Response<Passing> {
 /// A body on its way through, frame by frame, or a short text of our own.
 enum Passing {
     Text(Option<Bytes>),
-    Up { body: Incoming, call: Arc<Call>, upload: Arc<Upload>, limit: Duration, patience: Option<Pin<Box<Sleep>>> },
-    Down { body: Incoming, call: Arc<Call>, over: bool, _visit: Visit },
+    Up {
+        body: Incoming,
+        call: Arc<Call>,
+        upload: Arc<Upload>,
+        limit: Duration,
+        patience: Option<Pin<Box<Sleep>>>,
+    },
+    Down {
+        body: Incoming,
+        call: Arc<Call>,
+        over: bool,
+        _visit: Visit,
+    },
 }
 
 impl Body for Passing {

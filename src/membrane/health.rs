@@ -100,7 +100,9 @@ mod tests {
     fn a_status_is_read_from_the_first_line() {
         assert_eq!(status(b"HTTP/1.1 204 No Content\r\n"), Some(204));
         assert_eq!(status(b"HTTP/1.0 503\r\n"), Some(503));
-        for bad in [&b"HTTP/2 200\r\n"[..], b"HTTP/1.1 2000 x", b"HTTP/1.1 2x0 x", b"220 smtp", b"", b"HTTP/1.1 20"] {
+        for bad in
+            [&b"HTTP/2 200\r\n"[..], b"HTTP/1.1 2000 x", b"HTTP/1.1 2x0 x", b"220 smtp", b"", b"HTTP/1.1 20"]
+        {
             assert_eq!(status(bad), None, "{}", String::from_utf8_lossy(bad));
         }
     }

@@ -36,15 +36,15 @@ use tokio_util::task::TaskTracker;
 pub use front::Limits;
 pub use gate::Trouble;
 pub use live::{LiveError, Running};
-pub use news::News;
 pub use meter::{FailureKind, Gauge, MAX_ROUTES, Meter, OTHER};
+pub use news::News;
 
 use crate::connectors::Connectors;
 use crate::model::calls::{CandidateStatus, LimitsSpec, Port};
 use crate::model::endpoint::{Endpoint, Protocol};
 use crate::model::manage::Manage;
-use front::Front;
 use candidate::Candidate;
+use front::Front;
 use gate::{Door, Gate};
 use live::Live;
 use news::Board;
@@ -52,6 +52,23 @@ use port::{Places, PortGate};
 use property::Manager;
 use room::Room;
 use target::{Lead, Pool, Slot, Target};
+
+/// Calls that are still on their way to where a reference led before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underway {
+    /// The reference.
+    pub reference: Arc<str>,
+    /// The service that they go to.
+    pub service: Arc<str>,
+    /// How many.
+    pub calls: usize,
+}
+
+impl std::fmt::Display for Underway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}`: {} calls are still on their way to `{}`", self.reference, self.calls, self.service)
+    }
+}
 
 /// Where a service listens, and where homeostat listens for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -182,7 +199,8 @@ impl Membrane {
                     gate.front.stand_before(&name, &endpoint);
                 }
                 None => {
-                    let lead = Lead::To(Pool::of(Target::new(Candidate::new(name.clone()), endpoint.address)));
+                    let lead =
+                        Lead::To(Pool::of(Target::new(Candidate::new(name.clone()), endpoint.address)));
                     let (stopping, tasks) = (&self.0.stopping, &self.0.tasks);
                     let pid = state.live.get(&name).copied();
                     let live = pid.map(|_| Arc::<Live>::default());
@@ -266,6 +284,20 @@ impl Membrane {
         service: &Arc<str>,
         moves: &[(Arc<str>, Option<Arc<str>>)],
     ) -> Result<String, String> {
+        let rest = self.lead_within(service, moves, self.0.limits.patience).await?;
+        Ok(rest.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    }
+
+    /// As [`Membrane::lead`], with a patience of one's own; answers what is still on its way.
+    ///
+    /// # Errors
+    /// As [`Membrane::lead`].
+    pub async fn lead_within(
+        &self,
+        service: &Arc<str>,
+        moves: &[(Arc<str>, Option<Arc<str>>)],
+        patience: Duration,
+    ) -> Result<Vec<Underway>, String> {
         let before: Vec<(Arc<str>, Arc<Target>)> = {
             let _entered = self.0.runtime.enter();
             let mut state = self.0.state();
@@ -289,14 +321,19 @@ impl Membrane {
             }
             before
         };
-        let patience = self.0.limits.patience;
-        let waits = before.iter().map(|(reference, old)| async move {
-            let rest = old.drained(patience).await;
-            (rest > 0)
-                .then(|| format!("`{reference}`: {rest} calls are still on their way to `{}`", old.name))
+        let waits = before.into_iter().map(|(reference, old)| async move {
+            let calls = old.drained(patience).await;
+            (calls > 0).then(|| Underway { reference, service: old.name.clone(), calls })
         });
-        let rest: Vec<String> = futures::future::join_all(waits).await.into_iter().flatten().collect();
-        Ok(rest.join("; "))
+        Ok(futures::future::join_all(waits).await.into_iter().flatten().collect())
+    }
+
+    /// A reference whose calls may reach a service at present, as `service.reference`.
+    pub fn reached(&self, service: &str) -> Option<String> {
+        let state = self.0.state();
+        let mut ports: Vec<_> = state.ports.iter().filter(|(_, port)| port.reaches(service)).collect();
+        ports.sort_by_key(|(key, _)| *key);
+        ports.first().map(|((of, reference), _)| format!("{of}.{reference}"))
     }
 
     /// What is measured of a service.

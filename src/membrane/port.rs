@@ -72,7 +72,13 @@ impl PortGate {
     }
 
     /// What holds from now on. Answers the targets that it led to before and does no longer.
-    pub(super) fn set(&mut self, key: &Key, port: Port, base: Limits, places: Places<'_>) -> Vec<Arc<Target>> {
+    pub(super) fn set(
+        &mut self,
+        key: &Key,
+        port: Port,
+        base: Limits,
+        places: Places<'_>,
+    ) -> Vec<Arc<Target>> {
         if self.policy != port.policy {
             if self.policy.health != port.policy.health {
                 self.known.values_mut().for_each(|known| known.probe = None);
@@ -127,7 +133,8 @@ impl PortGate {
     fn know(&mut self, places: Places<'_>) {
         let mut names: Vec<Arc<str>> = self.policy.candidates.clone();
         names.extend(self.to.clone().filter(|to| !names.contains(to)));
-        self.known.retain(|name, known| names.contains(name) && places.endpoint(name) == Some(&known.endpoint));
+        self.known
+            .retain(|name, known| names.contains(name) && places.endpoint(name) == Some(&known.endpoint));
         for name in names {
             let Some(endpoint) = places.endpoint(&name) else { continue };
             let known = self.known.entry(name.clone()).or_insert_with(|| Known {

@@ -60,7 +60,9 @@ mod tests {
     async fn a_full_room_lets_in_one_for_each_that_leaves_and_more_when_it_grows() {
         let room = Room::new(1);
         let first = room.seat().await;
-        let waits = |room: Arc<Room>| async move { tokio::time::timeout(Duration::from_millis(20), room.seat()).await };
+        let waits = |room: Arc<Room>| async move {
+            tokio::time::timeout(Duration::from_millis(20), room.seat()).await
+        };
         assert!(waits(room.clone()).await.is_err());
         drop(first);
         let _second = waits(room.clone()).await.unwrap();

@@ -34,7 +34,12 @@ pub(super) type Reason = Arc<dyn Fn() -> Option<Trouble> + Send + Sync>;
 pub(super) type Candidates = Arc<dyn Fn() -> Option<Vec<CandidateStatus>> + Send + Sync>;
 
 /// Builds the sensor that `spec` describes.
-pub(super) fn sensor(spec: &ProxySensor, meter: Arc<Meter>, reason: Reason, candidates: Candidates) -> BuiltSensor {
+pub(super) fn sensor(
+    spec: &ProxySensor,
+    meter: Arc<Meter>,
+    reason: Reason,
+    candidates: Candidates,
+) -> BuiltSensor {
     let gauge = match &spec.route {
         Some(route) => meter.route(route),
         None => meter.whole().clone(),
@@ -101,8 +106,8 @@ impl Count {
     /// How many candidates are able to work, and for each whether it is.
     fn healthy(&self) -> Result<Vec<Measurement>, ConnectorError> {
         let candidates = (self.candidates)();
-        let candidates =
-            candidates.ok_or_else(|| ConnectorError::Unreachable("the port of the reference is not open".into()))?;
+        let candidates = candidates
+            .ok_or_else(|| ConnectorError::Unreachable("the port of the reference is not open".into()))?;
         let usable = |candidate: &CandidateStatus| f64::from(u8::from(candidate.standing.usable()));
         let total = candidates.iter().map(usable).sum();
         let family = candidates.iter().map(|candidate| Measurement {

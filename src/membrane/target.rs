@@ -101,7 +101,9 @@ impl Pool {
     /// Whether it is these, shared in the same way.
     pub(super) fn is(&self, members: &[Member], eject: Option<Eject>) -> bool {
         let same = |(a, b): (&Member, &Member)| Arc::ptr_eq(&a.target, &b.target) && a.weight == b.weight;
-        self.eject == eject && self.members.len() == members.len() && self.members.iter().zip(members).all(same)
+        self.eject == eject
+            && self.members.len() == members.len()
+            && self.members.iter().zip(members).all(same)
     }
 
     /// Whether it is among them.
@@ -116,7 +118,8 @@ impl Pool {
             return Some(&only.target);
         }
         let usable: Vec<bool> = self.members.iter().map(|m| m.target.candidate.usable()).collect();
-        let new: Vec<bool> = self.members.iter().map(|m| !tried.iter().any(|t| Arc::ptr_eq(t, &m.target))).collect();
+        let new: Vec<bool> =
+            self.members.iter().map(|m| !tried.iter().any(|t| Arc::ptr_eq(t, &m.target))).collect();
         let heavy = |n: usize| self.members[n].weight > 0;
         self.smooth(|n| usable[n] && new[n] && heavy(n))
             .or_else(|| self.smooth(|n| usable[n] && new[n]))
@@ -288,7 +291,8 @@ mod tests {
     }
 
     fn pool(members: &[(&Arc<Target>, u32)]) -> Arc<Pool> {
-        let members = members.iter().map(|(target, weight)| Member { target: (*target).clone(), weight: *weight });
+        let members =
+            members.iter().map(|(target, weight)| Member { target: (*target).clone(), weight: *weight });
         let eject = Eject { errors: 1, time: HumanDuration::seconds(60), most: 100 };
         Pool::new(members.collect(), Some(eject), Teller::default())
     }
@@ -308,7 +312,11 @@ mod tests {
         let (a, b, c) = (target("a"), target("b"), target("c"));
         let pool = pool(&[(&a, 2), (&b, 1), (&c, 0)]);
         assert_eq!(picked(&pool, 6), "abaaba");
-        assert_eq!(pool.pick(std::slice::from_ref(&a)).map(|t| &*t.name), Some("b"), "another one than before");
+        assert_eq!(
+            pool.pick(std::slice::from_ref(&a)).map(|t| &*t.name),
+            Some("b"),
+            "another one than before"
+        );
         pool.answered(&a, false);
         assert_eq!(picked(&pool, 3), "bbb");
         b.candidate.checked(Err("down".into()), 1, 1);

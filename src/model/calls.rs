@@ -116,8 +116,10 @@ impl HealthSpec {
         match (&self.path, self.tcp) {
             (Some(_), false) | (None, true) => {}
             (Some(_), true) => problems.push((None, "both `path` and `tcp` are given; expected one".into())),
-            (None, false) => problems
-                .push((None, "expected `path: /healthz`, or `tcp: true` to look whether it accepts connections".into())),
+            (None, false) => problems.push((
+                None,
+                "expected `path: /healthz`, or `tcp: true` to look whether it accepts connections".into(),
+            )),
         }
         if let Some(path) = &self.path
             && (!path.starts_with('/') || path.chars().any(|c| c.is_whitespace() || c.is_control()))
@@ -171,11 +173,15 @@ impl Share {
     pub fn percent(&self) -> Result<u32, String> {
         let (percent, text) = match self {
             Self::Ratio(ratio) => (Some(ratio * 100.0), ratio.to_string()),
-            Self::Text(text) => (text.trim().strip_suffix('%').and_then(|n| n.trim().parse().ok()), text.clone()),
+            Self::Text(text) => {
+                (text.trim().strip_suffix('%').and_then(|n| n.trim().parse().ok()), text.clone())
+            }
         };
         match percent {
             Some(percent) if (1.0..=100.0).contains(&percent) => Ok(percent.round() as u32),
-            _ => Err(format!("`{text}` is no share of the candidates; expected more than 0% and at most 100%, such as 50%")),
+            _ => Err(format!(
+                "`{text}` is no share of the candidates; expected more than 0% and at most 100%, such as 50%"
+            )),
         }
     }
 }
@@ -379,7 +385,8 @@ mod tests {
         };
         let places: Vec<_> = limits.problems().into_iter().map(|(at, _)| at).collect();
         assert_eq!(places, ["max_connections", "connect_timeout"]);
-        let health = HealthSpec { path: Some("healthz".into()), tcp: true, fall: Some(0), ..HealthSpec::default() };
+        let health =
+            HealthSpec { path: Some("healthz".into()), tcp: true, fall: Some(0), ..HealthSpec::default() };
         let places: Vec<_> = health.problems().into_iter().map(|(at, _)| at).collect();
         assert_eq!(places, [None, Some("path"), Some("fall")]);
         assert_eq!(HealthSpec::default().problems().len(), 1);

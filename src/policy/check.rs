@@ -281,7 +281,8 @@ impl<'a> Everything<'a> {
             };
             if (replace.start || replace.stop) && !reference.candidates.iter().any(runs) {
                 let place = Place::value(["references".into(), (&**name).into(), "replace".into()]);
-                let message = "programs are to be started or stopped, and homeostat runs none of the candidates";
+                let message =
+                    "programs are to be started or stopped, and homeostat runs none of the candidates";
                 let hint = "say `process: { command: [PROGRAM, ARGUMENT, …] }` in the policy of a candidate";
                 self.report(service, Problem::error("no-process", place, message).hint(hint.to_string()));
             }

@@ -281,7 +281,8 @@ impl Compiler<'_> {
             ("replace", reference.replace.is_some()),
         ] {
             if given {
-                let message = format!("`{field}` is about the calls through a local port, and the reference has none");
+                let message =
+                    format!("`{field}` is about the calls through a local port, and the reference has none");
                 let hint = "say `listen: 127.0.0.1:PORT`, and let the service call there".to_string();
                 self.error(Problem::error("missing-listen", place.then(field).at_key(), message).hint(hint));
             }

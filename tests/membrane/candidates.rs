@@ -9,7 +9,7 @@ use homeostat::connectors::Connectors;
 use homeostat::membrane::{FailureKind, Membrane};
 use homeostat::model::calls::{CandidateStatus, Eject, HealthSpec, LimitsSpec, Port, PortPolicy, Standing};
 use homeostat::model::connector::{BuiltSensor, SensorSpec};
-use homeostat::model::ports::{Actions, Metrics};
+use homeostat::model::ports::Actions;
 use homeostat::model::{Action, HumanDuration, OutcomeStatus};
 use homeostat::service::handle::Handle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,7 +45,8 @@ impl Stage {
     fn new(c1: SocketAddr, c2: SocketAddr, policy: PortPolicy) -> Self {
         let connectors = Connectors::new();
         let membrane = Membrane::new(&connectors, limits());
-        let services = [unserved("user"), served("C1", None, &c1.to_string()), served("C2", None, &c2.to_string())];
+        let services =
+            [unserved("user"), served("C1", None, &c1.to_string()), served("C2", None, &c2.to_string())];
         assert!(membrane.set_services(services).is_empty());
         let user: Arc<str> = "user".into();
         membrane.set_ports(&user, vec![Port { policy: Arc::new(policy), ..port(Some("C1")) }]);
@@ -166,7 +167,6 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n";
 
 // ---- shares --------------------------------------------------------------------------------------------------------
 
-/// Requirement: R3-18
 #[tokio::test]
 async fn calls_are_shared_by_weight_to_the_call_whatever_connection_they_come_on() {
     let (c1, a1) = Service::start("C1").await;
@@ -214,7 +214,7 @@ async fn what_an_action_binds_gets_all_calls_alone_and_going_back_shares_them_ag
         let (one, two) = (c1.calls.load(Ordering::SeqCst), c2.calls.load(Ordering::SeqCst));
         more().await;
         assert_eq!(c1.calls.load(Ordering::SeqCst), one, "a call reached C1 in round {round}");
-        assert!(c2.calls.load(Ordering::SeqCst) >= two + 20);
+        assert!(c2.calls.load(Ordering::SeqCst) >= two + 17, "but for those that were counted before");
         stage.lead("C1").await;
         let (one, two) = (c1.calls.load(Ordering::SeqCst), c2.calls.load(Ordering::SeqCst));
         more().await;
@@ -241,19 +241,27 @@ async fn a_call_that_cannot_reach_one_candidate_is_sent_to_another_if_it_is_idem
     let nobody = free();
     let stage = Stage::new(nobody, a2, PortPolicy { retries: 1, ..policy(&BOTH) });
     assert_eq!(stage.answers(6).await, "222222");
-    let put = b"PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody";
-    let post = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody";
-    let mut posted = Vec::new();
+    let put = b"PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nbody";
+    let post = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nbody";
     for _ in 0..4 {
-        let answer = talk(stage.port, &[Step::Send(put), Step::End]).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "a body that was not sent yet is no obstacle: {answer}");
-        let answer = talk(stage.port, &[Step::Send(post), Step::End]).await;
-        posted.push(answer.split(' ').nth(1).unwrap().to_string());
+        let mut client = TcpStream::connect(stage.port).await.unwrap();
+        assert_eq!(ask(&mut client, put).await.0, 200, "a body that was not sent yet is no obstacle");
     }
-    posted.sort_unstable();
-    assert!(posted.contains(&"502".into()) && stage.failures(FailureKind::Unreachable) >= 1, "{posted:?}");
+    let mut refused = 0;
+    for _ in 0..4 {
+        let mut client = TcpStream::connect(stage.port).await.unwrap();
+        client.write_all(post).await.unwrap();
+        let mut answer = vec![0; 12];
+        client.read_exact(&mut answer).await.unwrap();
+        refused += usize::from(answer == b"HTTP/1.1 502");
+    }
+    assert_eq!((refused, stage.failures(FailureKind::Unreachable)), (2, 2));
     stage.set("C1", policy(&BOTH));
-    assert_eq!(stage.answers(4).await.matches('-').count(), 2, "without retries, the half that goes to nobody fails");
+    assert_eq!(
+        stage.answers(4).await.matches('-').count(),
+        2,
+        "without retries, the half that goes to nobody fails"
+    );
 }
 
 #[tokio::test]
@@ -271,7 +279,11 @@ async fn a_call_that_is_not_answered_is_sent_again_only_if_that_cannot_do_harm()
         let answer = talk(stage.port, &[Step::Send(risky), Step::End]).await;
         assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
     }
-    assert_eq!((c1.calls.load(Ordering::SeqCst), c2.calls.load(Ordering::SeqCst)), (6, 3), "C2 has seen none of them");
+    assert_eq!(
+        (c1.calls.load(Ordering::SeqCst), c2.calls.load(Ordering::SeqCst)),
+        (6, 3),
+        "C2 has seen none of them"
+    );
     // With nobody else, it is the same one again, so many times.
     stage.set("C2", PortPolicy { retries: 2, ..policy(&[]) });
     c2.rude.store(true, Ordering::SeqCst);
@@ -290,7 +302,8 @@ async fn plain_tcp_connects_to_another_candidate() {
     let policy = Arc::new(PortPolicy { retries: 1, ..policy(&BOTH) });
     membrane.set_ports(&user, vec![Port { policy, ..port(Some("C1")) }]);
     for _ in 0..4 {
-        assert_eq!(get(membrane.port_address("user", "r").unwrap(), "/").await, (200, "C2".into()));
+        let mut client = TcpStream::connect(membrane.port_address("user", "r").unwrap()).await.unwrap();
+        assert_eq!(ask(&mut client, GET).await, (200, "C2".into()));
     }
     assert_eq!(c2.requests.load(Ordering::SeqCst), 4);
 }
@@ -309,7 +322,11 @@ async fn a_response_timeout_counts_from_the_end_of_the_request() {
     let mut client = TcpStream::connect(stage.port).await.unwrap();
     client.write_all(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nbo").await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(ask(&mut client, b"dy").await, (200, "C1".into()), "the client took its time, not the service");
+    assert_eq!(
+        ask(&mut client, b"dy").await,
+        (200, "C1".into()),
+        "the client took its time, not the service"
+    );
     // A reload changes it for connections that are open.
     stage.set("C1", policy(&[]));
     client.write_all(b"GET /slow HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
@@ -330,7 +347,10 @@ async fn a_client_that_stalls_within_a_body_is_told_and_the_service_is_let_go() 
     let (front, meter) = (membrane.address("it").unwrap(), membrane.meter("it"));
     let half = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\nhalf";
     let answer = talk(front, &[Step::Send(half), Step::End]).await;
-    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("no more of the body came within 150ms"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 408") && answer.contains("no more of the body came within 150ms"),
+        "{answer}"
+    );
     assert_eq!((meter.failures(FailureKind::SlowClient), meter.whole().errors()), (1, 0));
     until("the call to be over", || meter.whole().in_flight() == 0).await;
     // Pauses that are shorter than that are no matter, however long the whole takes.
@@ -354,7 +374,8 @@ async fn clients_beyond_the_limit_of_connections_wait_until_one_leaves() {
     };
     membrane.set_services([limited(2)]);
     let front = membrane.address("it").unwrap();
-    let (mut one, mut two) = (TcpStream::connect(front).await.unwrap(), TcpStream::connect(front).await.unwrap());
+    let (mut one, mut two) =
+        (TcpStream::connect(front).await.unwrap(), TcpStream::connect(front).await.unwrap());
     assert_eq!((ask(&mut one, GET).await.0, ask(&mut two, GET).await.0), (200, 200));
     let third = tokio::spawn(get(front, "/"));
     tokio::time::sleep(Duration::from_millis(150)).await;
@@ -432,7 +453,9 @@ async fn a_port_that_nobody_listens_on_is_no_healthy_candidate_and_planners_can_
     let stage = Stage::new(c1, a2, PortPolicy { health: health(None), ..policy(&BOTH) });
     until("the first check", || stage.standings() == [Standing::Unhealthy, Standing::Healthy]).await;
     assert_eq!(stage.answers(4).await, "2222");
-    let spec = serde_json::from_str::<SensorSpec>(r#"{ "proxy": { "what": "healthy", "reference": "r", "every": "1s" } }"#);
+    let spec = serde_json::from_str::<SensorSpec>(
+        r#"{ "proxy": { "what": "healthy", "reference": "r", "every": "1s" } }"#,
+    );
     let Ok(BuiltSensor::Polled(mut sensor)) = stage.connectors.sensor("user", "able", &spec.unwrap()) else {
         panic!("no polled sensor")
     };
@@ -518,7 +541,7 @@ endpoint: {a2}
     )
 }
 
-/// Requirement: R3-18, R3-62
+/// Requirement: R3-19, R3-62
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_shares_calls_actions_bind_one_alone_and_a_reload_changes_the_shares() {
     let (c1, a1, c2, a2) = two().await;
@@ -600,5 +623,211 @@ fn every_mistake_about_calls_is_told_with_its_place_and_what_would_be_right() {
     }
     let without = one("    weights: { C1: 1, C2: 1 }").replace("    listen: 127.0.0.1:7101\n", "");
     let told = errors(&without).join("\n");
-    assert!(told.contains("`weights` is about the calls through a local port") && told.contains("say `listen:"), "{told}");
+    assert!(
+        told.contains("`weights` is about the calls through a local port") && told.contains("say `listen:"),
+        "{told}"
+    );
+}
+
+// ---- programs ------------------------------------------------------------------------------------------------------
+
+/// A program that is ready after a moment, and answers with its name, at once or (`/slow`) when it is told to end, or after a while.
+fn program(name: &str, port: SocketAddr, delay: &str) -> String {
+    let script = format!(
+        "import http.server, time\n\
+         class H(http.server.BaseHTTPRequestHandler):\n\
+        \x20 def do_GET(self):\n\
+        \x20   if self.path == '/slow': time.sleep(0.6)\n\
+        \x20   self.send_response(200); self.send_header('Content-Length', '2'); self.end_headers(); self.wfile.write(b'{name}')\n\
+         time.sleep({delay})\n\
+         http.server.ThreadingHTTPServer(('127.0.0.1', {}), H).serve_forever()\n",
+        port.port()
+    );
+    let script = serde_json::to_string(&script).unwrap();
+    format!(
+        "service: {name}\nendpoint: {port}\nprocess:\n  command: [python3, -c, {script}]\n  start: on_demand\n  ready: {{ port: '{port}' }}\n"
+    )
+}
+
+fn programs(port: SocketAddr, a1: SocketAddr, a2: SocketAddr) -> String {
+    format!(
+        "service: A\nreferences:\n  payment: {{ service: C1, candidates: [C2, C3], listen: '{port}', replace: {{ start: true, stop: true }} }}\nexecute: {{}}\n---\n{}---\n{}---\nservice: C3\nendpoint: 127.0.0.1:1\nprocess: {{ command: [/no/such/program], start: on_demand }}\n",
+        program("C1", a1, "0"),
+        program("C2", a2, "0.5"),
+    )
+}
+
+/// Requirement: R3-62
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replace_starts_the_candidate_first_and_stops_the_old_one_after_its_last_call() {
+    let (port, a1, a2) = (free(), free(), free());
+    let supervisor = start(&programs(port, a1, a2), &[port, a1]).await;
+    let state = |name: &str| supervisor.shell().processes().status(name).unwrap().state.to_string();
+    until("C1 to be ready", || state("C1") == "running").await;
+    assert_eq!(state("C2"), "stopped", "only what is needed runs");
+    assert_eq!(get(port, "/").await, (200, "C1".into()));
+    let a = Handle::new(supervisor.clone(), "A");
+    let replace = |from: &str, to: &str| Action::Replace { service: None, from: from.into(), to: to.into() };
+
+    // What cannot be started is not bound, and calls go where they went.
+    let outcome = a.send_action(replace("C1", "C3")).await.unwrap();
+    assert_eq!(outcome.status, OutcomeStatus::Failed);
+    assert!(
+        outcome.detail.contains("`C3` does not start") && outcome.detail.contains("/no/such/program"),
+        "{}",
+        outcome.detail
+    );
+    assert_eq!(get(port, "/").await, (200, "C1".into()));
+
+    // Calls all along, and one that takes its time: none fails.
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let calls = tokio::spawn({
+        let (stop, asked) = (stop.clone(), asked.clone());
+        async move {
+            let mut last = String::new();
+            while !stop.load(Ordering::SeqCst) {
+                let (status, text) = get(port, "/").await;
+                assert_eq!(status, 200, "{text}");
+                last = text;
+                asked.fetch_add(1, Ordering::SeqCst);
+            }
+            last
+        }
+    });
+    until("calls", || asked.load(Ordering::SeqCst) > 3).await;
+    let replacing = tokio::spawn({
+        let a = Handle::new(supervisor.clone(), "A");
+        let action = replace("C1", "C2");
+        async move { a.send_action(action).await.unwrap() }
+    });
+    let outcome = replacing.await.unwrap();
+    assert_eq!(
+        (outcome.status, outcome.detail.as_str()),
+        (OutcomeStatus::Done, "`C2` was started; `C1` was stopped")
+    );
+    assert_eq!([state("C1"), state("C2")], ["stopped", "running"]);
+    assert_eq!(get(port, "/").await, (200, "C2".into()));
+
+    // Back again, with a call on its way: it ends where it began, and only then is that stopped.
+    let slow = tokio::spawn(get(port, "/slow"));
+    let meter = supervisor.shell().membrane().port_meter("A", "payment").unwrap();
+    until("the slow call", || meter.whole().in_flight() >= 1).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let outcome = a.send_action(replace("C2", "C1")).await.unwrap();
+    assert_eq!(
+        (outcome.status, outcome.detail.as_str()),
+        (OutcomeStatus::Done, "`C1` was started; `C2` was stopped")
+    );
+    assert_eq!(slow.await.unwrap(), (200, "C2".into()));
+    stop.store(true, Ordering::SeqCst);
+    assert_eq!(calls.await.unwrap(), "C1");
+    assert_eq!(meter.whole().errors(), 0);
+    supervisor.shell().stop(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reference_moves_only_once_the_program_it_is_to_lead_to_is_ready() {
+    let (port, a2) = (free(), free());
+    let (_c1, a1) = Service::start("C1").await;
+    let text = format!(
+        "service: A\nreferences: {{ payment: {{ service: C1, candidates: [C2], listen: '{port}' }} }}\nexecute: {{}}\n---\nservice: C1\nendpoint: {a1}\n---\n{}execute: {{}}\n",
+        program("C2", a2, "0.5"),
+    );
+    let supervisor = start(&text, &[port]).await;
+    let a = Handle::new(supervisor.clone(), "A");
+    let bind = || Action::Bind { service: None, reference: "payment".into(), to: "C2".into() };
+    let outcome = a.send_action(bind()).await.unwrap();
+    assert_eq!(outcome.status, OutcomeStatus::Failed);
+    assert!(outcome.detail.contains("the process of `C2` is stopped"), "{}", outcome.detail);
+    assert_eq!(get(port, "/").await, (200, "C1".into()));
+    // The action on its way, the program is started: it waits for that.
+    let c2 = Handle::new(supervisor.clone(), "C2");
+    let starting = tokio::spawn(async move { c2.send_action(Action::Start { service: None }).await });
+    let processes = supervisor.shell().processes().clone();
+    until("C2 to be starting", || processes.status("C2").unwrap().state.to_string() == "starting").await;
+    let outcome = a.send_action(bind()).await.unwrap();
+    assert_eq!(outcome.status, OutcomeStatus::Done, "{}", outcome.detail);
+    assert_eq!(get(port, "/").await, (200, "C2".into()), "it is ready");
+    assert!(starting.await.unwrap().is_ok());
+    supervisor.shell().stop(PATIENCE).await;
+}
+
+// ---- HTTP/2 --------------------------------------------------------------------------------------------------------
+
+/// Answers over HTTP/2 with its name once it has the whole request; `/never` it does not answer.
+async fn over_http2(name: &'static str) -> SocketAddr {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = hyper::service::service_fn(
+                move |request: hyper::Request<hyper::body::Incoming>| async move {
+                    let never = request.uri().path() == "/never";
+                    axum::body::to_bytes(axum::body::Body::new(request.into_body()), usize::MAX).await?;
+                    if never {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, axum::Error>(hyper::Response::new(axum::body::Body::from(name)))
+                },
+            );
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn over_http2_calls_are_shared_sent_again_and_limited_in_the_same_way() {
+    use axum::body::Body;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (a1, a2) = (over_http2("C1").await, over_http2("C2").await);
+    let limits =
+        LimitsSpec { response_timeout: Some(ms(150)), body_timeout: Some(ms(300)), ..LimitsSpec::default() };
+    let with = |weights: &[(&str, u32)]| PortPolicy { retries: 1, limits, ..policy(weights) };
+    let stage = Stage::new(a1, a2, with(&[("C1", 3), ("C2", 1)]));
+    let stream = TcpStream::connect(stage.port).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let call = |method: &str, path: &str, body: Body| {
+        let request =
+            hyper::Request::builder().method(method).uri(format!("http://t{path}")).body(body).unwrap();
+        let mut sender = sender.clone();
+        async move {
+            let answer = sender.send_request(request).await.unwrap();
+            let status = answer.status().as_u16();
+            let text = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await.unwrap();
+            (status, String::from_utf8_lossy(&text).into_owned())
+        }
+    };
+    let mut answers = String::new();
+    for _ in 0..8 {
+        answers += &call("GET", "/", Body::empty()).await.1[1..];
+    }
+    assert_eq!(answers.matches('2').count(), 2, "{answers}");
+    let (status, why) = call("GET", "/never", Body::empty()).await;
+    assert!(status == 504 && why.contains("within 150ms"), "{status} {why}");
+    // A body that comes slowly is no fault of the service; one that does not come is one of the client.
+    let slowly = futures::stream::unfold(0, |n| async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        (n < 4).then(|| (Ok::<_, std::convert::Infallible>("x"), n + 1))
+    });
+    assert_eq!(call("POST", "/", Body::from_stream(slowly)).await.0, 200);
+    let never = futures::stream::pending::<Result<&str, std::convert::Infallible>>();
+    let (status, why) = call("POST", "/", Body::from_stream(never)).await;
+    assert!(status == 408 && why.contains("did not come in time"), "{status} {why}");
+    assert_eq!(stage.failures(FailureKind::SlowClient), 1);
+    // C1 is gone: calls that may be sent twice go to C2.
+    let rude = Moody::start("C1").await;
+    rude.0.rude.store(true, Ordering::SeqCst);
+    stage.membrane.set_services([
+        unserved("user"),
+        served("C1", None, &rude.1.to_string()),
+        served("C2", None, &a2.to_string()),
+    ]);
+    for _ in 0..4 {
+        assert_eq!(call("GET", "/", Body::empty()).await, (200, "C2".into()));
+    }
 }
