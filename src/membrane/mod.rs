@@ -427,6 +427,7 @@ impl Inner {
             }
             let manager = Manager::new(name, manage, endpoint, calls, None, &self.shared, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
+            self.shared.hub.join(&manager);
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {
                 let (manager, cut) = (inside.clone(), cut.clone());

@@ -5,6 +5,7 @@
 mod bridge;
 mod candidates;
 mod change;
+mod channel;
 mod failures;
 mod http1;
 mod http2;
