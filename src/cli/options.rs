@@ -380,6 +380,13 @@ pub enum Ask {
         #[arg(long, conflicts_with = "watch")]
         check: bool,
     },
+    /// Find the services that provide something, and where they are
+    #[command(after_help = "Example: homeostat discover --capability pay")]
+    Discover {
+        /// What they say under `provides`
+        #[arg(long, short)]
+        capability: String,
+    },
     /// Read one metric of a service, or list all
     #[command(after_help = "Example: homeostat get shop cost --max-age 5s")]
     Get {

@@ -66,6 +66,9 @@ pub enum StartError {
     /// The file for the recording cannot be created.
     #[error("the recording cannot be created")]
     Record(#[from] RecordError),
+    /// There is no place for what is kept of programs that survive homeostat.
+    #[error("the directory `processes` in the data directory cannot be used")]
+    Processes(#[source] std::io::Error),
     /// The operating system gives no threads.
     #[error("the shards cannot be started")]
     Threads(#[from] std::io::Error),
@@ -117,6 +120,12 @@ impl Daemon {
             None => Tape::off(),
         };
         let shell = Shell::start(Setting { shards, connectors: options.connectors, store, tape })?;
+        if let Some(dir) = &options.data_dir
+            && let Err(error) = shell.processes().keep_in(&dir.join("processes"))
+        {
+            shell.stop(STOP_TIME).await;
+            return Err(StartError::Processes(error));
+        }
         let supervisor = Arc::new(Supervisor::new(shell));
         let daemon = Self { supervisor, dirs: options.dirs, changing: Mutex::new(Some(sources)) };
         match daemon.begin(set, &warnings).await {

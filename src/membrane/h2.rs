@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::front::{Front, NoConnection, status_of};
 use super::meter::{Call, FailureKind};
+use super::tap::Side;
 use super::target::{Target, Visit};
 
 /// After this time without an answer, a request counts as having reached the service.
@@ -111,6 +112,7 @@ async fn send(
     call: Arc<Call>,
     mut visit: Visit,
 ) -> Response<Passing> {
+    call.fields(Side::Request, request.headers());
     let request = request.map(|body| Passing::Up { body, call: call.clone() });
     let answer = sender.send_request(request);
     tokio::pin!(answer);
@@ -125,6 +127,7 @@ async fn send(
     match answer {
         Ok(response) => {
             call.status(response.status().as_u16());
+            call.fields(Side::Response, response.headers());
             let events = response
                 .headers()
                 .get(hyper::header::CONTENT_TYPE)
@@ -165,9 +168,13 @@ impl Body for Passing {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Up { body, call } => {
-                let polled = Pin::new(body).poll_frame(context);
+                let polled = Pin::new(&mut *body).poll_frame(context);
                 if let Poll::Ready(Some(Ok(frame))) = &polled {
                     call.bytes_in(length(frame));
+                    call.body(Side::Request, frame.data_ref().map_or(&[], |data| data));
+                }
+                if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {
+                    call.uploaded();
                 }
                 polled
             }
@@ -176,6 +183,7 @@ impl Body for Passing {
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => {
                         call.bytes_out(length(frame));
+                        call.body(Side::Response, frame.data_ref().map_or(&[], |data| data));
                         if body.is_end_stream() {
                             *over = true;
                             call.answered();

@@ -15,6 +15,7 @@ pub mod process;
 mod property;
 mod relay;
 mod sensor;
+mod tap;
 mod target;
 mod tcp;
 
@@ -71,6 +72,7 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     limits: Limits,
     modules: Modules,
+    shared: property::Shared,
     state: Mutex<State>,
     stopping: CancellationToken,
     /// Cuts off who is still inside.
@@ -121,6 +123,7 @@ impl Membrane {
             runtime: tokio::runtime::Handle::current(),
             limits,
             modules: MODULES.get().cloned().unwrap_or_default(),
+            shared: property::Shared::default(),
             state: Mutex::default(),
             stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -375,6 +378,10 @@ impl Inner {
 
     /// Opens, closes and changes management listeners; what is offered as before keeps its subscriptions.
     fn manage(&self, state: &mut State) {
+        let calls: HashMap<Arc<str>, Arc<Meter>> = {
+            let fronts: Vec<Arc<str>> = state.fronts.keys().cloned().collect();
+            fronts.into_iter().map(|name| (name.clone(), state.meter(&name))).collect()
+        };
         let State { services, managed, .. } = state;
         managed.retain(|name, open| {
             let wanted = services.get(name).and_then(|s| s.manage.as_ref());
@@ -383,16 +390,18 @@ impl Inner {
         for (name, served) in services.iter() {
             let Some(manage) = &served.manage else { continue };
             let endpoint = served.endpoint.as_ref();
+            let calls = calls.get(name);
             if let Some(open) = managed.get(name) {
                 let before = open.manager.load_full();
-                if !before.is(manage, endpoint) {
-                    let next = Manager::new(name, manage, endpoint, Some(&before), &self.stopping);
+                if !before.is(manage, endpoint, calls) {
+                    let next =
+                        Manager::new(name, manage, endpoint, calls, Some(&before), &self.shared, &self.stopping);
                     before.end(Some(&next));
                     open.manager.store(Arc::new(next));
                 }
                 continue;
             }
-            let manager = Manager::new(name, manage, endpoint, None, &self.stopping);
+            let manager = Manager::new(name, manage, endpoint, calls, None, &self.shared, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {

@@ -49,6 +49,9 @@ pub struct ProcessSpec {
     /// What it may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<ProcessLimits>,
+    /// Whether it goes on while homeostat is restarted, updated or gone, and is taken over by the next one. Needs a data directory, and Linux.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub survive: bool,
 }
 
 /// How a program shows that it is ready: exactly one of `port`, `http` and `output`.
@@ -160,7 +163,7 @@ impl<'de> Deserialize<'de> for Restart {
     }
 }
 
-/// What each process of a program may use (`setrlimit`); set right after the start, Linux only.
+/// What each process of a program may use (`setrlimit`), from its first instruction on; Linux only.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessLimits {
@@ -267,6 +270,15 @@ impl ProcessSpec {
             }
         }
         problems
+    }
+
+    /// Whether what was started with `other` is what would be started with this.
+    pub fn starts_the_same(&self, other: &Self) -> bool {
+        let what = |spec: &Self| {
+            let Self { command, directory, environment, limits, survive, .. } = spec.clone();
+            (command, directory, environment, limits, survive)
+        };
+        what(self) == what(other)
     }
 
     /// How long it may take to end by itself.

@@ -49,6 +49,13 @@ pub struct ServicePolicy {
 }
 
 impl ServicePolicy {
+    /// Where its clients reach it: at the port in front of it, or where it listens itself, `tcp://` when that is no HTTP.
+    pub fn address(&self) -> Option<String> {
+        let endpoint = self.endpoint.as_ref()?;
+        let fronted = |listen: Address| Endpoint { address: listen.to_string().into(), ..endpoint.clone() };
+        Some(self.listen.map_or_else(|| endpoint.clone(), fronted).to_string())
+    }
+
     /// Whether its executor can carry out an action of this name by an effector, or on its process.
     pub fn declares(&self, action: &str) -> bool {
         let Some(execute) = &self.execute else { return false };
@@ -66,6 +73,8 @@ pub struct ReferencePolicy {
     pub service: Option<Arc<str>>,
     /// Every service that it may be bound to: the declared one first, then the candidates, without repetition.
     pub candidates: Vec<Arc<str>>,
+    /// What is needed: those that provide it are among the candidates.
+    pub capability: Option<Arc<str>>,
     /// The local port through which the service reaches it.
     pub listen: Option<Address>,
 }

@@ -181,3 +181,68 @@ fn homeostat_in_a_command_is_the_executable_that_runs() {
     wait_state(&daemon, "toy", "running");
     daemon.stop();
 }
+
+/// Requirement: R3-59
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_that_is_to_survive_goes_on_without_the_daemon_and_is_taken_over() {
+    let survives = STEADY.replace("process: {", "process: { survive: true,");
+    let dir =
+        policy(&format!("{survives}\n---\nservice: mortal\nprocess: {{ command: [sleep, \"600\"] }}\n"));
+    let data = tempfile::tempdir().unwrap();
+    let keep = ["--data-dir", data.path().to_str().unwrap()];
+    let mut daemon = Daemon::start(dir.path(), &keep);
+    let first = pid(&wait_state(&daemon, "steady", "running"));
+    let mortal = pid(&wait_state(&daemon, "mortal", "running"));
+    daemon.process.kill();
+    gone(mortal);
+    assert!(runs(first), "it survives a daemon that is killed");
+
+    let daemon = Daemon::start(dir.path(), &keep);
+    let found = wait_state(&daemon, "steady", "running");
+    assert!(pid(&found) == first && found["reason"].as_str().unwrap().contains("goes on"), "{found}");
+    assert!(found["output"].to_string().contains("ready to go"), "{found}");
+    daemon.wait_value("steady", "all", 2.0);
+    let log = daemon.stop();
+    assert!(log.contains("goes on without homeostat"), "{log}");
+    assert!(runs(first), "it survives a daemon that stops");
+
+    // What the policy says now is what counts.
+    fs::write(dir.path().join("policy.yaml"), survives.replace("sleep 600", "sleep 602")).unwrap();
+    let daemon = Daemon::start(dir.path(), &keep);
+    gone(first);
+    let second = pid(&wait_state(&daemon, "steady", "running"));
+    assert_eq!(order(&daemon, "steady", json!({ "restart": {} }))["status"], "done");
+    gone(second);
+    let third = pid(&process(&daemon, "steady"));
+    daemon.stop();
+    fs::write(dir.path().join("policy.yaml"), "service: other\n").unwrap();
+    let daemon = Daemon::start(dir.path(), &keep);
+    gone(third);
+    daemon.stop();
+}
+
+#[test]
+fn a_program_that_floods_disturbs_neither_the_daemon_nor_its_log() {
+    let dir = policy(&format!(
+        r#"{STEADY}
+---
+service: flood
+process: {{ command: [sh, -c, "yes flooding"] }}
+---
+service: endless
+process: {{ command: [sh, -c, "yes | tr -d '\n'"] }}
+"#
+    ));
+    let daemon = Daemon::start(dir.path(), &[]);
+    for service in ["steady", "flood", "endless"] {
+        wait_state(&daemon, service, "running");
+    }
+    wait_for("the log to say what it leaves out", || {
+        daemon.process.log().contains("more than the log takes").then_some(())
+    });
+    let output = process(&daemon, "endless")["output"].clone();
+    assert!(output[0].as_str().unwrap().len() <= 4096);
+    daemon.expect(0, &["status", "--check"]);
+    daemon.stop();
+}

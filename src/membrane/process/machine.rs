@@ -19,6 +19,13 @@ pub enum Event {
     Order(ProcessOrder),
     /// It was started; its number is that of its group.
     Started(u32),
+    /// It runs already, from before; whether it has shown that it is ready.
+    Found {
+        /// Its number.
+        pid: u32,
+        /// Whether it is ready.
+        ready: bool,
+    },
     /// It could not be started, and no retry would help.
     NotStarted(String),
     /// It shows that it is ready.
@@ -193,6 +200,7 @@ impl Machine {
         match event {
             Event::Order(order) => self.order(now, order, orders),
             Event::Started(pid) => self.started(now, pid, orders),
+            Event::Found { pid, ready } => self.found(now, pid, ready),
             Event::NotStarted(why) => {
                 if let Phase::Spawning { stop } = self.phase {
                     self.phase = if stop { Phase::Stopped } else { Phase::Failed };
@@ -248,6 +256,18 @@ impl Machine {
         if stop {
             self.stop(now, pid, Then::Stay, orders);
         }
+    }
+
+    fn found(&mut self, now: Duration, pid: u32, ready: bool) {
+        // Whatever else there is was started by this homeostat; there is no second one.
+        if self.phase != Phase::Stopped {
+            return;
+        }
+        self.reason = Some("it goes on from before homeostat was started".into());
+        self.phase = match self.rules.within.filter(|_| !ready) {
+            None => Phase::Running { pid },
+            Some(within) => Phase::Warming { pid, until: now + within },
+        };
     }
 
     fn stop(&mut self, now: Duration, pid: u32, then: Then, orders: &mut Vec<Order>) {
@@ -430,6 +450,20 @@ mod tests {
         fold(&mut machine, 3, Event::Order(ProcessOrder::Stop));
         assert_eq!(fold(&mut machine, 4, Event::Exited("x".into())), [Order::Kill(8)]);
         assert_eq!((machine.state(), machine.reason()), (ProcessState::Stopped, None));
+    }
+
+    #[test]
+    fn what_goes_on_from_before_is_not_started_again_and_ends_like_any_other() {
+        for ready in [true, false] {
+            let mut machine = Machine::new(rules());
+            assert_eq!(fold(&mut machine, 0, Event::Found { pid: 7, ready }), []);
+            let state = if ready { ProcessState::Running } else { ProcessState::Starting };
+            assert_eq!((machine.state(), machine.pid()), (state, Some(7)));
+            assert_eq!(machine.wake(), (!ready).then_some(10 * S));
+            assert_eq!(fold(&mut machine, 1, Event::Order(ProcessOrder::Start)), []);
+            assert_eq!(fold(&mut machine, 1, Event::Order(ProcessOrder::Restart)), [Order::Ask(7)]);
+            assert_eq!(fold(&mut machine, 2, Event::Exited("x".into())), [Order::Kill(7), Order::Spawn]);
+        }
     }
 
     #[derive(Debug, Clone, Copy)]

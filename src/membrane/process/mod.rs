@@ -1,13 +1,22 @@
 //! Programs that homeostat runs for services: each a process group of its own, started, kept running, and ended with everything that it started.
 //!
-//! Reading order: `machine` (what is done when; pure), `run` (doing it), `output` (what is printed), `guard` (when homeostat is killed).
+//! Reading order: `machine` (what is done when; pure), `run` (doing it), `launch` (the start), `output` (what is printed), `guard` (when homeostat is killed),
+//! `records` and `found` (what survives that).
 
+#[cfg(target_os = "linux")]
+mod found;
+#[cfg(not(target_os = "linux"))]
+#[path = "found_elsewhere.rs"]
+mod found;
 mod guard;
+mod launch;
 mod machine;
 mod output;
+mod records;
 mod run;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +30,7 @@ use crate::connectors::Connectors;
 use crate::model::process::{ProcessOrder, ProcessSpec, ProcessState, ProcessStatus};
 use guard::Guard;
 use output::Tail;
+use records::{Record, Records};
 use run::{Ask, Driver};
 
 /// How long an order is waited for; it goes on after that. Steps are waited for a little longer.
@@ -52,6 +62,10 @@ struct State {
     supervised: HashMap<Arc<str>, Supervised>,
     /// Those that are no longer wanted and have not ended yet.
     ending: Vec<(Arc<str>, JoinHandle<bool>)>,
+    /// Where it is kept what survives homeostat.
+    records: Option<Records>,
+    /// What may go on from before, until it is known what is wanted.
+    before: HashMap<String, Record>,
 }
 
 struct Supervised {
@@ -95,6 +109,19 @@ impl Processes {
         (processes, told)
     }
 
+    /// Lets programs survive homeostat that are to, by what is kept of them in `dir`; those that it finds there are taken over, or ended, when
+    /// [`Processes::set`] first says what is wanted. To be called before that, by one homeostat at a time.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn keep_in(&self, dir: &Path) -> std::io::Result<()> {
+        let records = Records::open(dir)?;
+        let mut state = self.0.lock();
+        state.before = records.all().into_iter().map(|record| (record.service.clone(), record)).collect();
+        state.records = Some(records);
+        Ok(())
+    }
+
     /// Lets exactly these programs run from now on: what is no longer there is ended, what changed is ended and started as it is now, and
     /// what stays the same is not touched, whatever state it is in.
     pub fn set(&self, wanted: impl IntoIterator<Item = (Arc<str>, Arc<ProcessSpec>)>) {
@@ -103,7 +130,7 @@ impl Processes {
         }
         let mut wanted: HashMap<_, _> = wanted.into_iter().collect();
         let mut state = self.0.lock();
-        let State { supervised, ending } = &mut *state;
+        let State { supervised, ending, records, before } = &mut *state;
         ending.retain(|(_, task)| !task.is_finished());
         let gone: Vec<Arc<str>> =
             supervised.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
@@ -122,7 +149,15 @@ impl Processes {
             }
         }
         for (name, spec) in wanted {
-            supervised.insert(name.clone(), self.0.begin(name, spec));
+            let before = before.remove(&*name);
+            supervised.insert(name.clone(), self.0.begin(name, spec, true, records.clone(), before));
+        }
+        // Nobody wants these any more.
+        for (name, record) in before.drain() {
+            let (name, spec): (Arc<str>, _) = (name.into(), Arc::new(record.spec.clone()));
+            let old = self.0.begin(name.clone(), spec, false, records.clone(), Some(record));
+            let _ = old.asks.send(Ask::End);
+            ending.push((name, old.task));
         }
     }
 
@@ -156,15 +191,15 @@ impl Processes {
         self.0.lock().supervised.get(service).map(|s| s.status.clone())
     }
 
-    /// Ends all of them at once, and none begins any more. Answers which were late: had to be killed, because they did not end within their
+    /// Ends all of them at once but those that survive, and none begins any more. Answers which were late: had to be killed, because they did not end within their
     /// grace or before the deadline.
     pub async fn stop(&self, deadline: Duration) -> Vec<String> {
         self.0.stopping.store(true, Ordering::SeqCst);
         let mut tasks: Vec<(Arc<str>, JoinHandle<bool>)> = {
             let mut state = self.0.lock();
-            let State { supervised, ending } = &mut *state;
+            let State { supervised, ending, .. } = &mut *state;
             for (name, old) in supervised.drain() {
-                let _ = old.asks.send(Ask::End);
+                let _ = old.asks.send(if old.spec.survive { Ask::Leave } else { Ask::End });
                 ending.push((name, old.task));
             }
             std::mem::take(ending)
@@ -192,7 +227,14 @@ impl Inner {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, service: Arc<str>, spec: Arc<ProcessSpec>) -> Supervised {
+    fn begin(
+        &self,
+        service: Arc<str>,
+        spec: Arc<ProcessSpec>,
+        wanted: bool,
+        records: Option<Records>,
+        before: Option<Record>,
+    ) -> Supervised {
         let (asks, asked) = mpsc::unbounded_channel();
         let first = ProcessStatus {
             state: ProcessState::Starting,
@@ -206,13 +248,15 @@ impl Inner {
         let driver = Driver {
             service,
             spec: spec.clone(),
+            wanted,
             guard: self.guard.clone(),
+            records,
             tail: tail.clone(),
             status,
             tell: self.tell.clone(),
             asks: asked,
         };
-        let task = self.runtime.spawn(driver.run());
+        let task = self.runtime.spawn(driver.run(before));
         Supervised { spec, asks, status: seen, tail, task }
     }
 }

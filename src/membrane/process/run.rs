@@ -1,18 +1,21 @@
 //! The asynchronous part of a supervised program: starts it, waits for it, signals its group. What to do when, `machine` says.
 
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::Told;
+use super::found::{self, Found};
 use super::guard::Guard;
+use super::launch::launch;
 use super::machine::{Event, Machine, Order, Rules};
-use super::output::{Tail, Watch, read};
+use super::output::{Tail, Watch, follow, read};
+use super::records::{Record, Records};
 use crate::model::process::{ProcessOrder, ProcessSpec, ProcessState, ProcessStatus, StopSignal};
 
 /// How often it is looked whether a program is ready.
@@ -29,44 +32,103 @@ pub(super) enum Ask {
     Spec(Arc<ProcessSpec>),
     /// End it; nothing follows.
     End,
+    /// Let it go on without homeostat, if it runs and can; nothing follows.
+    Leave,
 }
 
-/// A running program. Dropping it kills its whole group.
+/// A running program. Dropping it kills its whole group, unless it survives that.
 struct Live {
-    child: Child,
+    held: Held,
     group: u32,
     guard: Arc<Guard>,
+    /// What is known of it in the state directory.
+    record: Option<(Records, Record)>,
+    survives: bool,
+    /// Told when it has ended.
+    ended: CancellationToken,
+}
+
+/// By what a program is held.
+enum Held {
+    /// It was started by this homeostat.
+    Child(Child),
+    /// It was started by one before.
+    Found(Found),
+}
+
+impl Live {
+    async fn wait(&mut self) -> String {
+        match &mut self.held {
+            Held::Child(child) => {
+                child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string())
+            }
+            Held::Found(found) => found.ended().await,
+        }
+    }
+
+    fn signal(&self, with: StopSignal) {
+        match &self.held {
+            Held::Child(_) => signal(self.group, with),
+            #[cfg(target_os = "linux")]
+            Held::Found(found) => found.signal(number(with)),
+            #[cfg(not(target_os = "linux"))]
+            Held::Found(_) => {}
+        }
+    }
+
+    fn is_ready(&mut self) {
+        if let Some((records, record)) = &mut self.record {
+            record.ready = true;
+            if let Err(error) = records.keep(record) {
+                tracing::warn!(service = record.service, %error, "that its process is ready is not kept");
+            }
+        }
+    }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        signal(self.group, StopSignal::Kill);
-        self.guard.remove(self.group);
+        if !self.survives {
+            self.signal(StopSignal::Kill);
+            match &self.record {
+                Some((records, record)) => records.forget(&record.service),
+                None => self.guard.remove(self.group),
+            }
+        }
+        self.ended.cancel();
     }
 }
 
 fn signal(group: u32, signal: StopSignal) {
     #[cfg(unix)]
     if let Some(group) = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw) {
-        use rustix::process::Signal;
-        let signal = match signal {
-            StopSignal::Term => Signal::TERM,
-            StopSignal::Int => Signal::INT,
-            StopSignal::Quit => Signal::QUIT,
-            StopSignal::Hup => Signal::HUP,
-            StopSignal::Kill => Signal::KILL,
-        };
         // An empty group is what is wanted.
-        let _ = rustix::process::kill_process_group(group, signal);
+        let _ = rustix::process::kill_process_group(group, number(signal));
     }
     #[cfg(not(unix))]
     let _ = (group, signal);
 }
 
+#[cfg(unix)]
+fn number(signal: StopSignal) -> rustix::process::Signal {
+    use rustix::process::Signal;
+    match signal {
+        StopSignal::Term => Signal::TERM,
+        StopSignal::Int => Signal::INT,
+        StopSignal::Quit => Signal::QUIT,
+        StopSignal::Hup => Signal::HUP,
+        StopSignal::Kill => Signal::KILL,
+    }
+}
+
 pub(super) struct Driver {
     pub(super) service: Arc<str>,
     pub(super) spec: Arc<ProcessSpec>,
+    /// Whether it is to run; otherwise it is only ended.
+    pub(super) wanted: bool,
     pub(super) guard: Arc<Guard>,
+    /// Where it is kept what survives homeostat, if anywhere.
+    pub(super) records: Option<Records>,
     pub(super) tail: Tail,
     pub(super) status: watch::Sender<ProcessStatus>,
     pub(super) tell: mpsc::UnboundedSender<Told>,
@@ -81,11 +143,14 @@ struct Running {
     waiting: Vec<(ProcessOrder, oneshot::Sender<Result<String, String>>)>,
     begin: tokio::time::Instant,
     ending: bool,
+    /// It goes on alone.
+    left: bool,
 }
 
 impl Driver {
-    /// Runs the program until it is to end for good. Answers whether it had to be killed then.
-    pub(super) async fn run(mut self) -> bool {
+    /// Runs the program until it is to end for good, or is left alone. Answers whether it had to be killed then. With a record of one that may go on
+    /// from before, that is taken over; and ended first if it is not what would be started now.
+    pub(super) async fn run(mut self, before: Option<Record>) -> bool {
         let mut running = Running {
             machine: Machine::new(Rules::of(&self.spec)),
             live: None,
@@ -93,9 +158,15 @@ impl Driver {
             waiting: Vec::new(),
             begin: now(),
             ending: false,
+            left: false,
         };
-        self.fold(&mut running, Event::Order(ProcessOrder::Start));
-        while !(running.ending && running.machine.settled()) {
+        if let Some(record) = before {
+            self.take_over(&mut running, record);
+        }
+        if self.wanted {
+            self.fold(&mut running, Event::Order(ProcessOrder::Start));
+        }
+        while !(running.left || running.ending && running.machine.settled()) {
             let event = self.next(&mut running).await;
             if let Some(event) = event {
                 self.fold(&mut running, event);
@@ -109,7 +180,7 @@ impl Driver {
         let Running { live, ready, machine, ending, .. } = running;
         let exited = async {
             match live {
-                Some(live) => live.child.wait().await,
+                Some(live) => live.wait().await,
                 None => std::future::pending().await,
             }
         };
@@ -129,9 +200,7 @@ impl Driver {
             biased;
             // Nothing follows the order to end, and a channel without a sender would answer at once for ever.
             ask = self.asks.recv(), if !*ending => self.asked(ask.unwrap_or(Ask::End), running),
-            ended = exited => {
-                Some(Event::Exited(ended.map_or_else(|e| e.to_string(), |status| status.to_string())))
-            }
+            how = exited => Some(Event::Exited(how)),
             () = is_ready => {
                 running.ready = None;
                 Some(Event::Ready)
@@ -153,18 +222,70 @@ impl Driver {
                 (running.machine.state() != ProcessState::Stopped)
                     .then_some(Event::Order(ProcessOrder::Restart))
             }
-            Ask::End => {
-                running.ending = true;
-                Some(Event::Order(ProcessOrder::Stop))
+            Ask::End => self.end(running),
+            Ask::Leave => match (&running.live, running.machine.state()) {
+                (Some(live), ProcessState::Starting | ProcessState::Running) if live.survives => {
+                    let text = format!("its process goes on without homeostat (pid {})", live.group);
+                    let _ = self.tell.send(Told { service: self.service.clone(), text });
+                    running.left = true;
+                    None
+                }
+                _ => self.end(running),
+            },
+        }
+    }
+
+    fn end(&self, running: &mut Running) -> Option<Event> {
+        running.ending = true;
+        if let Some(live) = &mut running.live {
+            live.survives = false;
+        }
+        Some(Event::Order(ProcessOrder::Stop))
+    }
+
+    /// Takes over what a homeostat before this one has started, if it still runs.
+    fn take_over(&mut self, running: &mut Running, record: Record) {
+        let Some(found) = Found::again(&record) else {
+            if let Some(records) = &self.records {
+                records.forget(&record.service);
             }
+            let text = format!("its process was to go on (pid {}), and is gone", record.pid);
+            let _ = self.tell.send(Told { service: self.service.clone(), text });
+            return;
+        };
+        let (pid, ready, same) = (record.pid, record.ready, self.spec.starts_the_same(&record.spec));
+        let watch = self.watch();
+        running.ready = self.ready(watch.as_ref());
+        let ended = CancellationToken::new();
+        if let Some(records) = &self.records {
+            let path = records.output(&record.service);
+            let out = follow(path, ready, self.service.clone(), self.tail.clone(), watch, ended.clone());
+            tokio::spawn(out);
+        }
+        running.live = Some(Live {
+            held: Held::Found(found),
+            group: pid,
+            guard: self.guard.clone(),
+            record: self.records.clone().map(|records| (records, record)),
+            survives: true,
+            ended,
+        });
+        self.fold(running, Event::Found { pid, ready });
+        if !same {
+            self.fold(running, Event::Order(ProcessOrder::Restart));
         }
     }
 
     fn fold(&mut self, running: &mut Running, event: Event) {
         let before = (running.machine.state(), running.machine.restarts());
-        if matches!(event, Event::Exited(_)) {
-            // Its number may be somebody else's soon; what is left of the group goes first.
-            running.live = None;
+        match (&event, &mut running.live) {
+            (Event::Exited(_), Some(live)) => {
+                // Its number may be somebody else's soon; what is left of the group goes first.
+                live.survives = false;
+                running.live = None;
+            }
+            (Event::Ready, Some(live)) => live.is_ready(),
+            _ => {}
         }
         let mut events = vec![event];
         while let Some(event) = events.pop() {
@@ -195,7 +316,7 @@ impl Driver {
 
     fn send(&self, running: &Running, with: StopSignal) {
         if let Some(live) = &running.live {
-            signal(live.group, with);
+            live.signal(with);
         }
     }
 
@@ -213,40 +334,83 @@ impl Driver {
         self.status.send_replace(status);
     }
 
-    /// Starts the program.
+    /// Starts the program. Everything that is set for it, and that it is known of, comes before its first instruction.
     ///
     /// # Errors
     /// In words.
     fn spawn(&self, running: &mut Running) -> Result<u32, String> {
-        let (name, arguments) = self.spec.command.split_first().ok_or("the command is empty")?;
-        let fail = |error: std::io::Error| format!("cannot start `{name}`: {error}");
-        let program = match name.as_str() {
-            "homeostat" => std::env::current_exe().map_err(fail)?,
-            name => name.into(),
-        };
-        let mut command = Command::new(program);
-        command.args(arguments).envs(&self.spec.environment).kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(directory) = &self.spec.directory {
-            command.current_dir(directory);
-        }
-        #[cfg(unix)]
-        command.process_group(0);
-        let mut child = command.spawn().map_err(fail)?;
-        let group = child.id().ok_or_else(|| format!("cannot start `{name}`: it has no number"))?;
-        self.guard.add(group);
-        let watch = self.spec.ready.as_ref().and_then(|r| r.output.as_deref());
-        let watch = watch.map(|part| Watch { part: part.into(), seen: Arc::new(Notify::new()) });
+        let kept = self.kept()?;
+        let output = kept.as_ref().map(|records| records.new_output(&self.service)).transpose();
+        let output = output.map_err(|error| format!("there is no place for its output: {error}"))?;
+        let mut launched = launch(&self.spec, kept.is_some() || self.spec.limits.is_some(), output)?;
+        let group = launched.child.id().ok_or("it has ended before it began")?;
+        let watch = self.watch();
         running.ready = self.ready(watch.as_ref());
-        if let Some(out) = child.stdout.take() {
-            tokio::spawn(read(out, self.service.clone(), self.tail.clone(), watch.clone()));
+        let ended = CancellationToken::new();
+        let (service, tail) = (self.service.clone(), self.tail.clone());
+        if let Some(records) = &kept {
+            let path = records.output(&service);
+            tokio::spawn(follow(path, false, service.clone(), tail.clone(), watch.clone(), ended.clone()));
+        } else {
+            self.guard.add(group);
         }
-        if let Some(err) = child.stderr.take() {
-            tokio::spawn(read(err, self.service.clone(), self.tail.clone(), watch));
+        if let Some(out) = launched.child.stdout.take() {
+            tokio::spawn(read(out, service.clone(), tail.clone(), watch.clone()));
         }
-        running.live = Some(Live { child, group, guard: self.guard.clone() });
-        limit(&self.spec, group).inspect_err(|_| running.live = None)?;
+        if let Some(err) = launched.child.stderr.take() {
+            tokio::spawn(read(err, service, tail, watch));
+        }
+        let prepared = self.record(kept.clone(), group).and_then(|record| {
+            limit(&self.spec, group)?;
+            launched.begin().map_err(|error| format!("it does not begin: {error}"))?;
+            Ok(record)
+        });
+        let (record, failed) = match prepared {
+            Ok(record) => (record, None),
+            Err(why) => (None, Some(why)),
+        };
+        let survives = record.is_some();
+        let held = Held::Child(launched.child);
+        running.live = Some(Live { held, group, guard: self.guard.clone(), record, survives, ended });
+        if let Some(why) = failed {
+            running.live = None;
+            if let Some(records) = kept {
+                records.forget(&self.service);
+            }
+            return Err(why);
+        }
         Ok(group)
+    }
+
+    /// Where it is kept that the program goes on, if it is to.
+    ///
+    /// # Errors
+    /// When the system has no means for that.
+    fn kept(&self) -> Result<Option<Records>, String> {
+        if !self.spec.survive {
+            return Ok(None);
+        }
+        if !cfg!(target_os = "linux") {
+            return Err("programs can survive homeostat on Linux only".into());
+        }
+        if self.records.is_none() {
+            let text = "its process ends with homeostat: to survive, it needs a data directory".into();
+            let _ = self.tell.send(Told { service: self.service.clone(), text });
+        }
+        Ok(self.records.clone())
+    }
+
+    fn record(&self, kept: Option<Records>, group: u32) -> Result<Option<(Records, Record)>, String> {
+        let Some(records) = kept else { return Ok(None) };
+        let record = found::record(&self.service, group, &self.spec);
+        let kept = record.and_then(|record| records.keep(&record).map(|()| record));
+        kept.map(|record| Some((records, record)))
+            .map_err(|error| format!("it cannot be kept that it goes on: {error}"))
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        let part = self.spec.ready.as_ref()?.output.as_deref()?;
+        Some(Watch { part: part.into(), seen: Arc::new(Notify::new()) })
     }
 
     /// Ends once the program shows that it is ready.
@@ -303,7 +467,7 @@ fn in_words(status: &ProcessStatus) -> String {
     text
 }
 
-/// Limits the first process, before it has done much; what it starts inherits them.
+/// Limits the first process; what it starts inherits them.
 #[cfg(target_os = "linux")]
 fn limit(spec: &ProcessSpec, pid: u32) -> Result<(), String> {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};

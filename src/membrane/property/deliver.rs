@@ -67,7 +67,7 @@ async fn one(property: &Property, url: &str, notification: &Notification, counte
     let mut tried = 1;
     loop {
         let went = tokio::select! {
-            went = post(&property.client, url, notification) => went,
+            went = post(&property.shared.client, url, notification) => went,
             () = property.gone.cancelled() => return Tried::Gone,
         };
         match went {

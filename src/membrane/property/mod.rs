@@ -1,15 +1,17 @@
 //! The generic proxy (S4): what of a service can be looked at, set, invoked and subscribed to, on a listener of its own, though the service knows nothing
 //! of it.
 //!
-//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect` (how a change is
-//! noticed), `deliver` (how it is told), `server` (the listener).
+//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect`, `files` and `stream` (how a
+//! change is noticed), `deliver` (how it is told), `server` (the listener).
 
 mod deliver;
 mod detect;
 mod file;
+mod files;
 mod http;
 mod sensor;
 mod server;
+mod stream;
 mod timing;
 
 use std::collections::BTreeMap;
@@ -23,10 +25,12 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::meter::Meter;
 use super::now;
 use crate::model::endpoint::{Endpoint, Protocol};
 use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType, SubscriptionMode};
 use crate::model::{HumanDuration, Timestamp};
+use files::Files;
 use timing::{Tick, Timing, When};
 
 pub(super) use sensor::PropertyReader;
@@ -54,6 +58,8 @@ enum PropertyError {
     NoSuchComponent(&'static str),
     #[error("`{0}` cannot be set")]
     NotSettable(String),
+    #[error("`{0}` has no `webhook`, so nobody says when it changes")]
+    NoWebhook(String),
     #[error("{0}")]
     WrongType(String),
     #[error("{0}")]
@@ -72,8 +78,14 @@ enum PropertyError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Detection {
+    /// By the calls that change it, as they pass.
+    Calls,
     /// When it happens.
     Notified,
+    /// By the service's own stream of events.
+    Stream,
+    /// By a call of the service.
+    Webhook,
     /// By looking, often after changes and seldom without.
     Polled,
 }
@@ -142,13 +154,28 @@ struct Wish {
     callback: Option<String>,
 }
 
+/// What all services share: connections to them and to subscribers, and one watch of the file system.
+#[derive(Clone)]
+pub(super) struct Shared {
+    client: reqwest::Client,
+    files: Files,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { client: http::client(), files: Files::default() }
+    }
+}
+
 /// One property of a service.
 struct Property {
     service: Arc<str>,
     name: Arc<str>,
     spec: PropertySpec,
     base: Option<Arc<str>>,
-    client: reqwest::Client,
+    shared: Shared,
+    /// The calls of its clients, where they can be seen.
+    calls: Option<Arc<Meter>>,
     /// The value that was seen last; locked while it is set or looked at for changes, so that what is told comes in order.
     known: tokio::sync::Mutex<Option<Value>>,
     subscriptions: Mutex<Subscriptions>,
@@ -170,7 +197,7 @@ impl Property {
         } else if let Some(source) = self.spec.file.clone() {
             blocking(move || file::read(Path::new(&source.path), &source.pointer, source.written())).await?
         } else if let Some(source) = &self.spec.http {
-            http::read(&self.client, source, self.base.as_deref()).await?
+            http::read(&self.shared.client, source, self.base.as_deref()).await?
         } else {
             Value::Null
         };
@@ -204,7 +231,7 @@ impl Property {
                 });
             }
         } else if let Some(source) = &self.spec.http {
-            http::set(&self.client, source, self.base.as_deref(), &value).await?;
+            http::set(&self.shared.client, source, self.base.as_deref(), &value).await?;
         }
         self.publish(&mut known, value);
         told
@@ -220,6 +247,30 @@ impl Property {
                 tracing::debug!(property = %self.name, %why, "cannot be looked at");
                 false
             }
+        }
+    }
+
+    /// Somebody who knows says that it changed, perhaps with a `message` that has the value at `pointer`; without one it is asked.
+    /// Answers whether it was.
+    async fn told(&self, message: Option<Value>, pointer: &str) -> bool {
+        let value = message.and_then(|mut message| message.pointer_mut(pointer).map(Value::take));
+        match value.filter(|value| self.spec.kind.fits(value)) {
+            Some(value) => {
+                let mut known = self.known.lock().await;
+                self.publish(&mut known, value);
+                false
+            }
+            None => {
+                self.look().await;
+                true
+            }
+        }
+    }
+
+    /// How changes are noticed from now on.
+    fn detects(&self, how: Detection) {
+        if let Some((now, _)) = &mut self.subscriptions().detector {
+            *now = how;
         }
     }
 
@@ -270,7 +321,7 @@ impl Property {
                 Some(how) => how,
                 None => {
                     let stop = self.gone.child_token();
-                    let how = detect::start(self, stop.clone());
+                    let how = detect::start(self, &stop);
                     self.subscriptions().detector = Some((how, stop));
                     // After the watch, so that nothing happens between.
                     *known = self.read().await.ok();
@@ -440,7 +491,8 @@ pub(super) struct Manager {
     pub(super) manage: Manage,
     service: Arc<str>,
     base: Option<Arc<str>>,
-    client: reqwest::Client,
+    shared: Shared,
+    calls: Option<Arc<Meter>>,
     properties: BTreeMap<Arc<str>, Arc<Property>>,
     methods: BTreeMap<Arc<str>, MethodSpec>,
 }
@@ -451,24 +503,27 @@ impl Manager {
         service: &Arc<str>,
         manage: &Manage,
         endpoint: Option<&Endpoint>,
+        calls: Option<&Arc<Meter>>,
         before: Option<&Self>,
+        shared: &Shared,
         stopping: &CancellationToken,
     ) -> Self {
         let base: Option<Arc<str>> =
             endpoint.filter(|e| e.protocol == Protocol::Http).map(|e| format!("http://{}", e.address).into());
-        let client = before.map_or_else(http::client, |b| b.client.clone());
         let property = |(name, spec): (&String, &PropertySpec)| {
             let old = before.and_then(|b| b.properties.get(name.as_str()));
             let modes = |of: &Manage| of.spec.subscriptions.clone();
             let subscribed = before.is_some_and(|b| modes(&b.manage) == modes(manage));
-            let same = old.filter(|p| p.spec == *spec && p.base == base && subscribed);
+            let seen = |p: &Property| p.calls.as_ref().map(Arc::as_ptr) == calls.map(Arc::as_ptr);
+            let same = old.filter(|p| p.spec == *spec && p.base == base && seen(p) && subscribed);
             let property = same.cloned().unwrap_or_else(|| {
                 Arc::new(Property {
                     service: service.clone(),
                     name: name.as_str().into(),
                     spec: spec.clone(),
                     base: base.clone(),
-                    client: client.clone(),
+                    shared: shared.clone(),
+                    calls: calls.cloned(),
                     known: tokio::sync::Mutex::default(),
                     subscriptions: Mutex::default(),
                     counters: Arc::default(),
@@ -479,13 +534,28 @@ impl Manager {
         };
         let properties = manage.spec.properties.iter().map(property).collect();
         let methods = manage.spec.methods.iter().map(|(n, m)| (n.as_str().into(), m.clone())).collect();
-        Self { manage: manage.clone(), service: service.clone(), base, client, properties, methods }
+        Self {
+            manage: manage.clone(),
+            service: service.clone(),
+            base,
+            shared: shared.clone(),
+            calls: calls.cloned(),
+            properties,
+            methods,
+        }
     }
 
     /// Whether it offers just this.
-    pub(super) fn is(&self, manage: &Manage, endpoint: Option<&Endpoint>) -> bool {
+    pub(super) fn is(
+        &self,
+        manage: &Manage,
+        endpoint: Option<&Endpoint>,
+        calls: Option<&Arc<Meter>>,
+    ) -> bool {
         let base = endpoint.filter(|e| e.protocol == Protocol::Http).map(|e| format!("http://{}", e.address));
-        self.manage == *manage && self.base.as_deref() == base.as_deref()
+        self.manage == *manage
+            && self.base.as_deref() == base.as_deref()
+            && self.calls.as_ref().map(Arc::as_ptr) == calls.map(Arc::as_ptr)
     }
 
     /// Ends the subscriptions of what `next` does not offer as it was.
@@ -510,10 +580,18 @@ impl Manager {
             .filter(|m| spec.offers(*m))
             .collect();
         if !modes.is_empty() {
+            let mut routes = vec![
+                "/_mon/properties/{name}/subscriptions",
+                "/_mon/properties/{name}/subscriptions/{id}",
+                "/_mon/properties/{name}/events",
+            ];
+            if modes.contains(&SubscriptionMode::Change) {
+                routes.push("/_mon/properties/{name}/changed");
+            }
             all.push(serde_json::json!({
                 "name": "MonitoringBySubscription",
                 "modes": modes,
-                "routes": ["/_mon/properties/{name}/subscriptions", "/_mon/properties/{name}/subscriptions/{id}", "/_mon/properties/{name}/events"],
+                "routes": routes,
             }));
         }
         serde_json::json!({ "service": &*self.service, "components": all })
@@ -546,7 +624,7 @@ impl Manager {
     async fn invoke(&self, name: &str, params: Value) -> Result<Value, PropertyError> {
         let spec = self.methods.get(name).ok_or_else(|| PropertyError::NoSuchMethod(name.into()))?;
         let params = named(name, spec, params)?;
-        http::invoke(&self.client, spec, self.base.as_deref(), &params).await
+        http::invoke(&self.shared.client, spec, self.base.as_deref(), &params).await
     }
 }
 
