@@ -84,6 +84,8 @@ pub(super) struct Front {
     pub(super) cut: CancellationToken,
     /// Of a port in front of a service that listens at the same address.
     pub(super) live: Option<Arc<Live>>,
+    /// Whether there is a module for HTTP/2.
+    pub(super) http2: bool,
 }
 
 /// Why there is no connection to a service.

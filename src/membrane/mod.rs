@@ -27,7 +27,7 @@ mod tcp;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -42,7 +42,8 @@ pub use news::News;
 use crate::connectors::Connectors;
 use crate::model::calls::{CandidateStatus, LimitsSpec, Port};
 use crate::model::endpoint::{Endpoint, Protocol};
-use crate::model::manage::Manage;
+use crate::model::manage::{Manage, SubscriptionMode};
+use crate::model::module::{Module, Modules};
 use candidate::Candidate;
 use front::Front;
 use gate::{Door, Gate};
@@ -70,6 +71,15 @@ impl std::fmt::Display for Underway {
     }
 }
 
+/// The modules of this process; all, unless it is a micro-container.
+static MODULES: OnceLock<Modules> = OnceLock::new();
+
+/// Lets every membrane of this process from now on have these modules only: what no module does is not opened, whatever a policy says (R4-21).
+pub fn only(modules: Modules) {
+    // The first call holds: what a container is packed with does not change while it runs.
+    let _ = MODULES.set(modules);
+}
+
 /// Where a service listens, and where homeostat listens for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Served {
@@ -92,6 +102,7 @@ pub struct Membrane(Arc<Inner>);
 struct Inner {
     runtime: tokio::runtime::Handle,
     limits: Limits,
+    modules: Modules,
     shared: property::Shared,
     state: Mutex<State>,
     stopping: CancellationToken,
@@ -140,6 +151,7 @@ impl Membrane {
         let membrane = Self(Arc::new(Inner {
             runtime: tokio::runtime::Handle::current(),
             limits,
+            modules: MODULES.get().cloned().unwrap_or_default(),
             shared: property::Shared::default(),
             state: Mutex::default(),
             stopping: CancellationToken::new(),
@@ -180,7 +192,8 @@ impl Membrane {
     pub fn set_services(&self, services: impl IntoIterator<Item = Served>) -> Vec<(Arc<str>, Trouble)> {
         let _entered = self.0.runtime.enter();
         let mut state = self.0.state();
-        state.services = services.into_iter().map(|s| (s.name.clone(), s)).collect();
+        let services = services.into_iter().map(|s| self.0.packed(s));
+        state.services = services.map(|s| (s.name.clone(), s)).collect();
         let State { services, fronts, live, .. } = &mut *state;
         fronts.retain(|name, gate| {
             let same = |s: &Served| s.listen == Some(gate.listen) && s.endpoint.is_some();
@@ -244,8 +257,16 @@ impl Membrane {
         }
     }
 
+    /// The modules of this process.
+    pub fn modules(&self) -> &Modules {
+        &self.0.modules
+    }
+
     /// Lets exactly these local ports of a service be open, and lead there. What stays the same is not touched.
-    pub fn set_ports(&self, service: &Arc<str>, ports: Vec<Port>) {
+    pub fn set_ports(&self, service: &Arc<str>, mut ports: Vec<Port>) {
+        if !self.0.modules.has(Module::References) {
+            ports.clear();
+        }
         let _entered = self.0.runtime.enter();
         let mut state = self.0.state();
         if !state.services.contains_key(service) {
@@ -400,6 +421,34 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What of a service there are modules for.
+    fn packed(&self, mut served: Served) -> Served {
+        let module = served.endpoint.as_ref().map(|e| match e.protocol {
+            Protocol::Http => Module::Http,
+            Protocol::Tcp => Module::Tcp,
+        });
+        if let Some(module) = module.filter(|m| served.listen.is_some() && !self.modules.has(*m)) {
+            tracing::warn!(service = %served.name, module = module.word(), "not packed: nothing listens in front of it");
+            served.listen = None;
+        }
+        if served.manage.is_some() && !self.modules.has(Module::Polling) {
+            tracing::warn!(service = %served.name, module = Module::Polling.word(), "not packed: it cannot be managed");
+            served.manage = None;
+        }
+        if let Some(manage) = &mut served.manage {
+            let there =
+                [(SubscriptionMode::Interval, Module::Interval), (SubscriptionMode::Change, Module::Change)];
+            let offered = there.into_iter().filter(|(mode, _)| manage.spec.offers(*mode));
+            if offered.clone().any(|(_, module)| !self.modules.has(module)) {
+                let packed = offered.filter(|(_, module)| self.modules.has(*module)).map(|(mode, _)| mode);
+                let subscriptions = Some(packed.collect());
+                manage.spec =
+                    Arc::new(crate::model::manage::ManageSpec { subscriptions, ..(*manage.spec).clone() });
+            }
+        }
+        served
+    }
+
     /// Opens, closes and changes management listeners; what is offered as before keeps its subscriptions.
     fn manage(&self, state: &mut State) {
         let calls: HashMap<Arc<str>, Arc<Meter>> = {
@@ -454,6 +503,7 @@ impl Inner {
             mirrors,
             cut: self.cut.clone(),
             live: None,
+            http2: self.modules.has(Module::Http2),
         }
     }
 }

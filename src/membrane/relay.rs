@@ -43,10 +43,11 @@ pub(super) async fn serve(mut client: TcpStream, front: Arc<Front>, stopping: Ca
     if !matches!(first, Ok(Ok(n)) if n > 0) {
         return;
     }
-    match tokio::time::timeout(front.limits().head_time, speaks_http2(&mut client, &mut buffer)).await {
+    let speaks_http2 = async { Ok(front.http2 && speaks_http2(&mut client, &mut buffer).await?) };
+    match tokio::time::timeout(front.limits().head_time, speaks_http2).await {
         Ok(Ok(true)) => return super::h2::serve(client, buffer.freeze(), front, stopping).await,
         Ok(Ok(false)) | Err(_) => {}
-        Ok(Err(_)) => return,
+        Ok(Err::<_, io::Error>(_)) => return,
     }
     let (from, to) = client.split();
     let mut session = Session { from, to, buffer, backends: Vec::new(), front: &front };

@@ -9,6 +9,7 @@ pub mod decision;
 pub mod endpoint;
 pub mod manage;
 pub mod metric;
+pub mod module;
 pub mod name;
 pub mod plan;
 pub mod ports;

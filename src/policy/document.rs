@@ -13,6 +13,7 @@ use crate::model::calls::{EjectSpec, HealthSpec, LimitsSpec, ReplaceSpec};
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::endpoint::LiveSpec;
 use crate::model::manage::ManageSpec;
+use crate::model::module::PackSpec;
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, Mode, Selector, Severity};
@@ -53,6 +54,9 @@ pub struct ServiceDocument {
     /// What of it can be looked at, set, invoked and subscribed to from outside, on a listener of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manage: Option<ManageSpec>,
+    /// What `homeostat pack` makes of it; without meaning when it is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack: Option<PackSpec>,
     /// What it uses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, ReferenceDocument>,
