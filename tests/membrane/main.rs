@@ -4,6 +4,7 @@
 
 mod bridge;
 mod failures;
+mod hostile;
 mod http1;
 mod http2;
 mod manage;
