@@ -229,7 +229,7 @@ execute:
   start: log
 ";
     insta::assert_snapshot!(problems([("shop.yaml", text), ("s.rhai", STRATEGY)]), @r#"
-    shop.yaml:4:3: error: the reference `none` leads nowhere (hint: say `service: NAME`, or `candidates: [NAME, …]` for one that is unbound at first)
+    shop.yaml:4:3: error: the reference `none` leads nowhere (hint: say `service: NAME`, or `candidates: [NAME, …]` or `capability: WHAT` for one that is unbound at first)
     shop.yaml:7:24: error: this yields a number, and a condition is needed (hint: compare it with something, such as `cost + 1 < 30`)
     shop.yaml:8:40: error: this yields a number, and a condition is needed (hint: compare it with something, such as `cost < 30`)
     shop.yaml:11:7: error: a row needs `run` or `do` (hint: `run: strategy.rhai` or `do: [{ notify: { text: … } }]`)

@@ -4,18 +4,35 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::body::{json, same_name};
+use super::body::{Query, json, same_name};
 use super::{App, Problem};
 use crate::service::control::{Applied, Component, ServiceStatus};
 
 /// What is managed
 ///
-/// The managed services, sorted by name, with the components that each has.
-#[utoipa::path(get, path = "/v1/services", tag = "services", responses((status = 200, body = Vec<ServiceStatus>)))]
-pub(super) async fn list_services(State(app): App) -> Result<Json<Vec<ServiceStatus>>, Box<Problem>> {
-    Ok(Json(app.control.services().await?))
+/// The managed services, sorted by name, with the components that each has; with `capability` those that provide it.
+#[utoipa::path(get, path = "/v1/services", tag = "services",
+    params(("capability" = Option<String>, Query, description = "Only the services that provide this.")),
+    responses((status = 200, body = Vec<ServiceStatus>)))]
+pub(super) async fn list_services(
+    State(app): App,
+    Query(wanted): Query<Discovery>,
+) -> Result<Json<Vec<ServiceStatus>>, Box<Problem>> {
+    let mut services = app.control.services().await?;
+    if let Some(capability) = wanted.capability {
+        services.retain(|service| service.provides.contains(&capability));
+    }
+    Ok(Json(services))
+}
+
+/// Which services are looked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Discovery {
+    capability: Option<String>,
 }
 
 /// One service

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod fake;
 pub mod input;
+mod live;
 pub mod local;
 pub mod options;
 pub mod output;

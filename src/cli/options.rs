@@ -109,8 +109,10 @@ pub enum Command {
     ///
     /// Clients reach the program through --listen and cannot tell the difference; the API with all that is measured is on --manage. Ctrl-C
     /// ends the program, with everything that it started.
+    ///
+    /// With --live no program is started: homeostat stands in front of a service that runs already, and leaves it as it was.
     #[command(
-        after_help = "Example: homeostat wrap --listen 127.0.0.1:8080 --to 127.0.0.1:9000 -- python3 -m http.server 9000"
+        after_help = "Examples:\n  homeostat wrap --listen 127.0.0.1:8080 --to 127.0.0.1:9000 -- python3 -m http.server 9000\n  homeostat wrap --live --listen 127.0.0.1:9000"
     )]
     Wrap(WrapOptions),
     /// Check policies and say every error
@@ -200,8 +202,23 @@ pub struct WrapOptions {
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
     pub listen: SocketAddr,
     /// Where the program itself listens: HOST:PORT (HTTP) or tcp://HOST:PORT
-    #[arg(long, value_name = "ENDPOINT", value_parser = Endpoint::parse)]
-    pub to: Endpoint,
+    #[arg(
+        long,
+        value_name = "ENDPOINT",
+        value_parser = Endpoint::parse,
+        required_unless_present = "live",
+        conflicts_with = "live"
+    )]
+    pub to: Option<Endpoint>,
+    /// Stand in front of the service that runs already and listens at --listen, and leave again, without dropping a connection (Linux)
+    #[arg(long)]
+    pub live: bool,
+    /// --live: the process that is meant, if that is not clear
+    #[arg(long, value_name = "PID", requires = "live")]
+    pub pid: Option<u32>,
+    /// --live: it speaks something else than HTTP
+    #[arg(long, requires = "live")]
+    pub tcp: bool,
     /// Where to serve the API; other addresses than loopback need a token
     #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR:PORT")]
     pub manage: SocketAddr,
@@ -218,7 +235,7 @@ pub struct WrapOptions {
     #[arg(long, value_name = "FILE", env = "HOMEOSTAT_GRANTS")]
     pub grants: Option<PathBuf>,
     /// The program and its arguments; no shell is involved
-    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    #[arg(last = true, required_unless_present = "live", conflicts_with = "live", value_name = "PROGRAM")]
     pub command: Vec<String>,
 }
 
@@ -315,6 +332,13 @@ pub enum Ask {
         /// Exit with 1 when an SLO is violated or a service is quarantined
         #[arg(long, conflicts_with = "watch")]
         check: bool,
+    },
+    /// Find the services that provide something, and where they are
+    #[command(after_help = "Example: homeostat discover --capability pay")]
+    Discover {
+        /// What they say under `provides`
+        #[arg(long, short)]
+        capability: String,
     },
     /// Read one metric of a service, or list all
     #[command(after_help = "Example: homeostat get shop cost --max-age 5s")]

@@ -16,7 +16,7 @@ use crate::api::samples::Pushed;
 use crate::api::topology::Topology;
 use crate::model::ports::{MetricInfo, Notification};
 use crate::model::{Decision, Outcome, OutcomeStatus, Reading, SloStatus, Timestamp};
-use crate::service::control::{Applied, Component, Plugin};
+use crate::service::control::{Applied, Component, Plugin, ServiceStatus};
 
 type Answer = Result<Exit, Failure>;
 
@@ -26,6 +26,7 @@ pub(super) async fn ask(command: Ask, daemon: &DaemonOptions, output: &mut Outpu
     match command {
         Ask::Status { watch: true, .. } => asker.live().await,
         Ask::Status { check, .. } => asker.status(check).await,
+        Ask::Discover { capability } => asker.discover(capability).await,
         Ask::Get { service, metric: Some(metric), max_age } => {
             let query: Vec<_> = max_age.map(|age| ("max_age", age.to_string())).into_iter().collect();
             asker.get(&service, &metric, &query).await
@@ -151,6 +152,20 @@ impl Asker<'_> {
         self.show(&value, |r: &Reading, _| reading(r, now))?;
         let missing = value.get("state").and_then(Value::as_str) == Some("missing");
         Ok(if missing { Exit::No } else { Exit::Ok })
+    }
+
+    /// Exit code 1 when nobody provides it.
+    async fn discover(mut self, capability: String) -> Answer {
+        let value = self.client.get(&["v1", "services"], &[("capability", capability.clone())]).await?;
+        let none = value.as_array().is_some_and(Vec::is_empty);
+        self.show(&value, |services: &Vec<ServiceStatus>, _| {
+            let row = |s: &ServiceStatus| vec![clean(&s.name), clean(s.address.as_deref().unwrap_or("-"))];
+            match services.is_empty() {
+                true => format!("nobody provides {}\n", clean(&capability)),
+                false => columns(&services.iter().map(row).collect::<Vec<_>>()),
+            }
+        })?;
+        Ok(if none { Exit::No } else { Exit::Ok })
     }
 
     async fn list(mut self, service: &str) -> Answer {

@@ -485,6 +485,8 @@ mod tests {
             name: name.into(),
             class: None,
             kind: None,
+            provides: Vec::new(),
+            address: None,
             origin: Origin::File,
             components: components.iter().map(attached).collect(),
             references: Default::default(),

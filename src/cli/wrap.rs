@@ -24,7 +24,11 @@ const READY: &str = "60s";
 pub(super) fn wrap_boxed(options: WrapOptions, common: Common) -> BoxFuture<'static, Exit> {
     async move {
         let mut output = Output::stdout(&common);
-        match wrap(options, &common, &mut output).await {
+        let result = match options.live {
+            true => super::live::wrap(options, &common, &mut output).await,
+            false => wrap(options, &common, &mut output).await,
+        };
+        match result {
             Ok(()) => Exit::Ok,
             Err(failure) => output.failure(&failure),
         }
@@ -47,30 +51,38 @@ fn name(options: &WrapOptions) -> Result<String, Failure> {
 
 /// The policy of a wrapped program: that it is run, and once it is ready, everything that is measured of it, and no objective.
 fn policy(name: &str, options: &WrapOptions, ready: bool) -> Sources {
+    let to = options.to.as_ref();
+    let (endpoint, port) = to.map(|to| (to.to_string(), to.address.to_string())).unwrap_or_default();
     let mut policy = json!({
         "service": name,
-        "endpoint": options.to.to_string(),
-        "process": { "command": options.command, "ready": { "port": &*options.to.address, "within": READY } },
+        "endpoint": endpoint,
+        "process": { "command": options.command, "ready": { "port": port, "within": READY } },
     });
     if ready {
-        let calls = |what: &str| json!({ "proxy": { "what": what, "every": "1s" } });
-        let mut sensors = json!({ "response_time": { "proxy": "response_time" } });
-        for what in ["requests", "rate", "errors", "failures", "in_flight", "bytes_in", "bytes_out"] {
-            sensors[what] = calls(what);
-        }
-        for (metric, what) in
-            [("cpu", "cpu"), ("memory", "rss"), ("threads", "threads"), ("descriptors", "descriptors")]
-        {
-            sensors[metric] = json!({ "process": { "what": what, "own": true, "every": "1s" } });
-        }
-        let quantile =
-            |aggregate: &str| json!({ "of": "response_time", "aggregate": aggregate, "over": "60s" });
         policy["listen"] = options.listen.to_string().into();
-        policy["monitor"] =
-            json!({ "sensors": sensors, "metrics": { "p50": quantile("p50"), "p99": quantile("p99") } });
+        policy["monitor"] = monitor(&json!({ "own": true }));
         policy["execute"] = json!({});
     }
     Sources::from_texts([("wrap.yaml", policy.to_string().as_str())])
+}
+
+/// Everything that is measured of a wrapped program; `process` says which one it is.
+pub(super) fn monitor(process: &serde_json::Value) -> serde_json::Value {
+    let calls = |what: &str| json!({ "proxy": { "what": what, "every": "1s" } });
+    let mut sensors = json!({ "response_time": { "proxy": "response_time" } });
+    for what in ["requests", "rate", "errors", "failures", "in_flight", "bytes_in", "bytes_out"] {
+        sensors[what] = calls(what);
+    }
+    for (metric, what) in
+        [("cpu", "cpu"), ("memory", "rss"), ("threads", "threads"), ("descriptors", "descriptors")]
+    {
+        let mut sensor = process.clone();
+        sensor["what"] = what.into();
+        sensor["every"] = "1s".into();
+        sensors[metric] = json!({ "process": sensor });
+    }
+    let quantile = |aggregate: &str| json!({ "of": "response_time", "aggregate": aggregate, "over": "60s" });
+    json!({ "sensors": sensors, "metrics": { "p50": quantile("p50"), "p99": quantile("p99") } })
 }
 
 async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Result<(), Failure> {
@@ -118,7 +130,8 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
         return ready.map(drop);
     }
     let control: Arc<dyn Control> = daemon.clone();
-    tracing::info!(service = name, listen = %options.listen, to = %options.to, manage = %address, "homeostat wraps");
+    let to = options.to.as_ref().map(ToString::to_string);
+    tracing::info!(service = name, listen = %options.listen, to, manage = %address, "homeostat wraps");
     let stop = CancellationToken::new();
     let api = tokio::spawn(crate::api::serve(
         manage,

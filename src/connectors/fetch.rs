@@ -118,10 +118,14 @@ fn failure(error: reqwest::Error, what: &str) -> ConnectorError {
     if error.is_timeout() {
         return ConnectorError::Unreachable(format!("{what}: the connection timed out"));
     }
-    let error = error.without_url();
-    let mut root: &dyn std::error::Error = &error;
+    ConnectorError::Unreachable(format!("{what}: {}", root(&error.without_url())))
+}
+
+/// What an error began with.
+pub(super) fn root(error: &dyn std::error::Error) -> String {
+    let mut root = error;
     while let Some(source) = root.source() {
         root = source;
     }
-    ConnectorError::Unreachable(format!("{what}: {root}"))
+    root.to_string()
 }

@@ -133,20 +133,7 @@ pub(super) async fn header(
     template: &Template,
     arguments: Option<&Arguments>,
 ) -> Result<reqwest::header::HeaderValue, ConnectorError> {
-    let mut filled = String::new();
-    for part in template.parts() {
-        match part {
-            Part::Text(text) => filled.push_str(text),
-            Part::Argument(argument) => match arguments {
-                Some(arguments) => filled.push_str(&raw(arguments.get(argument)?)),
-                None => {
-                    return Err(ConnectorError::Config(format!("header `{name}` asks for `{{{argument}}}`")));
-                }
-            },
-            Part::Environment(variable) => filled.push_str(&environment(name, variable)?),
-            Part::File(path) => filled.push_str(&secret_file(name, path).await?),
-        }
-    }
+    let filled = secret(&format!("header `{name}`"), template, arguments).await?;
     let mut value = reqwest::header::HeaderValue::from_str(&filled).map_err(|_| {
         ConnectorError::Config(format!("header `{name}` would contain a character that headers cannot have"))
     })?;
@@ -154,17 +141,38 @@ pub(super) async fn header(
     Ok(value)
 }
 
-fn environment(header: &str, variable: &str) -> Result<String, ConnectorError> {
+/// A text with secrets in it; `what` it is stands in errors.
+pub(super) async fn secret(
+    what: &str,
+    template: &Template,
+    arguments: Option<&Arguments>,
+) -> Result<String, ConnectorError> {
+    let mut filled = String::new();
+    for part in template.parts() {
+        match part {
+            Part::Text(text) => filled.push_str(text),
+            Part::Argument(argument) => match arguments {
+                Some(arguments) => filled.push_str(&raw(arguments.get(argument)?)),
+                None => return Err(ConnectorError::Config(format!("{what} asks for `{{{argument}}}`"))),
+            },
+            Part::Environment(variable) => filled.push_str(&environment(what, variable)?),
+            Part::File(path) => filled.push_str(&secret_file(what, path).await?),
+        }
+    }
+    Ok(filled)
+}
+
+fn environment(what: &str, variable: &str) -> Result<String, ConnectorError> {
     std::env::var(variable).map_err(|_| {
         ConnectorError::Config(format!(
-            "header `{header}` needs the environment variable `{variable}`, which is not set"
+            "{what} needs the environment variable `{variable}`, which is not set"
         ))
     })
 }
 
-async fn secret_file(header: &str, path: &str) -> Result<String, ConnectorError> {
+async fn secret_file(what: &str, path: &str) -> Result<String, ConnectorError> {
     let fail = |why: String| {
-        ConnectorError::Config(format!("header `{header}` needs the file `{}`: {why}", shorten(path, 200)))
+        ConnectorError::Config(format!("{what} needs the file `{}`: {why}", shorten(path, 200)))
     };
     let size = tokio::fs::metadata(path).await.map_err(|e| fail(e.to_string()))?.len();
     if size > SECRET_LIMIT {

@@ -1,7 +1,7 @@
 //! Sensors and effectors, a file per protocol, and the registry that builds them from what policies say.
 //!
 //! Polled over HTTP: `http`, `prometheus` (over `fetch`); programs: `exec`, `nagios` (over `program`); listening on UDP: `udp`, `statsd`
-//! (over `datagram`); this machine: `host`, `process` (over `cached`); actions: `http`, `exec`, `log` (over `fill`, which fills templates, and `check`, which asks after a crash).
+//! (over `datagram`); whether something answers: `ping`; this machine: `host`, `process` (over `cached`); actions: `http`, `exec`, `mail`, `log` (over `fill`, which fills templates, and `check`, which asks after a crash).
 //! `text` finds numbers in answers. What authors of connectors must and should do is in `docs/connectors.md`.
 
 mod cached;
@@ -13,7 +13,9 @@ mod fill;
 mod host;
 mod http;
 mod log;
+mod mail;
 mod nagios;
+mod ping;
 mod process;
 mod program;
 mod prometheus;
@@ -195,6 +197,7 @@ impl Connectors {
             SensorSpec::Http(s) => BuiltSensor::Polled(Box::new(http::HttpReader::new(s, self.client()?)?)),
             SensorSpec::Exec(s) => BuiltSensor::Polled(Box::new(exec::ExecReader::new(s))),
             SensorSpec::Nagios(s) => BuiltSensor::Polled(Box::new(nagios::NagiosReader::new(s))),
+            SensorSpec::Ping(s) => BuiltSensor::Polled(Box::new(ping::Pinger::new(s))),
             SensorSpec::Prometheus(s) => {
                 let every = spec.every().unwrap_or(crate::model::connector::DEFAULT_EVERY).0;
                 let reader = prometheus::PrometheusReader::new(s, every, &shared.scrapes, self.client()?)?;
@@ -228,6 +231,7 @@ impl Connectors {
         Ok(match spec {
             EffectorSpec::Http(e) => Arc::new(http::HttpCaller::new(e, self.client()?)?),
             EffectorSpec::Exec(e) => Arc::new(exec::ExecCaller::new(e, self.client()?)?),
+            EffectorSpec::Mail(e) => Arc::new(mail::Mailer::new(e)?),
             EffectorSpec::Log(e) => Arc::new(log::Logger::new(e)?),
             EffectorSpec::Custom(c) => {
                 let factory = find(&self.shared.effectors, &c.kind, "effector")?;

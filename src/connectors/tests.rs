@@ -611,3 +611,71 @@ fn every_example_of_the_manual_can_be_built() {
     }
     assert_eq!(kinds.len(), 16, "one example of each kind: {kinds:?}");
 }
+
+#[tokio::test]
+async fn what_accepts_or_echoes_is_reached_and_what_does_not_is_a_value_too() {
+    let connectors = Connectors::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let tcp = listener.local_addr().expect("address").to_string();
+    let mut sensor = polled(&connectors, json!({"ping": {"tcp": tcp}}));
+    let up = sensor.read().await.expect("reached");
+    assert_eq!(up[0].value, 1.0);
+    assert_eq!(up[1].output.as_deref(), Some("delay"));
+    assert!(up[1].value > 0.0 && up[1].value < 1.0, "{up:?}");
+    drop(listener);
+    let down = sensor.read().await.expect("a value");
+    assert_eq!(down.iter().map(|m| m.value).collect::<Vec<_>>(), [0.0]);
+
+    let echo = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("bound");
+    let udp = echo.local_addr().expect("address").to_string();
+    let mut sensor = polled(&connectors, json!({"ping": {"udp": udp, "size": 64, "max_delay": "200ms"}}));
+    let answer = async {
+        let mut datagram = [0; 100];
+        let (length, from) = echo.recv_from(&mut datagram).await.expect("a datagram");
+        echo.send_to(b"something else", from).await.expect("sent");
+        echo.send_to(&datagram[..length], from).await.expect("sent");
+        length
+    };
+    let (up, length) = tokio::join!(sensor.read(), answer);
+    assert_eq!((up.expect("echoed")[0].value, length), (1.0, 64));
+    let silent = sensor.read().await.expect("a value");
+    assert_eq!(silent.iter().map(|m| m.value).collect::<Vec<_>>(), [0.0]);
+
+    let wrong = error(json!({"ping": {"tcp": "no.such.host.invalid:1"}})).await;
+    assert!(wrong.contains("no.such.host.invalid"), "{wrong}");
+    for (spec, why) in [
+        (json!({"ping": {}}), "`tcp: HOST:PORT`"),
+        (json!({"ping": {"tcp": "a:1", "udp": "a:1"}}), "exclude"),
+        (json!({"ping": {"tcp": "a"}}), "HOST:PORT"),
+        (json!({"ping": {"tcp": "a:1", "size": 9}}), "goes with `udp`"),
+        (json!({"ping": {"udp": "a:1", "size": 7}}), "8 to 65507"),
+        (json!({"ping": {"tcp": "a:1", "max_delay": 0}}), "zero"),
+    ] {
+        let problem = serde_json::from_value::<SensorSpec>(spec).expect("spec").problem().expect("a problem");
+        assert!(problem.contains(why), "{problem}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_mail_is_said_before_one_is_sent() {
+    let mail = json!({"server": "smtp://127.0.0.1", "from": "a@b", "to": ["c@d"]});
+    for (field, value, why) in [
+        ("server", json!("127.0.0.1:25"), "smtp://HOST:PORT"),
+        ("server", json!("smtp://user:secret@host"), "`user` and `password`"),
+        ("from", json!("nobody"), "no mail address"),
+        ("to", json!([]), "empty"),
+        ("to", json!(["Ops <ops@>"]), "no mail address"),
+        ("user", json!("me"), "go together"),
+        ("text", json!("{{name}}"), "{name}"),
+    ] {
+        let mut spec = mail.clone();
+        spec[field] = value;
+        let spec: EffectorSpec = serde_json::from_value(json!({ "mail": spec })).expect("spec");
+        let problem = spec.problem().expect("a problem");
+        assert!(problem.contains(why), "{problem}");
+    }
+    let tls: EffectorSpec =
+        serde_json::from_value(json!({"mail": {"server": "smtps://h", "from": "a@b", "to": ["c@d"]}}))
+            .expect("spec");
+    assert_eq!(Connectors::new().effector("A", &tls).is_ok(), cfg!(feature = "tls"));
+}

@@ -280,7 +280,7 @@ mod tests {
             map.entry(relation.to_string()).or_default().push(target.to_string());
         }
         let name = |text: &str| (!text.is_empty()).then(|| text.to_string());
-        Resource { id: id.into(), class: name(class), kind: name(kind), relations: map }
+        Resource { id: id.into(), class: name(class), kind: name(kind), relations: map, provides: Vec::new() }
     }
 
     fn pick(json: serde_json::Value) -> Selector {

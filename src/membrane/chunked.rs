@@ -53,10 +53,19 @@ impl Chunked {
     /// # Errors
     /// At the first byte that does not fit; nothing of `bytes` may be forwarded then.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+        self.walk(bytes, |_| {})
+    }
+
+    /// As [`Self::pass`], and shows the data in the chunks.
+    ///
+    /// # Errors
+    /// As [`Self::pass`].
+    pub(super) fn walk(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadChunk> {
         let mut at = 0;
         while at < bytes.len() && self.state != State::Done {
             if self.state == State::Data {
                 let step = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                data(&bytes[at..at + step]);
                 at += step;
                 self.left -= step as u64;
                 if self.left == 0 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::live::Live;
 use super::meter::{FailureKind, Meter};
 use super::target::{Lead, Slot, Target};
 use crate::model::endpoint::Protocol;
@@ -52,6 +53,8 @@ pub(super) struct Front {
     pub(super) mirrors: bool,
     /// Cuts off who is still inside.
     pub(super) cut: CancellationToken,
+    /// Of a port in front of a service that listens at the same address.
+    pub(super) live: Option<Arc<Live>>,
 }
 
 /// Why there is no connection to a service.
@@ -65,7 +68,13 @@ impl Front {
     /// Connects to a target.
     pub(super) async fn connect(&self, target: &Target) -> Result<TcpStream, NoConnection> {
         let limit = self.limits.connect;
-        match tokio::time::timeout(limit, TcpStream::connect(&*target.address)).await {
+        let connect = async {
+            match &self.live {
+                None => TcpStream::connect(&*target.address).await,
+                Some(live) => live.connect().await,
+            }
+        };
+        match tokio::time::timeout(limit, connect).await {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
                 Ok(stream)
@@ -85,6 +94,27 @@ impl Front {
                     crate::model::HumanDuration(limit)
                 ),
             }),
+        }
+    }
+
+    /// Whether clients are to be told that their connection ends, because homeostat leaves.
+    pub(super) fn leaves(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.leaving.is_cancelled())
+    }
+
+    /// Ends when homeostat leaves.
+    pub(super) async fn leaving(&self) {
+        match &self.live {
+            Some(live) => live.leaving.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends when homeostat leaves and an idle connection has had its time.
+    pub(super) async fn idle_is_over(&self) {
+        match &self.live {
+            Some(live) => live.idle_is_over().await,
+            None => std::future::pending().await,
         }
     }
 

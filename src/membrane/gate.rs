@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::front::Front;
+use super::live::{Ended, Inserted, Live};
 use crate::model::endpoint::Protocol;
 
 /// A port that is taken is tried again, at first after this time, then ever more seldom.
@@ -42,29 +43,49 @@ impl Gate {
         tasks: &TaskTracker,
     ) -> Self {
         let inside = front.clone();
-        let serve = move |client, closed| {
-            let (front, protocol) = (inside.clone(), **inside.protocol.load());
-            async move {
-                let cut = front.cut.clone();
-                let serve = async {
-                    match protocol {
-                        Protocol::Http => super::relay::serve(client, front, closed).await,
-                        Protocol::Tcp => super::tcp::serve(client, front).await,
-                    }
-                };
-                tokio::select! {
-                    () = serve => {}
-                    () = cut.cancelled() => {}
-                }
-            }
-        };
+        let serve = move |client, closed| through(client, inside.clone(), closed);
         let door = Door::open(listen, serve, stopping, tasks);
         Self { listen, address: door.address, front, door }
+    }
+
+    /// As [`Gate::open`], in front of a service that already listens there; `pid` says which of several processes is meant.
+    pub(super) fn open_live(
+        listen: SocketAddr,
+        (front, live): (Arc<Front>, Arc<Live>),
+        pid: Option<u32>,
+        stopping: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let inside = front.clone();
+        let serve = move |client, closed| through(client, inside.clone(), closed);
+        let door = Door::open_live((listen, pid), live, serve, stopping, tasks);
+        Self { listen, address: door.address, front, door }
+    }
+
+    /// Whether it is in front of a service that listens at the same address.
+    pub(super) fn is_live(&self) -> bool {
+        self.front.live.is_some()
     }
 
     /// Why it is not open, if it is not.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.door.trouble()
+    }
+}
+
+/// One connection of a client, until it ends or is cut off.
+async fn through(client: TcpStream, front: Arc<Front>, closed: CancellationToken) {
+    let cut = front.cut.clone();
+    let protocol = **front.protocol.load();
+    let serve = async {
+        match protocol {
+            Protocol::Http => super::relay::serve(client, front, closed).await,
+            Protocol::Tcp => super::tcp::serve(client, front).await,
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = cut.cancelled() => {}
     }
 }
 
@@ -75,11 +96,15 @@ pub(super) struct Door {
     pub(super) address: SocketAddr,
     trouble: Arc<Mutex<Option<Trouble>>>,
     closed: CancellationToken,
+    live: Option<Arc<Live>>,
 }
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.closed.cancel();
+        match &self.live {
+            Some(live) => live.leaving.cancel(),
+            None => self.closed.cancel(),
+        }
     }
 }
 
@@ -112,7 +137,57 @@ impl Door {
             }
         };
         tasks.spawn(work);
-        Self { address, trouble, closed }
+        Self { address, trouble, closed, live: None }
+    }
+
+    /// Takes the place in front of a running service, at once if it can, otherwise as soon as it can, again whenever the service comes back, and leaves it when dropped.
+    fn open_live<F: Future<Output = ()> + Send + 'static>(
+        (listen, pid): (SocketAddr, Option<u32>),
+        live: Arc<Live>,
+        serve: impl Fn(TcpStream, CancellationToken) -> F + Send + Sync + 'static,
+        stopping: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let closed = stopping.child_token();
+        let trouble: Arc<Mutex<Option<Trouble>>> = Arc::default();
+        let take = move || Inserted::take(listen, pid).map_err(|e| Trouble(e.to_string().into()));
+        let mut next = Some(take());
+        set(&trouble, next.as_ref().and_then(|n| n.as_ref().err()));
+        let address = next.as_ref().and_then(|n| n.as_ref().ok()).map_or(listen, Inserted::bound);
+        let work = {
+            let (trouble, closed, live, tasks) =
+                (trouble.clone(), closed.clone(), live.clone(), tasks.clone());
+            async move {
+                let serve = |client| serve(client, closed.clone());
+                loop {
+                    let ended = match next.take() {
+                        Some(Ok(inserted)) => {
+                            set(&trouble, None);
+                            live.stand(inserted, &serve, &closed, &tasks).await
+                        }
+                        _ => Ok(Ended::Gone),
+                    };
+                    let why = match ended {
+                        Ok(Ended::Left) => return,
+                        Ok(Ended::Gone) => format!("the service no longer listens at {address}"),
+                        Err(error) => error.to_string(),
+                    };
+                    if trouble.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+                        set(&trouble, Some(&Trouble(why.into())));
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(SELDOM) => {}
+                        () = closed.cancelled() => break,
+                        () = live.leaving.cancelled() => break,
+                    }
+                    let again = tokio::task::spawn_blocking(take).await;
+                    next = Some(again.unwrap_or_else(|e| Err(Trouble(e.to_string().into()))));
+                }
+                live.never();
+            }
+        };
+        tasks.spawn(work);
+        Self { address, trouble, closed, live: Some(live) }
     }
 
     /// Why it is not open, if it is not.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::front::{Front, NoConnection, status_of};
 use super::meter::{Call, FailureKind};
+use super::tap::Side;
 use super::target::{Target, Visit};
 
 /// After this time without an answer, a request counts as having reached the service.
@@ -35,6 +36,7 @@ type Backend = Mutex<Option<(Arc<Target>, SendRequest<Passing>)>>;
 pub(super) async fn serve(client: TcpStream, first: Bytes, front: Arc<Front>, stopping: CancellationToken) {
     let backend: Arc<Backend> = Arc::default();
     let limit = u32::try_from(front.limits.head_bytes).unwrap_or(u32::MAX);
+    let port = front.clone();
     let service = service_fn(move |request| {
         let (front, backend) = (front.clone(), backend.clone());
         async move { Ok::<_, Infallible>(carry(request, &front, &backend).await) }
@@ -48,6 +50,10 @@ pub(super) async fn serve(client: TcpStream, first: Bytes, front: Arc<Front>, st
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+        () = port.leaving() => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
@@ -106,6 +112,7 @@ async fn send(
     call: Arc<Call>,
     mut visit: Visit,
 ) -> Response<Passing> {
+    call.fields(Side::Request, request.headers());
     let request = request.map(|body| Passing::Up { body, call: call.clone() });
     let answer = sender.send_request(request);
     tokio::pin!(answer);
@@ -120,6 +127,7 @@ async fn send(
     match answer {
         Ok(response) => {
             call.status(response.status().as_u16());
+            call.fields(Side::Response, response.headers());
             let events = response
                 .headers()
                 .get(hyper::header::CONTENT_TYPE)
@@ -160,9 +168,13 @@ impl Body for Passing {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Up { body, call } => {
-                let polled = Pin::new(body).poll_frame(context);
+                let polled = Pin::new(&mut *body).poll_frame(context);
                 if let Poll::Ready(Some(Ok(frame))) = &polled {
                     call.bytes_in(length(frame));
+                    call.body(Side::Request, frame.data_ref().map_or(&[], |data| data));
+                }
+                if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {
+                    call.uploaded();
                 }
                 polled
             }
@@ -171,6 +183,7 @@ impl Body for Passing {
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => {
                         call.bytes_out(length(frame));
+                        call.body(Side::Response, frame.data_ref().map_or(&[], |data| data));
                         if body.is_end_stream() {
                             *over = true;
                             call.answered();

@@ -156,6 +156,22 @@ pub(super) fn response(buffer: &mut BytesMut, length: usize, method: &str) -> Re
     Ok(Response { status, framing, persistent, events: fields.events, bytes: fields.forwarded(&raw) })
 }
 
+/// The same head, which says that the connection ends after the message.
+pub(super) fn closing(head: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(head.len() + 24);
+    for line in head.split_inclusive(|b| *b == b'\n') {
+        let name = line.split(|b| *b == b':').next().unwrap_or_default();
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        if line == b"\r\n" {
+            bytes.extend_from_slice(b"Connection: close\r\n");
+        }
+        if !is("connection") && !is("keep-alive") {
+            bytes.extend_from_slice(line);
+        }
+    }
+    bytes.freeze()
+}
+
 fn complete(parsed: httparse::Result<usize>) -> Result<(), BadHead> {
     match parsed {
         Ok(httparse::Status::Complete(_)) => Ok(()),

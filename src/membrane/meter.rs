@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use super::now;
+use super::tap::{Side, Taps, Watches};
 
 /// How many routes of one service are told apart; calls of further ones count as `other`.
 pub const MAX_ROUTES: usize = 100;
@@ -190,14 +191,14 @@ fn upper(bucket: usize) -> u64 {
 
 /// A method and a path with holes: `GET /items/{id}`, `/files/{rest*}`; without a method, any.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pattern {
+pub(super) struct Pattern {
     method: Option<String>,
     segments: Vec<Option<String>>,
     rest: bool,
 }
 
 impl Pattern {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         let (method, path) = match text.trim().split_once(' ') {
             Some((method, path)) => (Some(method.to_string()), path.trim()),
             None => (None, text.trim()),
@@ -212,7 +213,7 @@ impl Pattern {
         Self { method, segments, rest }
     }
 
-    fn matches(&self, method: &str, target: &str) -> bool {
+    pub(super) fn matches(&self, method: &str, target: &str) -> bool {
         if self.method.as_ref().is_some_and(|m| m != method) {
             return false;
         }
@@ -249,6 +250,8 @@ pub struct Meter {
     other: Arc<Gauge>,
     routes: ArcSwap<Vec<Route>>,
     failures: Mutex<BTreeMap<FailureKind, u64>>,
+    /// Who looks on at calls.
+    pub(super) taps: Taps,
 }
 
 impl Meter {
@@ -298,6 +301,7 @@ impl Meter {
             start: now(),
             timed: AtomicBool::new(false),
             error: AtomicBool::new(false),
+            watches: self.taps.watch(method, target),
         };
         call.each(|g| {
             g.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -314,6 +318,7 @@ pub(super) struct Call {
     start: Instant,
     timed: AtomicBool,
     error: AtomicBool,
+    watches: Watches,
 }
 
 impl Call {
@@ -343,11 +348,33 @@ impl Call {
         if !self.timed.swap(true, Ordering::Relaxed) {
             let time = self.start.elapsed();
             self.each(|g| g.took(time));
+            self.watches.answered();
         }
+    }
+
+    /// This head of an HTTP/1 message is about to be forwarded.
+    pub(super) fn head(&self, side: Side, head: &[u8]) {
+        self.watches.head(side, head);
+    }
+
+    /// These fields of an HTTP/2 message are about to be forwarded.
+    pub(super) fn fields(&self, side: Side, fields: &hyper::HeaderMap) {
+        self.watches.fields(side, fields);
+    }
+
+    /// These bytes of a body are about to be forwarded.
+    pub(super) fn body(&self, side: Side, bytes: &[u8]) {
+        self.watches.body(side, bytes);
+    }
+
+    /// The request has been forwarded to its end.
+    pub(super) fn uploaded(&self) {
+        self.watches.uploaded();
     }
 
     /// The service answered with this status.
     pub(super) fn status(&self, status: u16) {
+        self.watches.status(status);
         self.error.fetch_or(status >= 500, Ordering::Relaxed);
     }
 

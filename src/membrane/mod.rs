@@ -9,11 +9,13 @@ mod front;
 mod gate;
 mod h2;
 mod head;
+mod live;
 mod meter;
 pub mod process;
 mod property;
 mod relay;
 mod sensor;
+mod tap;
 mod target;
 mod tcp;
 
@@ -27,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 pub use front::Limits;
 pub use gate::Trouble;
+pub use live::{LiveError, Running};
 pub use meter::{FailureKind, Gauge, MAX_ROUTES, Meter, OTHER};
 
 use crate::connectors::Connectors;
@@ -34,6 +37,7 @@ use crate::model::endpoint::{Endpoint, Port, Protocol};
 use crate::model::manage::Manage;
 use front::Front;
 use gate::{Door, Gate};
+use live::Live;
 use property::Manager;
 use target::{Lead, Slot, Target};
 
@@ -71,6 +75,8 @@ struct State {
     meters: HashMap<Arc<str>, Arc<Meter>>,
     fronts: HashMap<Arc<str>, Gate>,
     managed: HashMap<Arc<str>, Managed>,
+    /// The services that listen themselves where homeostat does, and which process is meant.
+    live: HashMap<Arc<str>, Option<u32>>,
     /// By service and reference.
     ports: HashMap<(Arc<str>, Arc<str>), PortGate>,
 }
@@ -139,9 +145,10 @@ impl Membrane {
         let _entered = self.0.runtime.enter();
         let mut state = self.0.state();
         state.services = services.into_iter().map(|s| (s.name.clone(), s)).collect();
-        let State { services, fronts, .. } = &mut *state;
+        let State { services, fronts, live, .. } = &mut *state;
         fronts.retain(|name, gate| {
-            services.get(name).is_some_and(|s| s.listen == Some(gate.listen) && s.endpoint.is_some())
+            let same = |s: &Served| s.listen == Some(gate.listen) && s.endpoint.is_some();
+            services.get(name).is_some_and(same) && gate.is_live() == live.contains_key(name)
         });
         let served: Vec<(Arc<str>, SocketAddr, Endpoint)> = services
             .values()
@@ -152,8 +159,16 @@ impl Membrane {
                 Some(gate) => drop(lead_to(&gate.front, &name, &endpoint)),
                 None => {
                     let lead = Lead::To(Target::new(name.clone(), endpoint.address.clone()));
-                    let front = self.0.front(lead, endpoint.protocol, state.meter(&name), true);
-                    let gate = Gate::open(listen, front, &self.0.stopping, &self.0.tasks);
+                    let (stopping, tasks) = (&self.0.stopping, &self.0.tasks);
+                    let pid = state.live.get(&name).copied();
+                    let live = pid.map(|_| Arc::<Live>::default());
+                    let mut front = self.0.front(lead, endpoint.protocol, state.meter(&name), true);
+                    front.live = live.clone();
+                    let front = Arc::new(front);
+                    let gate = match live {
+                        None => Gate::open(listen, front, stopping, tasks),
+                        Some(live) => Gate::open_live(listen, (front, live), pid.flatten(), stopping, tasks),
+                    };
                     state.fronts.insert(name, gate);
                 }
             }
@@ -169,6 +184,21 @@ impl Membrane {
         let fronts = state.fronts.iter().map(|(name, gate)| (name, gate.trouble()));
         let managed = state.managed.iter().map(|(name, managed)| (name, managed.door.trouble()));
         fronts.chain(managed).filter_map(|(name, trouble)| Some((name.clone(), trouble?))).collect()
+    }
+
+    /// Which services listen themselves where homeostat is to listen for them (R4-28), and which of several processes is meant; holds from the next
+    /// [`Membrane::set_services`].
+    pub fn set_live(&self, services: impl IntoIterator<Item = (Arc<str>, Option<u32>)>) {
+        self.0.state().live = services.into_iter().collect();
+    }
+
+    /// Leaves the place in front of a running service: new connections go to it at once. Ends when the last connection that came here has; connections
+    /// that are kept are ended with the next answer, or when idle.
+    pub async fn leave(&self, service: &str) {
+        let live = self.0.state().fronts.get(service).and_then(|gate| gate.front.live.clone());
+        if let Some(live) = live {
+            live.leave().await;
+        }
     }
 
     /// Lets exactly these local ports of a service be open, and lead there. What stays the same is not touched.
@@ -195,7 +225,7 @@ impl Membrane {
                 Some((_, Err(why))) => (Lead::Nowhere(why.into()), Protocol::Http),
                 None => (unbound(&key), Protocol::Http),
             };
-            let front = self.0.front(lead, protocol, Arc::default(), false);
+            let front = Arc::new(self.0.front(lead, protocol, Arc::default(), false));
             let gate = Gate::open(port.listen, front, &self.0.stopping, &self.0.tasks);
             if let Some(trouble) = gate.trouble() {
                 tracing::warn!(%service, reference = %port.reference, why = %trouble.0, "a port of a reference is not open");
@@ -277,9 +307,16 @@ impl Membrane {
 
     /// Closes all ports, lets calls end, and at the deadline cuts them off. Answers whether none was.
     pub async fn stop(&self, deadline: Duration) -> bool {
+        let live: Vec<Arc<str>> = self.0.state().live.keys().cloned().collect();
+        let end = async {
+            let leave = futures::future::join_all(live.iter().map(|service| self.leave(service)));
+            let _ = tokio::time::timeout(deadline / 2, leave).await;
+            self.0.stopping.cancel();
+            self.0.tasks.close();
+            self.0.tasks.wait().await;
+        };
+        let ended = tokio::time::timeout(deadline, end).await.is_ok();
         self.0.stopping.cancel();
-        self.0.tasks.close();
-        let ended = tokio::time::timeout(deadline, self.0.tasks.wait()).await.is_ok();
         self.0.cut.cancel();
         ended
     }
@@ -292,6 +329,10 @@ impl Inner {
 
     /// Opens, closes and changes management listeners; what is offered as before keeps its subscriptions.
     fn manage(&self, state: &mut State) {
+        let calls: HashMap<Arc<str>, Arc<Meter>> = {
+            let fronts: Vec<Arc<str>> = state.fronts.keys().cloned().collect();
+            fronts.into_iter().map(|name| (name.clone(), state.meter(&name))).collect()
+        };
         let State { services, managed, .. } = state;
         managed.retain(|name, open| {
             let wanted = services.get(name).and_then(|s| s.manage.as_ref());
@@ -300,17 +341,18 @@ impl Inner {
         for (name, served) in services.iter() {
             let Some(manage) = &served.manage else { continue };
             let endpoint = served.endpoint.as_ref();
+            let calls = calls.get(name);
             if let Some(open) = managed.get(name) {
                 let before = open.manager.load_full();
-                if !before.is(manage, endpoint) {
+                if !before.is(manage, endpoint, calls) {
                     let next =
-                        Manager::new(name, manage, endpoint, Some(&before), &self.shared, &self.stopping);
+                        Manager::new(name, manage, endpoint, calls, Some(&before), &self.shared, &self.stopping);
                     before.end(Some(&next));
                     open.manager.store(Arc::new(next));
                 }
                 continue;
             }
-            let manager = Manager::new(name, manage, endpoint, None, &self.shared, &self.stopping);
+            let manager = Manager::new(name, manage, endpoint, calls, None, &self.shared, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {
@@ -327,15 +369,16 @@ impl Inner {
         }
     }
 
-    fn front(&self, lead: Lead, protocol: Protocol, meter: Arc<Meter>, mirrors: bool) -> Arc<Front> {
-        Arc::new(Front {
+    fn front(&self, lead: Lead, protocol: Protocol, meter: Arc<Meter>, mirrors: bool) -> Front {
+        Front {
             slot: Slot::new(lead),
             protocol: arc_swap::ArcSwap::from_pointee(protocol),
             meter,
             limits: self.limits,
             mirrors,
             cut: self.cut.clone(),
-        })
+            live: None,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::chunked::Chunked;
 use super::front::{Front, NoConnection, status_of};
 use super::head::{self, BadHead, Framing, Request, end_of_head};
 use super::meter::{Call, FailureKind};
+use super::tap::Side;
 use super::target::{Target, Visit};
 
 /// How much is read at once, and how much of what follows a request is read ahead.
@@ -37,6 +38,7 @@ pub(super) async fn serve(mut client: TcpStream, front: Arc<Front>, stopping: Ca
     let first = tokio::select! {
         first = tokio::time::timeout(front.limits.idle, client.read_buf(&mut buffer)) => first,
         () = stopping.cancelled() => return,
+        () = front.idle_is_over() => return,
     };
     if !matches!(first, Ok(Ok(n)) if n > 0) {
         return;
@@ -176,6 +178,7 @@ impl Session<'_> {
                     self.backend = None;
                 }
                 () = stopping.cancelled() => return false,
+                () = self.front.idle_is_over() => return false,
                 () = &mut patience => return false,
             }
         }
@@ -413,12 +416,14 @@ async fn upload(
     };
     let mut chunked = (request.framing == Framing::Chunked).then(Chunked::new);
     let mut head = request.bytes.clone();
+    call.head(Side::Request, &head);
     loop {
         let count = match &mut chunked {
             Some(chunked) => chunked.pass(buffer).map_err(malformed)?,
             None => usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len()),
         };
         if head.has_remaining() || count > 0 {
+            call.body(Side::Request, &buffer[..count]);
             let mut bytes = (&mut head).chain(&buffer[..count]);
             to.write_all_buf(&mut bytes).await.map_err(|_| UploadEnd::Service)?;
             visit.sent();
@@ -427,6 +432,7 @@ async fn upload(
             call.bytes_in(count);
         }
         if chunked.as_ref().map_or(left == 0, Chunked::done) {
+            call.uploaded();
             return Ok(());
         }
         buffer.reserve(BUFFER);
@@ -507,9 +513,11 @@ impl Download<'_, '_, '_> {
             if head.events {
                 self.call.answered();
             }
-            self.body(head.bytes, head.framing).await?;
+            let leaves = self.front.leaves() && head.persistent;
+            let bytes = if leaves { head::closing(&head.bytes) } else { head.bytes };
+            self.body(bytes, head.framing).await?;
             self.call.answered();
-            return Ok(Answer::Whole { persistent: head.persistent });
+            return Ok(Answer::Whole { persistent: head.persistent && !leaves });
         }
     }
 
@@ -559,6 +567,7 @@ impl Download<'_, '_, '_> {
             _ => 0,
         };
         let mut chunked = (framing == Framing::Chunked).then(Chunked::new);
+        self.call.head(Side::Response, &head);
         loop {
             let count = match (&mut chunked, framing) {
                 (Some(chunked), _) => {
@@ -568,6 +577,7 @@ impl Download<'_, '_, '_> {
                 (None, _) => usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len()),
             };
             if !head.is_empty() || count > 0 {
+                self.call.body(Side::Response, &self.buffer[..count]);
                 self.send(std::mem::take(&mut head), count).await?;
                 left = left.saturating_sub(count as u64);
             }

@@ -158,6 +158,15 @@ impl Action {
         }
     }
 
+    /// The services that it binds references to, or takes them from.
+    pub fn leads_to(&self) -> Vec<&str> {
+        match self {
+            Self::Bind { to, .. } => vec![to],
+            Self::Replace { from, to, .. } => vec![from, to],
+            _ => Vec::new(),
+        }
+    }
+
     /// The service that it names, if it names one.
     pub fn service(&self) -> Option<&str> {
         match self {

@@ -33,6 +33,8 @@ pub enum SensorSpec {
     Exec(ExecSensor),
     /// A Nagios plug-in: perfdata becomes the metric, the exit code `<name>_state` (0 ok, 1 warning, 2 critical, 3 unknown).
     Nagios(NagiosSensor),
+    /// Whether something can be reached: 1 or 0, and `<name>_delay`, the time that it took (seconds).
+    Ping(PingSensor),
     /// A series of a Prometheus or OpenMetrics exposition.
     Prometheus(PrometheusSensor),
     /// Lines of text in UDP datagrams: a number, or `name value`.
@@ -244,6 +246,37 @@ pub struct NagiosSensor {
     pub stale_after: Option<HumanDuration>,
 }
 
+/// Whether something can be reached. Exactly one of `tcp` and `udp` is given.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PingSensor {
+    /// `HOST:PORT` that must accept a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<String>,
+    /// `HOST:PORT` that must send a datagram back as it was (RFC 862, the echo protocol).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<String>,
+    /// udp: the size of the datagram, bytes, 8 to 65,507; 32, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u16>,
+    /// The delay beyond which it counts as not reached; 1 s, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_delay: Option<HumanDuration>,
+    /// How often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// The age at which a value becomes stale; three times `every`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+impl PingSensor {
+    /// The delay beyond which it counts as not reached.
+    pub fn max_delay(&self) -> std::time::Duration {
+        self.max_delay.map_or(std::time::Duration::from_secs(1), |delay| delay.0)
+    }
+}
+
 /// A series of an exposition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -452,6 +485,7 @@ impl SensorSpec {
             Self::Http(_) => "http",
             Self::Exec(_) => "exec",
             Self::Nagios(_) => "nagios",
+            Self::Ping(_) => "ping",
             Self::Prometheus(_) => "prometheus",
             Self::Udp(_) => "udp",
             Self::Statsd(_) => "statsd",
@@ -474,6 +508,7 @@ impl SensorSpec {
             Self::Http(s) => s.every,
             Self::Exec(s) => s.every,
             Self::Nagios(s) => s.every,
+            Self::Ping(s) => s.every,
             Self::Prometheus(s) => s.every,
         };
         Some(every.unwrap_or(DEFAULT_EVERY))
@@ -485,6 +520,8 @@ impl SensorSpec {
             Self::Http(s) => s.timeout,
             Self::Exec(s) => s.timeout,
             Self::Nagios(s) => s.timeout,
+            // It ends by itself; the rest is for finding the address.
+            Self::Ping(s) => Some(HumanDuration(s.max_delay().saturating_add(DEFAULT_TIMEOUT.0))),
             Self::Prometheus(s) => s.timeout,
             _ => None,
         }
@@ -500,6 +537,7 @@ impl SensorSpec {
             Self::Http(s) => s.stale_after,
             Self::Exec(s) => s.stale_after,
             Self::Nagios(s) => s.stale_after,
+            Self::Ping(s) => s.stale_after,
             Self::Prometheus(s) => s.stale_after,
             Self::Udp(s) => s.stale_after,
             Self::Statsd(s) => s.stale_after,
@@ -532,7 +570,7 @@ impl SensorSpec {
                 ProxyQuantity::BytesIn | ProxyQuantity::BytesOut => Some("B"),
                 _ => None,
             },
-            Self::Nagios(_) | Self::Custom(_) => None,
+            Self::Nagios(_) | Self::Ping(_) | Self::Custom(_) => None,
         }
     }
 
@@ -540,6 +578,7 @@ impl SensorSpec {
     pub fn outputs(&self) -> &'static [&'static str] {
         match self {
             Self::Nagios(_) => &["state"],
+            Self::Ping(_) => &["delay"],
             _ => &[],
         }
     }
@@ -573,6 +612,8 @@ pub enum EffectorSpec {
     Http(HttpEffector),
     /// A program; `{name}` in an argument stands for an argument of the action.
     Exec(ExecEffector),
+    /// A mail.
+    Mail(MailEffector),
     /// A line in the log.
     Log(LogEffector),
     /// An effector that the embedding Rust program registered under this kind.
@@ -616,6 +657,33 @@ pub struct ExecEffector {
     pub check: Option<EffectCheck>,
 }
 
+/// A mail, handed to an SMTP server (RFC 5321).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MailEffector {
+    /// `smtp://HOST:PORT` (port 25, when absent); with the feature `tls` also `smtps://HOST` (465) and `smtp+starttls://HOST` (587).
+    pub server: String,
+    /// Who logs in there; nobody, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// With `user`: `${NAME}` from the environment or `${file:PATH}` from a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// The sender: `homeostat <homeostat@example.org>`.
+    pub from: String,
+    /// The receivers.
+    pub to: Vec<String>,
+    /// The subject, with `{name}` for arguments; absent: the service and the action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The text, with `{name}` for arguments; absent: the action as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// How long it may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+}
+
 /// A line in the log.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -649,6 +717,7 @@ impl EffectorSpec {
         match self {
             Self::Http(_) => "http",
             Self::Exec(_) => "exec",
+            Self::Mail(_) => "mail",
             Self::Log(_) => "log",
             Self::Custom(c) => &c.kind,
         }
@@ -659,6 +728,7 @@ impl EffectorSpec {
         match self {
             Self::Http(e) => e.timeout,
             Self::Exec(e) => e.timeout,
+            Self::Mail(e) => e.timeout,
             _ => None,
         }
         .unwrap_or(DEFAULT_TIMEOUT)
@@ -724,11 +794,11 @@ macro_rules! tagged {
 }
 
 tagged!(SensorSpec, "a sensor such as `push` or `{ http: { url: … } }`", "push" => Push(PushSensor),
-    "host" => Host, "process" => Process, "http" => Http, "exec" => Exec, "nagios" => Nagios,
+    "host" => Host, "process" => Process, "http" => Http, "exec" => Exec, "nagios" => Nagios, "ping" => Ping,
     "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "proxy" => Proxy, "property" => Property, "custom" => Custom);
 
 tagged!(EffectorSpec, "an effector such as `log` or `{ http: { url: … } }`", "log" => Log(LogEffector),
-    "http" => Http, "exec" => Exec, "custom" => Custom);
+    "http" => Http, "exec" => Exec, "mail" => Mail, "custom" => Custom);
 
 /// Adds the word alone to the schema.
 fn allow_word(schema: &mut schemars::Schema, word: &str) {

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::name::MAX_NAME;
 
 /// An IP address and a port: where homeostat listens.
@@ -85,6 +88,15 @@ impl std::fmt::Display for Endpoint {
         };
         write!(f, "{scheme}://{}", self.address)
     }
+}
+
+/// A service that runs already, and listens itself where homeostat is to stand in front of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LiveSpec {
+    /// The process that is meant; whichever listens there, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
 }
 
 /// A local port through which a service reaches what it uses, and where it is to lead.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::HumanDuration;
+use super::change::{ChangedBy, EventSource, Webhook};
 use super::endpoint::Address;
 use super::name::service_name_problem;
 use super::template::{Holes, Template};
@@ -57,6 +58,15 @@ pub struct PropertySpec {
     /// Always this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,
+    /// The calls through `listen` that change it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed_by: Vec<ChangedBy>,
+    /// The stream of events that tells of its changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<EventSource>,
+    /// The service tells of its changes by `POST /_mon/properties/{name}/changed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
     /// What it is, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -347,7 +357,24 @@ impl ManageSpec {
 }
 
 impl PropertySpec {
+    fn check_changes(&self, based: bool) -> Result<(), String> {
+        let told = !self.changed_by.is_empty() || self.events.is_some() || self.webhook.is_some();
+        if told && (self.value.is_some() || self.environment.is_some()) {
+            return Err("what is constant has no `changed_by`, `events` or `webhook`".into());
+        }
+        for call in &self.changed_by {
+            call.check()?;
+            pointer(&call.pointer)?;
+        }
+        if let Some(events) = &self.events {
+            url(&events.url, based, &[])?;
+            pointer(&events.pointer)?;
+        }
+        self.webhook.as_ref().map_or(Ok(()), |webhook| pointer(&webhook.pointer))
+    }
+
     fn check(&self, based: bool) -> Result<(), String> {
+        self.check_changes(based)?;
         let sources =
             [self.file.is_some(), self.http.is_some(), self.environment.is_some(), self.value.is_some()];
         if sources.iter().filter(|there| **there).count() != 1 {

@@ -20,6 +20,9 @@ pub struct Resource {
     /// Relations to other resources, by name: `cloudProvider: amazon`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub relations: BTreeMap<String, Vec<String>>,
+    /// What it offers to others, by names that they agree on: `pay` (R3-18).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub provides: Vec<String>,
 }
 
 /// Which resources: all that match every field given.
@@ -78,6 +81,7 @@ mod tests {
             class: Some("VM".into()),
             kind: Some("Frontend".into()),
             relations: BTreeMap::from([("cloudProvider".into(), vec!["amazon".into()])]),
+            provides: Vec::new(),
         };
         let pick = |json: serde_json::Value| {
             serde_json::from_value::<Selector>(json).expect("selector").matches(&vm)

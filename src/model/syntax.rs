@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use super::HumanDuration;
 use super::connector::{
     CustomConnector, EffectCheck, EffectorSpec, HostQuantity, HostSensor, HttpEffector, HttpSensor,
-    ProcessQuantity, ProcessSensor, PrometheusSensor, ProxyQuantity, ProxySensor, SensorSpec,
+    MailEffector, PingSensor, ProcessQuantity, ProcessSensor, PrometheusSensor, ProxyQuantity, ProxySensor,
+    SensorSpec,
 };
 use super::series::{SeriesSelector, name_length};
 use super::template::{Holes, Part, Template};
@@ -30,6 +31,7 @@ impl SensorSpec {
             Self::Http(s) => http(s),
             Self::Exec(s) => command(&s.command).and_then(|()| optional_pointer(s.pointer.as_deref())),
             Self::Nagios(s) => command(&s.command),
+            Self::Ping(s) => ping(s),
             Self::Prometheus(s) => prometheus(s),
             Self::Udp(s) => {
                 address(&s.listen)?;
@@ -60,6 +62,7 @@ impl EffectorSpec {
                 command_template(&e.command)?;
                 e.check.as_ref().map_or(Ok(()), check)
             }
+            Self::Mail(e) => mail(e),
             Self::Log(e) => {
                 template("text", e.text.as_deref().unwrap_or_default(), Holes::Arguments).map(drop)
             }
@@ -153,6 +156,64 @@ fn http(s: &HttpSensor) -> Result<(), String> {
     url(&s.url)?;
     optional_pointer(s.pointer.as_deref())?;
     headers(&s.headers, Holes::Secrets)
+}
+
+fn ping(s: &PingSensor) -> Result<(), String> {
+    nonzero("max_delay", s.max_delay)?;
+    let target = match (&s.tcp, &s.udp) {
+        (Some(target), None) | (None, Some(target)) => target,
+        (Some(_), Some(_)) => return Err("`tcp` and `udp` exclude each other; write one of them".into()),
+        (None, None) => {
+            return Err("what is to be reached is missing: `tcp: HOST:PORT` or `udp: HOST:PORT`".into());
+        }
+    };
+    match target.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {}
+        _ => return Err(format!("`{target}` is no address; expected HOST:PORT, such as example.org:22")),
+    }
+    match s.size {
+        Some(_) if s.udp.is_none() => Err("`size` goes with `udp`".into()),
+        Some(size) if !(8..=65_507).contains(&size) => {
+            Err(format!("`size: {size}` is no size of a datagram; expected 8 to 65507 bytes"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn mail(e: &MailEffector) -> Result<(), String> {
+    let server = ::url::Url::parse(&e.server).ok().filter(|url| url.has_host());
+    let known = ["smtp", "smtps", "smtp+starttls"];
+    match &server {
+        Some(url)
+            if known.contains(&url.scheme()) && url.username().is_empty() && url.password().is_none() => {}
+        _ => {
+            return Err(format!(
+                "`server: {}` is no mail server; expected smtp://HOST:PORT (`user` and `password` stand for themselves)",
+                e.server
+            ));
+        }
+    }
+    if e.user.is_some() != e.password.is_some() {
+        return Err("`user` and `password` go together".into());
+    }
+    template("password", e.password.as_deref().unwrap_or_default(), Holes::Secrets)?;
+    if e.to.is_empty() {
+        return Err("`to` is empty; expected who is to receive the mail".into());
+    }
+    for (field, address) in std::iter::once(("from", &e.from)).chain(e.to.iter().map(|to| ("to", to))) {
+        let inside = address.rsplit_once('<').map_or(address.as_str(), |(_, inside)| inside);
+        if !inside
+            .trim_end_matches('>')
+            .split_once('@')
+            .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
+        {
+            return Err(format!(
+                "`{field}: {address}` is no mail address; expected one such as ops@example.org"
+            ));
+        }
+    }
+    template("subject", e.subject.as_deref().unwrap_or_default(), Holes::Arguments)?;
+    template("text", e.text.as_deref().unwrap_or_default(), Holes::Arguments).map(drop)
 }
 
 fn prometheus(s: &PrometheusSensor) -> Result<(), String> {

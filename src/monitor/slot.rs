@@ -784,6 +784,7 @@ fn says_every(spec: &SensorSpec) -> bool {
         SensorSpec::Http(s) => s.every.is_some(),
         SensorSpec::Exec(s) => s.every.is_some(),
         SensorSpec::Nagios(s) => s.every.is_some(),
+        SensorSpec::Ping(s) => s.every.is_some(),
         SensorSpec::Prometheus(s) => s.every.is_some(),
         SensorSpec::Proxy(s) => s.what == ProxyQuantity::ResponseTime || s.every.is_some(),
         SensorSpec::Property(s) => s.every.is_some(),

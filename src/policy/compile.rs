@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::diagnostics::{Problem, suggestion, suggestion_or_list};
 use super::document::{
-    ComputedMetric, MetricDocument, MonitorDocument, PackedDocument, PlanDocument, ResourceDocument,
-    ServiceDocument, SloDocument,
+    ComputedMetric, MetricDocument, MonitorDocument, PackedDocument, PlanDocument, ReferenceDocument,
+    ResourceDocument, ServiceDocument, SloDocument,
 };
 use super::expression::{Expression, ExpressionError};
 use super::script::Script;
@@ -92,10 +92,14 @@ fn build(
     }
     let policy = ServicePolicy {
         name: document.service.as_str().into(),
-        resource: Arc::new(resource(&document.service, &document.class, &document.kind, &document.relations)),
+        resource: Arc::new(Resource {
+            provides: document.provides.clone(),
+            ..resource(&document.service, &document.class, &document.kind, &document.relations)
+        }),
         references,
         endpoint,
         listen,
+        live: document.live,
         process: document.process.clone().map(Arc::new),
         manage,
         monitor: monitor.map(Arc::new),
@@ -134,6 +138,16 @@ fn resource(
         class: class.clone(),
         kind: kind.clone(),
         relations: relations.iter().map(|(name, targets)| (name.clone(), targets.to_vec())).collect(),
+        provides: Vec::new(),
+    }
+}
+
+/// Adds services that a capability has found, without repetition.
+pub(crate) fn add_found(candidates: &mut Vec<Arc<str>>, found: &[String]) {
+    for service in found {
+        if !candidates.iter().any(|c| **c == **service) {
+            candidates.push(service.as_str().into());
+        }
     }
 }
 
@@ -172,6 +186,9 @@ impl Compiler<'_> {
     fn names(&mut self) {
         self.name(Place::value(["service".into()]), &self.document.service, service_name_problem);
         check_relations(&mut self.problems, &self.document.relations);
+        for (i, capability) in self.document.provides.iter().enumerate() {
+            self.name(Place::value(["provides".into()]).then(i), capability, service_name_problem);
+        }
     }
 
     fn references(&mut self) -> BTreeMap<Arc<str>, ReferencePolicy> {
@@ -190,16 +207,21 @@ impl Compiler<'_> {
                     candidates.push(service.as_str().into());
                 }
             }
-            if candidates.is_empty() {
+            if let Some(capability) = &reference.capability {
+                self.name(place.then("capability"), capability, service_name_problem);
+                add_found(&mut candidates, &reference.found);
+            } else if candidates.is_empty() {
                 self.error(
                     Problem::error("empty-reference", place, format!("the reference `{name}` leads nowhere"))
-                        .hint("say `service: NAME`, or `candidates: [NAME, …]` for one that is unbound at first".to_string()),
+                        .hint("say `service: NAME`, or `candidates: [NAME, …]` or `capability: WHAT` for one that is unbound at first".to_string()),
                 );
             }
             let service = reference.service.as_deref().map(Arc::from);
+            let capability = reference.capability.as_deref().map(Arc::from);
             let place = Place::value(["references".into(), name.as_str().into(), "listen".into()]);
             let listen = reference.listen.as_deref().and_then(|text| self.read(place, text, parse_address));
-            references.insert(name.as_str().into(), ReferencePolicy { service, candidates, listen });
+            references
+                .insert(name.as_str().into(), ReferencePolicy { service, candidates, capability, listen });
         }
         references
     }
@@ -236,12 +258,25 @@ impl Compiler<'_> {
         let endpoint = endpoint.as_deref().and_then(|text| self.read(at("endpoint"), text, Endpoint::parse));
         let listen = listen.as_deref().and_then(|text| self.read(at("listen"), text, parse_address));
         if let (Some(endpoint), Some(listen)) = (&endpoint, &listen)
+            && self.document.live.is_none()
             && *endpoint.address == *listen.to_string()
         {
             let message = format!("the service and homeostat cannot both listen on {listen}");
-            let hint = "let the service listen on another port, and homeostat on the one that clients know"
+            let hint = "let the service listen on another port, and homeostat on the one that clients know; or, if it runs already, say `live: {}`"
                 .to_string();
             self.error(Problem::error("conflicting-fields", at("listen"), message).hint(hint));
+        }
+        if self.document.live.is_some() {
+            if listen.is_none() {
+                let message = "a service that runs already is stood in front of where it listens".to_string();
+                let hint = "say `listen: ADDRESS`, where it does".to_string();
+                self.error(Problem::error("missing-field", at("live"), message).hint(hint));
+            }
+            if self.document.process.is_some() {
+                let message = "a service that homeostat starts does not run already".to_string();
+                let hint = "leave out `process` or `live`".to_string();
+                self.error(Problem::error("conflicting-fields", at("live"), message).hint(hint));
+            }
         }
         (endpoint, listen)
     }
@@ -311,6 +346,15 @@ impl Compiler<'_> {
             self.error(Problem::error("invalid-value", place, why.clone()));
         }
         let listen = parse_address(&spec.listen).ok().filter(|_| problems.is_empty())?;
+        for (name, property) in &spec.properties {
+            if !property.changed_by.is_empty() && (self.document.listen.is_none() || !based) {
+                let place = Place::value(["manage".into(), "properties".into()])
+                    .then(name.as_str())
+                    .then("changed_by");
+                let message = "calls are seen only where homeostat stands in front of the service; say `listen: ADDRESS` and an HTTP `endpoint`";
+                self.error(Problem::error("missing-field", place, message.to_string()));
+            }
+        }
         if self
             .document
             .endpoint
@@ -849,11 +893,7 @@ impl Compiler<'_> {
     }
 
     fn reachable(&self) -> impl Iterator<Item = &str> + Clone {
-        self.document
-            .references
-            .values()
-            .flat_map(|reference| reference.service.iter().chain(&reference.candidates))
-            .map(String::as_str)
+        self.document.references.values().flat_map(ReferenceDocument::services).map(String::as_str)
     }
 
     fn own_action(&mut self, action: &Action, place: &Place) {
@@ -867,10 +907,10 @@ impl Compiler<'_> {
                 })
             },
             &|reference| {
-                document
-                    .references
-                    .get(reference)
-                    .map(|r| r.service.iter().chain(&r.candidates).cloned().collect())
+                let reference = document.references.get(reference)?;
+                // Who provides a capability is known when all documents are.
+                let named = reference.capability.is_some().then(|| action.leads_to()).unwrap_or_default();
+                Some(reference.services().cloned().chain(named.into_iter().map(str::to_string)).collect())
             },
             &document.references.keys().map(String::as_str).collect::<Vec<_>>(),
             &document.analyze.iter().flatten().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),

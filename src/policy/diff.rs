@@ -10,6 +10,7 @@ use super::document::MetricDocument;
 use super::merge::differing;
 use super::set::PolicySet;
 use super::value::{PlanRow, ServicePolicy, SloPolicy, Strategy};
+use crate::model::endpoint::LiveSpec;
 use crate::model::manage::ManageSpec;
 
 /// A part of a managed service that can be replaced on its own.
@@ -164,7 +165,8 @@ pub fn service_diff(old: &ServicePolicy, new: &ServicePolicy) -> Option<Change> 
     if !Arc::ptr_eq(&old.resource, &new.resource) && old.resource != new.resource {
         differ(Component::Resource, resource_lines(old, new));
     }
-    if (&old.endpoint, &old.listen, &old.manage) != (&new.endpoint, &new.listen, &new.manage) {
+    let around = |p: &ServicePolicy| (p.endpoint.clone(), p.listen, p.live, p.manage.clone());
+    if around(old) != around(new) {
         differ(Component::Membrane, membrane_lines(old, new));
     }
     if !same(&old.process, &new.process) {
@@ -181,10 +183,16 @@ fn membrane_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
     let text = |what: Option<String>| what.unwrap_or_else(|| "none".into());
     let endpoint = |policy: &ServicePolicy| text(policy.endpoint.as_ref().map(ToString::to_string));
     let listen = |policy: &ServicePolicy| text(policy.listen.map(|l| l.to_string()));
+    let live = |policy: &ServicePolicy| match policy.live {
+        None => "no".to_string(),
+        Some(LiveSpec { pid: None }) => "yes".into(),
+        Some(LiveSpec { pid: Some(pid) }) => format!("process {pid}"),
+    };
     let manage = |policy: &ServicePolicy| text(policy.manage.as_ref().map(|m| m.listen.to_string()));
     let mut lines: Vec<String> = [
         ("endpoint", endpoint(old), endpoint(new)),
         ("listen", listen(old), listen(new)),
+        ("live", live(old), live(new)),
         ("manage.listen", manage(old), manage(new)),
     ]
     .into_iter()

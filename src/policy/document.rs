@@ -10,6 +10,7 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::connector::{EffectorSpec, SensorSpec};
+use crate::model::endpoint::LiveSpec;
 use crate::model::manage::ManageSpec;
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
@@ -30,12 +31,18 @@ pub struct ServiceDocument {
     /// Relations to other resources, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub relations: BTreeMap<String, OneOrMany>,
+    /// What it offers, by names that its users know (`pay`): a reference with this `capability` may lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub provides: Vec<String>,
     /// Where it listens: `http://HOST:PORT`, `tcp://HOST:PORT`, or `HOST:PORT`, which is HTTP (1.0, 1.1, or 2 by prior knowledge; no TLS).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// Where homeostat stands in front of it, so that `proxy` sensors see its calls: `127.0.0.1:8080`. Needs `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// The service listens at `listen` itself and runs already: homeostat stands in front of it there, and leaves again, without dropping a connection. Linux only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveSpec>,
     /// The program that homeostat runs for it: started, kept running, ended. `start`, `stop` and `restart` then need no effector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessSpec>,
@@ -131,10 +138,24 @@ pub struct ReferenceDocument {
     /// The services that it may be bound to besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<String>,
+    /// What is needed (`pay`): all services that say they provide it are candidates besides, as they come and go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capability: Option<String>,
+    /// Those services, filled in when all documents are known; whatever a file says here is overwritten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
+    pub found: Vec<String>,
     /// The local port through which the service reaches it: `127.0.0.1:7101`. Calls there go to what the reference is bound to, which needs an
     /// `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+}
+
+impl ReferenceDocument {
+    /// Every service that it may be bound to, the declared one first; one may be named more than once.
+    pub fn services(&self) -> impl Iterator<Item = &String> + Clone {
+        self.service.iter().chain(&self.candidates).chain(&self.found)
+    }
 }
 
 /// M.

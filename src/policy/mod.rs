@@ -1,5 +1,6 @@
 //! From files to compiled, immutable values.
 
+mod capability;
 pub mod check;
 pub mod compile;
 pub mod diagnostics;

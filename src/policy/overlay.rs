@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::capability;
 use super::check;
 use super::compile::DANGLING;
 use super::diagnostics::Problem;
@@ -29,6 +30,9 @@ pub fn overlay(
         base.files.iter().map(|(path, file)| (path.clone(), without(file, changes))).collect();
     let by_hand: Vec<Arc<ServicePolicy>> = changes.values().flatten().cloned().map(Arc::new).collect();
     files.insert(BY_HAND.into(), Arc::new(hand_file(by_hand)));
+    let changed = capability::found(files.values());
+    let paths: Vec<Arc<str>> = changed.iter().filter_map(|(n, _)| files.keys().nth(*n).cloned()).collect();
+    files.extend(paths.into_iter().zip(changed).map(|(path, (_, file))| (path, file)));
     let sources: Vec<(SourceFile, Arc<CompiledFile>)> =
         files.iter().map(|(path, file)| (source(path), file.clone())).collect();
     let drafts: Vec<Draft<'_>> = sources

@@ -7,6 +7,7 @@ use std::iter::Peekable;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::capability;
 use super::check;
 use super::compile::{compile, compile_resource};
 use super::diagnostics::{Problem, byte_at, suggestion_or_list};
@@ -59,6 +60,8 @@ pub struct Reach {
     pub services: bool,
     /// Some metric is over a group.
     pub groups: bool,
+    /// Some reference needs a capability.
+    pub capabilities: bool,
 }
 
 impl Reach {
@@ -68,6 +71,7 @@ impl Reach {
             scripts: reach.scripts || !service.scripts.is_empty(),
             services: reach.services || names_services(service),
             groups: reach.groups || has_groups(service),
+            capabilities: reach.capabilities || service.references.values().any(|r| r.capability.is_some()),
         })
     }
 }
@@ -145,6 +149,9 @@ impl PolicySet {
             }
         }
         let Build { mut problems, broken, .. } = build;
+        for (number, file) in capability::found(drafts.iter().map(|draft| &draft.compiled)) {
+            (drafts[number].compiled, drafts[number].fresh) = (file, true);
+        }
         problems.extend(check::check(&drafts, &broken));
         locate(&mut problems, sources);
         problems.sort_by(|a, b| {

@@ -9,7 +9,7 @@ use super::document::{MissingPolicy, PackedDocument};
 use super::expression::Expression;
 use super::script::Script;
 use crate::model::connector::{EffectorSpec, SensorSpec};
-use crate::model::endpoint::{Address, Endpoint};
+use crate::model::endpoint::{Address, Endpoint, LiveSpec};
 use crate::model::manage::Manage;
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
@@ -28,6 +28,8 @@ pub struct ServicePolicy {
     pub endpoint: Option<Endpoint>,
     /// Where homeostat stands in front of it.
     pub listen: Option<Address>,
+    /// Whether the service listens there itself, and runs already.
+    pub live: Option<LiveSpec>,
     /// The program that homeostat runs for it.
     pub process: Option<Arc<ProcessSpec>>,
     /// What of it can be managed from outside, and where homeostat listens for that.
@@ -47,6 +49,13 @@ pub struct ServicePolicy {
 }
 
 impl ServicePolicy {
+    /// Where its clients reach it: at the port in front of it, or where it listens itself, `tcp://` when that is no HTTP.
+    pub fn address(&self) -> Option<String> {
+        let endpoint = self.endpoint.as_ref()?;
+        let fronted = |listen: Address| Endpoint { address: listen.to_string().into(), ..endpoint.clone() };
+        Some(self.listen.map_or_else(|| endpoint.clone(), fronted).to_string())
+    }
+
     /// Whether its executor can carry out an action of this name by an effector, or on its process.
     pub fn declares(&self, action: &str) -> bool {
         let Some(execute) = &self.execute else { return false };
@@ -64,6 +73,8 @@ pub struct ReferencePolicy {
     pub service: Option<Arc<str>>,
     /// Every service that it may be bound to: the declared one first, then the candidates, without repetition.
     pub candidates: Vec<Arc<str>>,
+    /// What is needed: those that provide it are among the candidates.
+    pub capability: Option<Arc<str>>,
     /// The local port through which the service reaches it.
     pub listen: Option<Address>,
 }

@@ -121,6 +121,12 @@ pub struct ServiceStatus {
     /// Its type in the model.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// What it offers to others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub provides: Vec<String>,
+    /// Where its clients reach it: at the port in front of it, or where it listens itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
     /// Where its definition came from.
     pub origin: Origin,
     /// The components attached, in the order of the loop.

@@ -369,6 +369,8 @@ impl Supervisor {
 
     /// Opens and closes the ports in front of services, says where each of them listens, and which programs run.
     fn stand_around(&self, next: &PolicySet) {
+        let live = next.services.values().filter_map(|p| Some((p.name.clone(), p.live?.pid)));
+        self.shell.membrane().set_live(live);
         let served = next.services.values().map(|policy| Served {
             name: policy.name.clone(),
             listen: policy.listen,
@@ -576,11 +578,14 @@ impl Supervisor {
 
     async fn quarantined(&self, name: &str) -> ServiceStatus {
         let state = self.state.lock().await;
-        let resource = state.running.services.get(name).map(|p| p.resource.clone());
+        let policy = state.running.services.get(name);
+        let resource = policy.map(|p| p.resource.clone());
         ServiceStatus {
             name: name.to_string(),
             class: resource.as_ref().and_then(|r| r.class.clone()),
             kind: resource.as_ref().and_then(|r| r.kind.clone()),
+            provides: resource.as_ref().map(|r| r.provides.clone()).unwrap_or_default(),
+            address: policy.and_then(|p| p.address()),
             origin: Origin::File,
             components: Vec::new(),
             references: BTreeMap::new(),
@@ -743,7 +748,17 @@ fn lines(changes: &[Change]) -> Vec<String> {
 /// What the files say of a service, as a hash; empty when they say nothing.
 fn base_of(files: &PolicySet, name: &str) -> String {
     files.services.get(name).map_or_else(String::new, |policy| {
-        let json = serde_json::to_vec(&with_scripts(policy)).unwrap_or_default();
+        let mut document = with_scripts(policy);
+        // Who provides a capability is not said by the file of its user.
+        for reference in document
+            .get_mut("references")
+            .and_then(serde_json::Value::as_object_mut)
+            .into_iter()
+            .flat_map(serde_json::Map::values_mut)
+        {
+            reference.as_object_mut().map(|r| r.remove("found"));
+        }
+        let json = serde_json::to_vec(&document).unwrap_or_default();
         blake3::hash(&json).to_hex()[..16].to_string()
     })
 }

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bridge;
+mod change;
 mod failures;
 mod hostile;
 mod http1;
 mod http2;
+#[cfg(target_os = "linux")]
+mod live;
 mod manage;
 mod measure;
 mod references;

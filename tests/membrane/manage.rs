@@ -28,7 +28,7 @@ struct Admin {
     reads: AtomicUsize,
 }
 
-async fn listen(router: Router) -> SocketAddr {
+pub(super) async fn listen(router: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -92,13 +92,13 @@ fn file_spec(file: &Path) -> Value {
     })
 }
 
-fn managed(name: &str, endpoint: &str, spec: Value) -> Served {
+pub(super) fn managed(name: &str, endpoint: &str, spec: Value) -> Served {
     let spec = Arc::new(serde_json::from_value(spec).unwrap());
     Served { manage: Some(Manage { listen: any().unwrap(), spec }), ..served(name, any(), endpoint) }
 }
 
 /// A membrane around one service, and where that is managed.
-fn manage(endpoint: &str, spec: Value) -> (Membrane, SocketAddr) {
+pub(super) fn manage(endpoint: &str, spec: Value) -> (Membrane, SocketAddr) {
     let membrane = Membrane::new(&Connectors::new(), Limits::default());
     assert!(membrane.set_services([managed("it", endpoint, spec)]).is_empty());
     let address = membrane.manage_address("it").unwrap();
@@ -106,14 +106,14 @@ fn manage(endpoint: &str, spec: Value) -> (Membrane, SocketAddr) {
 }
 
 /// A client that knows nothing of the services.
-struct Client(reqwest::Client, SocketAddr);
+pub(super) struct Client(pub(super) reqwest::Client, pub(super) SocketAddr);
 
 impl Client {
-    fn new(address: SocketAddr) -> Self {
+    pub(super) fn new(address: SocketAddr) -> Self {
         Self(reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap(), address)
     }
 
-    async fn ask(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub(super) async fn ask(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let mut request = self.0.request(method, format!("http://{}/_mon/{path}", self.1));
         if let Some(body) = body {
             request = request.json(&body);
@@ -123,17 +123,17 @@ impl Client {
         (status, answer.json().await.unwrap_or_default())
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
+    pub(super) async fn get(&self, path: &str) -> (u16, Value) {
         self.ask(reqwest::Method::GET, path, None).await
     }
 
-    async fn value(&self, name: &str) -> Value {
+    pub(super) async fn value(&self, name: &str) -> Value {
         let (status, answer) = self.get(&format!("properties/{name}")).await;
         assert_eq!(status, 200, "{answer}");
         answer["value"].clone()
     }
 
-    async fn set(&self, name: &str, value: Value) -> (u16, Value) {
+    pub(super) async fn set(&self, name: &str, value: Value) -> (u16, Value) {
         self.ask(reqwest::Method::PUT, &format!("properties/{name}"), Some(json!({ "value": value }))).await
     }
 
@@ -141,12 +141,16 @@ impl Client {
         self.ask(reqwest::Method::POST, &format!("invoke/{name}"), Some(json!({ "params": params }))).await
     }
 
-    async fn subscribe(&self, name: &str, wish: Value) -> (u16, Value) {
+    pub(super) async fn subscribe(&self, name: &str, wish: Value) -> (u16, Value) {
         self.ask(reqwest::Method::POST, &format!("properties/{name}/subscriptions"), Some(wish)).await
     }
 
     /// The events of a property: their names and data.
-    async fn events(&self, name: &str, query: &str) -> impl futures::Stream<Item = (String, Value)> + Unpin {
+    pub(super) async fn events(
+        &self,
+        name: &str,
+        query: &str,
+    ) -> impl futures::Stream<Item = (String, Value)> + Unpin {
         let url = format!("http://{}/_mon/properties/{name}/events?{query}", self.1);
         let answer = self.0.get(url).send().await.unwrap();
         assert_eq!(answer.status(), 200);
@@ -155,19 +159,21 @@ impl Client {
     }
 }
 
-async fn next<S: futures::Stream<Item = (String, Value)> + Unpin>(events: &mut S) -> (String, Value) {
+pub(super) async fn next<S: futures::Stream<Item = (String, Value)> + Unpin>(
+    events: &mut S,
+) -> (String, Value) {
     tokio::time::timeout(PATIENCE, events.next()).await.expect("in time").expect("an event")
 }
 
 /// Somebody who is called back: what he heard, and what he answers.
-struct Heard {
-    told: Mutex<Vec<Value>>,
+pub(super) struct Heard {
+    pub(super) told: Mutex<Vec<Value>>,
     tries: AtomicUsize,
     /// This many tries are answered with 503 first.
     refuses: usize,
 }
 
-async fn heard(refuses: usize) -> (Arc<Heard>, String) {
+pub(super) async fn heard(refuses: usize) -> (Arc<Heard>, String) {
     let heard = Arc::new(Heard { told: Mutex::default(), tries: AtomicUsize::new(0), refuses });
     let told = |State(heard): State<Arc<Heard>>, Json(body): Json<Value>| async move {
         if heard.tries.fetch_add(1, Ordering::SeqCst) < heard.refuses {
@@ -181,13 +187,13 @@ async fn heard(refuses: usize) -> (Arc<Heard>, String) {
 }
 
 impl Heard {
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.told.lock().unwrap().len()
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "it measures")]
-fn clock() -> Instant {
+pub(super) fn clock() -> Instant {
     Instant::now()
 }
 

@@ -115,6 +115,8 @@ impl FakeService {
             name: self.name.clone(),
             class: None,
             kind: None,
+            provides: Vec::new(),
+            address: None,
             origin: Origin::File,
             components: Component::ALL.map(component).to_vec(),
             references,

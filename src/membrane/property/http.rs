@@ -144,7 +144,11 @@ fn pick(mut answer: Value, pointer: &str, call: &str) -> Result<Value, PropertyE
     found.ok_or_else(|| PropertyError::Failed(format!("{call} answered with nothing at `{pointer}`")))
 }
 
-fn address(url: &str, base: Option<&str>, arguments: &Map<String, Value>) -> Result<String, PropertyError> {
+pub(super) fn address(
+    url: &str,
+    base: Option<&str>,
+    arguments: &Map<String, Value>,
+) -> Result<String, PropertyError> {
     let filled = fill(url, arguments, quoted)?;
     match (filled.starts_with('/'), base) {
         (false, _) => Ok(filled),

@@ -1,8 +1,8 @@
 //! The generic proxy (S4): what of a service can be looked at, set, invoked and subscribed to, on a listener of its own, though the service knows nothing
 //! of it.
 //!
-//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect` and `files` (how a change is
-//! noticed), `deliver` (how it is told), `server` (the listener).
+//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect`, `files` and `stream` (how a
+//! change is noticed), `deliver` (how it is told), `server` (the listener).
 
 mod deliver;
 mod detect;
@@ -11,6 +11,7 @@ mod files;
 mod http;
 mod sensor;
 mod server;
+mod stream;
 mod timing;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::meter::Meter;
 use super::now;
 use crate::model::endpoint::{Endpoint, Protocol};
 use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType};
@@ -54,6 +56,8 @@ enum PropertyError {
     NoSuchSubscription(String, u64),
     #[error("`{0}` cannot be set")]
     NotSettable(String),
+    #[error("`{0}` has no `webhook`, so nobody says when it changes")]
+    NoWebhook(String),
     #[error("{0}")]
     WrongType(String),
     #[error("{0}")]
@@ -72,8 +76,14 @@ enum PropertyError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Detection {
+    /// By the calls that change it, as they pass.
+    Calls,
     /// When it happens.
     Notified,
+    /// By the service's own stream of events.
+    Stream,
+    /// By a call of the service.
+    Webhook,
     /// By looking, often after changes and seldom without.
     Polled,
 }
@@ -162,6 +172,8 @@ struct Property {
     spec: PropertySpec,
     base: Option<Arc<str>>,
     shared: Shared,
+    /// The calls of its clients, where they can be seen.
+    calls: Option<Arc<Meter>>,
     /// The value that was seen last; locked while it is set or looked at for changes, so that what is told comes in order.
     known: tokio::sync::Mutex<Option<Value>>,
     subscriptions: Mutex<Subscriptions>,
@@ -236,6 +248,30 @@ impl Property {
         }
     }
 
+    /// Somebody who knows says that it changed, perhaps with a `message` that has the value at `pointer`; without one it is asked.
+    /// Answers whether it was.
+    async fn told(&self, message: Option<Value>, pointer: &str) -> bool {
+        let value = message.and_then(|mut message| message.pointer_mut(pointer).map(Value::take));
+        match value.filter(|value| self.spec.kind.fits(value)) {
+            Some(value) => {
+                let mut known = self.known.lock().await;
+                self.publish(&mut known, value);
+                false
+            }
+            None => {
+                self.look().await;
+                true
+            }
+        }
+    }
+
+    /// How changes are noticed from now on.
+    fn detects(&self, how: Detection) {
+        if let Some((now, _)) = &mut self.subscriptions().detector {
+            *now = how;
+        }
+    }
+
     fn publish(&self, known: &mut Option<Value>, value: Value) -> bool {
         if known.as_ref() == Some(&value) {
             return false;
@@ -283,7 +319,7 @@ impl Property {
                 Some(how) => how,
                 None => {
                     let stop = self.gone.child_token();
-                    let how = detect::start(self, stop.clone());
+                    let how = detect::start(self, &stop);
                     self.subscriptions().detector = Some((how, stop));
                     // After the watch, so that nothing happens between.
                     *known = self.read().await.ok();
@@ -454,6 +490,7 @@ pub(super) struct Manager {
     service: Arc<str>,
     base: Option<Arc<str>>,
     shared: Shared,
+    calls: Option<Arc<Meter>>,
     properties: BTreeMap<Arc<str>, Arc<Property>>,
     methods: BTreeMap<Arc<str>, MethodSpec>,
 }
@@ -464,6 +501,7 @@ impl Manager {
         service: &Arc<str>,
         manage: &Manage,
         endpoint: Option<&Endpoint>,
+        calls: Option<&Arc<Meter>>,
         before: Option<&Self>,
         shared: &Shared,
         stopping: &CancellationToken,
@@ -472,7 +510,8 @@ impl Manager {
             endpoint.filter(|e| e.protocol == Protocol::Http).map(|e| format!("http://{}", e.address).into());
         let property = |(name, spec): (&String, &PropertySpec)| {
             let old = before.and_then(|b| b.properties.get(name.as_str()));
-            let same = old.filter(|p| p.spec == *spec && p.base == base);
+            let seen = |p: &Property| p.calls.as_ref().map(Arc::as_ptr) == calls.map(Arc::as_ptr);
+            let same = old.filter(|p| p.spec == *spec && p.base == base && seen(p));
             let property = same.cloned().unwrap_or_else(|| {
                 Arc::new(Property {
                     service: service.clone(),
@@ -480,6 +519,7 @@ impl Manager {
                     spec: spec.clone(),
                     base: base.clone(),
                     shared: shared.clone(),
+                    calls: calls.cloned(),
                     known: tokio::sync::Mutex::default(),
                     subscriptions: Mutex::default(),
                     counters: Arc::default(),
@@ -495,15 +535,23 @@ impl Manager {
             service: service.clone(),
             base,
             shared: shared.clone(),
+            calls: calls.cloned(),
             properties,
             methods,
         }
     }
 
     /// Whether it offers just this.
-    pub(super) fn is(&self, manage: &Manage, endpoint: Option<&Endpoint>) -> bool {
+    pub(super) fn is(
+        &self,
+        manage: &Manage,
+        endpoint: Option<&Endpoint>,
+        calls: Option<&Arc<Meter>>,
+    ) -> bool {
         let base = endpoint.filter(|e| e.protocol == Protocol::Http).map(|e| format!("http://{}", e.address));
-        self.manage == *manage && self.base.as_deref() == base.as_deref()
+        self.manage == *manage
+            && self.base.as_deref() == base.as_deref()
+            && self.calls.as_ref().map(Arc::as_ptr) == calls.map(Arc::as_ptr)
     }
 
     /// Ends the subscriptions of what `next` does not offer as it was.

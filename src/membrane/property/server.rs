@@ -67,6 +67,7 @@ fn router(manager: Now) -> Router {
         .route("/_mon/properties/{name}/subscriptions", get(subscriptions).post(subscribe))
         .route("/_mon/properties/{name}/subscriptions/{id}", delete(unsubscribe))
         .route("/_mon/properties/{name}/events", get(events))
+        .route("/_mon/properties/{name}/changed", post(changed))
         .route("/_mon/methods", get(methods))
         .route("/_mon/invoke/{name}", post(invoke))
         .fallback(no_route)
@@ -135,6 +136,32 @@ async fn set(
         let mut shown = described(&property);
         shown.insert("value".into(), value);
         Ok::<_, PropertyError>(Json(shown).into_response())
+    };
+    Ok(finish(work).await?)
+}
+
+/// The service says that a property changed, with the value, or with nothing.
+async fn changed(
+    State(manager): State<Now>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let manager = manager.load_full();
+    let property = manager.property(&name)?.clone();
+    let Some(webhook) = property.spec.webhook.clone() else {
+        return Err(PropertyError::NoWebhook(name).into());
+    };
+    let message = match headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
+        || !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING)
+    {
+        true => None,
+        false => Some(read::<Value>(&headers, body).await?),
+    };
+    let work = async move {
+        let asked = property.told(message, &webhook.pointer).await;
+        Ok((StatusCode::ACCEPTED, Json(json!({ "property": &*property.name, "asked": asked })))
+            .into_response())
     };
     Ok(finish(work).await?)
 }
@@ -392,6 +419,7 @@ impl IntoResponse for PropertyError {
             Self::NoSuchMethod(_) => (StatusCode::NOT_FOUND, "no-such-method"),
             Self::NoSuchSubscription(..) => (StatusCode::NOT_FOUND, "no-such-subscription"),
             Self::NotSettable(_) => (StatusCode::CONFLICT, "not-settable"),
+            Self::NoWebhook(_) => (StatusCode::CONFLICT, "no-webhook"),
             Self::WrongType(_) => (StatusCode::UNPROCESSABLE_ENTITY, "wrong-type"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too-many-subscriptions"),

@@ -109,6 +109,11 @@ impl Default for Pace {
 }
 
 impl Pace {
+    /// The shortest time between two looks.
+    pub(super) fn least(self) -> Duration {
+        QUICK
+    }
+
     /// How long to wait after a look.
     pub(super) fn after(&mut self, changed: bool) -> Duration {
         self.0 = if changed { QUICK } else { (self.0 + self.0 / 2).min(SLOW) };

@@ -237,6 +237,8 @@ impl ServiceLoop {
             name: self.name.to_string(),
             class: self.policy.resource.class.clone(),
             kind: self.policy.resource.kind.clone(),
+            provides: self.policy.resource.provides.clone(),
+            address: self.policy.address(),
             origin: Origin::File,
             components,
             references: self.reference_status(),

@@ -1,0 +1,116 @@
+//! An action as a mail, by SMTP.
+
+use async_trait::async_trait;
+use lettre::message::{Mailbox, Message};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+
+use super::fetch;
+use super::fill::{self, Arguments};
+use super::text::shorten;
+use crate::model::connector::{Command, ConnectorError, Effector, MailEffector};
+use crate::model::template::{Holes, Template};
+
+/// The longest subject, characters.
+const SUBJECT_LIMIT: usize = 200;
+
+/// Writes a mail and hands it to the server, over a connection of its own.
+pub(super) struct Mailer {
+    server: String,
+    user: Option<(String, Template)>,
+    from: Mailbox,
+    to: Vec<Mailbox>,
+    subject: Option<Template>,
+    text: Option<Template>,
+}
+
+impl Mailer {
+    pub(super) fn new(spec: &MailEffector) -> Result<Self, ConnectorError> {
+        // Whether the server is one that can be spoken to is told when the policy is loaded.
+        transport(&spec.server)?;
+        let template = |text: &Option<String>| {
+            text.as_deref().map(|text| fill::parse(text, Holes::Arguments)).transpose()
+        };
+        let user = match (&spec.user, &spec.password) {
+            (Some(user), Some(password)) => Some((user.clone(), fill::parse(password, Holes::Secrets)?)),
+            _ => None,
+        };
+        Ok(Self {
+            server: spec.server.clone(),
+            user,
+            from: mailbox(&spec.from)?,
+            to: spec.to.iter().map(|to| mailbox(to)).collect::<Result<_, _>>()?,
+            subject: template(&spec.subject)?,
+            text: template(&spec.text)?,
+        })
+    }
+
+    fn message(&self, command: &Command) -> Result<Message, ConnectorError> {
+        let arguments = Arguments::of(command);
+        let subject = match &self.subject {
+            Some(template) => fill::plain(template, &arguments)?,
+            None => format!("{}: {}", command.service, command.action),
+        };
+        let text = match &self.text {
+            Some(template) => fill::plain(template, &arguments)?,
+            None => format!("{}\n\n{} {}\n", command.action, command.service, command.key),
+        };
+        // One line: what is filled in must not become a header of its own.
+        let subject: String = subject.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut mail = Message::builder()
+            .from(self.from.clone())
+            .subject(shorten(&subject, SUBJECT_LIMIT))
+            // The same for every attempt at the same action, so that a receiver can tell a repetition.
+            .message_id(Some(format!("<{}@homeostat>", command.key.replace('/', "."))));
+        for to in &self.to {
+            mail = mail.to(to.clone());
+        }
+        mail.body(text).map_err(|why| ConnectorError::Config(format!("the mail cannot be written: {why}")))
+    }
+}
+
+fn mailbox(text: &str) -> Result<Mailbox, ConnectorError> {
+    text.parse().map_err(|why| ConnectorError::Config(format!("`{text}` is no mail address: {why}")))
+}
+
+fn transport(server: &str) -> Result<lettre::transport::smtp::AsyncSmtpTransportBuilder, ConnectorError> {
+    let fail = |why: String| ConnectorError::Config(format!("`server: {server}`: {why}"));
+    let url = url::Url::parse(server).map_err(|why| fail(why.to_string()))?;
+    let host = url.host_str().ok_or_else(|| fail("it names no host".into()))?;
+    type Transport = AsyncSmtpTransport<Tokio1Executor>;
+    let builder = match url.scheme() {
+        "smtp" => Transport::builder_dangerous(host),
+        #[cfg(feature = "tls")]
+        "smtps" => Transport::relay(host).map_err(|why| fail(why.to_string()))?,
+        #[cfg(feature = "tls")]
+        "smtp+starttls" => Transport::starttls_relay(host).map_err(|why| fail(why.to_string()))?,
+        _ => return Err(fail("TLS needs the feature `tls` of homeostat".into())),
+    };
+    Ok(match url.port() {
+        Some(port) => builder.port(port),
+        None => builder,
+    })
+}
+
+#[async_trait]
+impl Effector for Mailer {
+    async fn perform(&self, command: &Command) -> Result<String, ConnectorError> {
+        let message = self.message(command)?;
+        let mut transport = transport(&self.server)?;
+        if let Some((user, password)) = &self.user {
+            let password = fill::secret("`password`", password, None).await?;
+            transport = transport.credentials(Credentials::new(user.clone(), password));
+        }
+        let sent = transport.build().send(message).await;
+        match sent {
+            Ok(answer) => Ok(format!("{} {}", answer.code(), answer.message().collect::<Vec<_>>().join(" "))),
+            Err(why) => {
+                let text = format!("{}: {}", self.server, fetch::root(&why));
+                Err(match why.is_permanent() || why.is_transient() {
+                    true => ConnectorError::Answer(text),
+                    false => ConnectorError::Unreachable(text),
+                })
+            }
+        }
+    }
+}
