@@ -7,6 +7,7 @@ mod candidates;
 mod change;
 mod channel;
 mod failures;
+mod hostile;
 mod http1;
 mod http2;
 #[cfg(target_os = "linux")]
