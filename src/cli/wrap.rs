@@ -63,6 +63,9 @@ fn policy(name: &str, options: &WrapOptions, ready: bool) -> Sources {
         policy["monitor"] = monitor(&json!({ "own": true }));
         policy["execute"] = json!({});
     }
+    if let (Some(mode), Some(manage)) = (options.mode, policy.get_mut("manage")) {
+        manage["subscriptions"] = json!(mode.subscriptions());
+    }
     Sources::from_texts([("wrap.yaml", policy.to_string().as_str())])
 }
 

@@ -34,6 +34,19 @@ pub struct ManageSpec {
     /// What can be invoked, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub methods: BTreeMap<String, MethodSpec>,
+    /// How observers can subscribe: `[interval, change]`, which is what holds when absent; `[]`: they can only ask (R4-14).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscriptions: Option<BTreeSet<SubscriptionMode>>,
+}
+
+/// When an observer who subscribed is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscriptionMode {
+    /// Every so often.
+    Interval,
+    /// Whenever the value is another.
+    Change,
 }
 
 /// One property. Exactly one of `file`, `http`, `environment` and `value` says where it is kept.
@@ -324,6 +337,11 @@ impl CallMethod {
 }
 
 impl ManageSpec {
+    /// Whether observers can subscribe so.
+    pub fn offers(&self, mode: SubscriptionMode) -> bool {
+        self.subscriptions.as_ref().is_none_or(|modes| modes.contains(&mode))
+    }
+
     /// Says what is wrong with it: for each mistake the section (`properties`, `methods`, or none), the name there, and why.
     /// `based`: whether the service has an HTTP endpoint that paths are relative to.
     pub fn problems(&self, based: bool) -> Vec<(Option<(&'static str, &str)>, String)> {

@@ -18,6 +18,7 @@ use super::turn::OPEN_DECISIONS;
 use crate::knowledge::store::HandMade;
 use crate::membrane::Served;
 use crate::model::connector::SensorSpec;
+use crate::model::module::Module;
 use crate::model::ports::PortError;
 use crate::model::{MetricId, Resource, ServiceId, Timestamp};
 use crate::policy::compile::compile_by_hand;
@@ -376,11 +377,14 @@ impl Supervisor {
             listen: policy.listen,
             endpoint: policy.endpoint.clone(),
             manage: policy.manage.clone(),
+            limits: policy.limits,
         });
         for (service, trouble) in self.shell.membrane().set_services(served) {
             self.shell.tell("membrane", Some(&service), format!("{}; it is tried again", trouble.0));
         }
-        let programs = next.services.values().filter_map(|p| Some((p.name.clone(), p.process.clone()?)));
+        let packed = self.shell.membrane().modules().has(Module::Process);
+        let programs = next.services.values().filter(|_| packed);
+        let programs = programs.filter_map(|p| Some((p.name.clone(), p.process.clone()?)));
         self.shell.processes().set(programs);
     }
 
@@ -570,6 +574,9 @@ impl Supervisor {
         };
         status.origin = self.origins.get(name).map_or(Origin::File, |o| *o);
         status.process = self.shell.processes().status(name);
+        for (reference, status) in &mut status.references {
+            status.traffic = self.shell.membrane().candidates(name, reference).unwrap_or_default();
+        }
         for component in &mut status.components {
             component.origin = status.origin;
         }

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::meter::Meter;
 use super::now;
 use crate::model::endpoint::{Endpoint, Protocol};
-use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType};
+use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType, SubscriptionMode};
 use crate::model::{HumanDuration, Timestamp};
 use channel::{Hub, Topology};
 use deliver::Door;
@@ -60,6 +60,8 @@ enum PropertyError {
     NoSuchMethod(String),
     #[error("`{0}` has no subscription {1}")]
     NoSuchSubscription(String, u64),
+    #[error("{0}")]
+    NoSuchComponent(&'static str),
     #[error("`{0}` cannot be set")]
     NotSettable(String),
     #[error("`{0}` has no `webhook`, so nobody says when it changes")]
@@ -619,8 +621,10 @@ impl Manager {
             endpoint.filter(|e| e.protocol == Protocol::Http).map(|e| format!("http://{}", e.address).into());
         let property = |(name, spec): (&String, &PropertySpec)| {
             let old = before.and_then(|b| b.properties.get(name.as_str()));
+            let modes = |of: &Manage| of.spec.subscriptions.clone();
+            let subscribed = before.is_some_and(|b| modes(&b.manage) == modes(manage));
             let seen = |p: &Property| p.calls.as_ref().map(Arc::as_ptr) == calls.map(Arc::as_ptr);
-            let same = old.filter(|p| p.spec == *spec && p.base == base && seen(p));
+            let same = old.filter(|p| p.spec == *spec && p.base == base && seen(p) && subscribed);
             let property = same.cloned().unwrap_or_else(|| {
                 Arc::new(Property {
                     service: service.clone(),
@@ -671,6 +675,54 @@ impl Manager {
                 property.gone.cancel();
             }
         }
+    }
+
+    /// The sub-components of S4 that there are, with what each answers (R4-14).
+    fn components(&self) -> Value {
+        let spec = &self.manage.spec;
+        let mut all = vec![serde_json::json!({
+            "name": "GenericProxy",
+            "routes": ["/_mon/properties", "/_mon/properties/{name}", "/_mon/methods", "/_mon/invoke/{name}"],
+        })];
+        let modes: Vec<SubscriptionMode> = [SubscriptionMode::Interval, SubscriptionMode::Change]
+            .into_iter()
+            .filter(|m| spec.offers(*m))
+            .collect();
+        if !modes.is_empty() {
+            let mut routes = vec![
+                "/_mon/properties/{name}/subscriptions",
+                "/_mon/properties/{name}/subscriptions/{id}",
+                "/_mon/properties/{name}/events",
+            ];
+            if modes.contains(&SubscriptionMode::Change) {
+                routes.push("/_mon/properties/{name}/changed");
+            }
+            all.push(serde_json::json!({
+                "name": "MonitoringBySubscription",
+                "modes": modes,
+                "routes": routes,
+            }));
+        }
+        serde_json::json!({ "service": &*self.service, "components": all })
+    }
+
+    /// Refuses what only a component does that is not there.
+    fn subscribes(&self, mode: Option<SubscriptionMode>) -> Result<(), PropertyError> {
+        let offers = |m| self.manage.spec.offers(m);
+        let any = offers(SubscriptionMode::Interval) || offers(SubscriptionMode::Change);
+        let why = match mode {
+            _ if !any => {
+                "this service was made manageable without MonitoringBySubscription; `/_mon` lists what there is"
+            }
+            Some(SubscriptionMode::Interval) if !offers(SubscriptionMode::Interval) => {
+                "this service was made manageable without subscriptions on interval; `/_mon` lists what there is"
+            }
+            Some(SubscriptionMode::Change) if !offers(SubscriptionMode::Change) => {
+                "this service was made manageable without subscriptions on change; `/_mon` lists what there is"
+            }
+            _ => return Ok(()),
+        };
+        Err(PropertyError::NoSuchComponent(why))
     }
 
     fn property(&self, name: &str) -> Result<&Arc<Property>, PropertyError> {

@@ -29,6 +29,7 @@ use super::hybrid::Tolerance;
 use super::timing::When;
 use super::{Begun, Counters, Manager, Notification, Property, PropertyError, Wish};
 use crate::model::HumanDuration;
+use crate::model::manage::SubscriptionMode;
 
 /// The largest body, bytes.
 const LARGEST: usize = 1 << 20;
@@ -65,6 +66,7 @@ pub(in crate::membrane) async fn serve(client: TcpStream, manager: Now, closed: 
 
 fn router(manager: Now) -> Router {
     Router::new()
+        .route("/_mon", get(components))
         .route("/_mon/properties", get(list))
         .route("/_mon/properties/{name}", get(value).put(set))
         .route("/_mon/properties/{name}/subscriptions", get(subscriptions).post(subscribe))
@@ -77,6 +79,10 @@ fn router(manager: Now) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(manager)
+}
+
+async fn components(State(manager): State<Now>) -> Response {
+    Json(manager.load_full().components()).into_response()
 }
 
 async fn list(State(manager): State<Now>) -> Answer {
@@ -152,6 +158,7 @@ async fn changed(
     body: Body,
 ) -> Result<Response, Refused> {
     let manager = manager.load_full();
+    manager.subscribes(Some(SubscriptionMode::Change))?;
     let property = manager.property(&name)?.clone();
     let Some(webhook) = property.spec.webhook.clone() else {
         return Err(PropertyError::NoWebhook(name).into());
@@ -238,6 +245,15 @@ struct How {
     channel: Option<Topology>,
 }
 
+impl ModeName {
+    fn needs(self) -> SubscriptionMode {
+        match self {
+            Self::Interval => SubscriptionMode::Interval,
+            Self::Change | Self::Hybrid => SubscriptionMode::Change,
+        }
+    }
+}
+
 impl How {
     fn wish(self) -> Result<Wish, PropertyError> {
         let invalid = |why: &str| Err(PropertyError::Invalid(why.into()));
@@ -273,7 +289,10 @@ async fn subscribe(
 ) -> Result<Response, Refused> {
     let manager = manager.load_full();
     let property = manager.property(&name)?.clone();
-    let wish = read::<How>(&headers, body).await?.wish()?;
+    manager.subscribes(None)?;
+    let how = read::<How>(&headers, body).await?;
+    manager.subscribes(Some(how.mode.needs()))?;
+    let wish = how.wish()?;
     let Some(callback) = &wish.callback else {
         let why = format!("`callback` is missing; without one, GET /_mon/properties/{name}/events");
         return Err(PropertyError::Invalid(why).into());
@@ -309,7 +328,9 @@ async fn events(
 ) -> Answer {
     let manager = manager.load_full();
     let property = manager.property(&name)?;
+    manager.subscribes(None)?;
     let Query(how) = how.map_err(|e| PropertyError::Invalid(e.body_text()))?;
+    manager.subscribes(Some(how.mode.needs()))?;
     let wish = how.wish()?;
     if wish.callback.is_some() || wish.channel.is_some() {
         let why = format!(
@@ -327,12 +348,15 @@ async fn all_events(
     State(manager): State<Now>,
     how: Result<Query<How>, axum::extract::rejection::QueryRejection>,
 ) -> Answer {
+    let manager = manager.load_full();
+    manager.subscribes(None)?;
     let Query(how) = how.map_err(|e| PropertyError::Invalid(e.body_text()))?;
+    let needs = how.mode.needs();
+    manager.subscribes(Some(needs))?;
     let wish = how.wish()?;
     if wish.callback.is_some() {
         return Err(PropertyError::Invalid("`callback` goes with subscriptions to a single property".into()));
     }
-    let manager = manager.load_full();
     let managers = match wish.channel {
         None | Some(Topology::Own) => vec![manager],
         Some(Topology::Shared) => manager.shared.hub.managers(),
@@ -343,7 +367,12 @@ async fn all_events(
         When::Change => !property.is_constant(),
         When::Within(_) => !property.is_constant() && property.is_number(),
     };
-    for property in managers.iter().flat_map(|m| m.properties.values()).filter(suits) {
+    for property in managers
+        .iter()
+        .filter(|m| m.subscribes(Some(needs)).is_ok())
+        .flat_map(|m| m.properties.values())
+        .filter(suits)
+    {
         let subscription = property.subscribe(wish.clone()).await?;
         let mut shown = shown(property, &subscription);
         shown["service"] = (&*property.service).into();
@@ -370,6 +399,7 @@ fn sent<T: serde::Serialize>(name: &str, data: &T) -> Event {
 
 async fn subscriptions(State(manager): State<Now>, Path(name): Path<String>) -> Answer {
     let manager = manager.load_full();
+    manager.subscribes(None)?;
     let property = manager.property(&name)?;
     let state = property.subscriptions();
     let all: Vec<Value> = state
@@ -410,6 +440,7 @@ fn counted(shown: &mut Value, counters: &Counters) {
 
 async fn unsubscribe(State(manager): State<Now>, Path((name, id)): Path<(String, u64)>) -> Answer {
     let manager = manager.load_full();
+    manager.subscribes(None)?;
     match manager.property(&name)?.end(id) {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
         false => Err(PropertyError::NoSuchSubscription(name, id)),
@@ -418,7 +449,7 @@ async fn unsubscribe(State(manager): State<Now>, Path((name, id)): Path<(String,
 
 async fn no_route(uri: Uri) -> Response {
     let detail = format!(
-        "there is no `{}` here; `/_mon/properties` and `/_mon/methods` list what there is",
+        "there is no `{}` here; `/_mon`, `/_mon/properties` and `/_mon/methods` list what there is",
         uri.path()
     );
     problem(StatusCode::NOT_FOUND, "no-such-route", &detail, None)
@@ -482,6 +513,7 @@ impl IntoResponse for PropertyError {
             Self::NoSuchProperty(_) => (StatusCode::NOT_FOUND, "no-such-property"),
             Self::NoSuchMethod(_) => (StatusCode::NOT_FOUND, "no-such-method"),
             Self::NoSuchSubscription(..) => (StatusCode::NOT_FOUND, "no-such-subscription"),
+            Self::NoSuchComponent(_) => (StatusCode::NOT_FOUND, "no-such-component"),
             Self::NotSettable(_) => (StatusCode::CONFLICT, "not-settable"),
             Self::NoWebhook(_) => (StatusCode::CONFLICT, "no-webhook"),
             Self::WrongType(_) => (StatusCode::UNPROCESSABLE_ENTITY, "wrong-type"),
