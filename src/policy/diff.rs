@@ -181,7 +181,8 @@ fn membrane_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
     let text = |what: Option<String>| what.unwrap_or_else(|| "none".into());
     let endpoint = |policy: &ServicePolicy| text(policy.endpoint.as_ref().map(ToString::to_string));
     let listen = |policy: &ServicePolicy| text(policy.listen.map(|l| l.to_string()));
-    let manage = |policy: &ServicePolicy| text(policy.manage.as_ref().map(|m| m.listen.to_string()));
+    let manage =
+        |policy: &ServicePolicy| text(policy.manage.as_ref().and_then(|m| m.listen).map(|l| l.to_string()));
     let mut lines: Vec<String> = [
         ("endpoint", endpoint(old), endpoint(new)),
         ("listen", listen(old), listen(new)),

@@ -342,6 +342,8 @@ pub struct Perform {
     pub moves: Vec<(Arc<str>, Option<Arc<str>>)>,
     /// What is asked of the process of the service then. The step has ended once that is carried out.
     pub process: Option<ProcessOrder>,
+    /// Whether it is carried out on the properties and methods of the service.
+    pub managed: bool,
 }
 
 /// What outlives the daemon.

@@ -153,7 +153,8 @@ impl Supervisor {
                 effectors.insert((policy.name.to_string(), action.to_string()), effector.clone());
             }
         }
-        self.shell.reconcile(&effectors).await
+        let served = services.values().map(|policy| (policy.name.to_string(), served(policy))).collect();
+        self.shell.reconcile(&effectors, &served).await
     }
 
     /// The set that runs.
@@ -369,12 +370,7 @@ impl Supervisor {
 
     /// Opens and closes the ports in front of services, says where each of them listens, and which programs run.
     fn stand_around(&self, next: &PolicySet) {
-        let served = next.services.values().map(|policy| Served {
-            name: policy.name.clone(),
-            listen: policy.listen,
-            endpoint: policy.endpoint.clone(),
-            manage: policy.manage.clone(),
-        });
+        let served = next.services.values().map(|policy| served(policy));
         for (service, trouble) in self.shell.membrane().set_services(served) {
             self.shell.tell("membrane", Some(&service), format!("{}; it is tried again", trouble.0));
         }
@@ -782,4 +778,14 @@ fn with_scripts(policy: &ServicePolicy) -> serde_json::Value {
         }
     }
     json
+}
+
+/// What of a service the membrane stands around.
+fn served(policy: &ServicePolicy) -> Served {
+    Served {
+        name: policy.name.clone(),
+        listen: policy.listen,
+        endpoint: policy.endpoint.clone(),
+        manage: policy.manage.clone(),
+    }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod actions;
 mod bridge;
 mod failures;
 mod http1;
@@ -9,6 +10,7 @@ mod http2;
 mod manage;
 mod measure;
 mod references;
+mod sources;
 mod support;
 #[cfg(unix)]
 mod wrap;

@@ -28,7 +28,7 @@ struct Admin {
     reads: AtomicUsize,
 }
 
-async fn listen(router: Router) -> SocketAddr {
+pub async fn listen(router: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -92,13 +92,13 @@ fn file_spec(file: &Path) -> Value {
     })
 }
 
-fn managed(name: &str, endpoint: &str, spec: Value) -> Served {
+pub fn managed(name: &str, endpoint: &str, spec: Value) -> Served {
     let spec = Arc::new(serde_json::from_value(spec).unwrap());
-    Served { manage: Some(Manage { listen: any().unwrap(), spec }), ..served(name, any(), endpoint) }
+    Served { manage: Some(Manage { listen: any(), spec }), ..served(name, any(), endpoint) }
 }
 
 /// A membrane around one service, and where that is managed.
-fn manage(endpoint: &str, spec: Value) -> (Membrane, SocketAddr) {
+pub fn manage(endpoint: &str, spec: Value) -> (Membrane, SocketAddr) {
     let membrane = Membrane::new(&Connectors::new(), Limits::default());
     assert!(membrane.set_services([managed("it", endpoint, spec)]).is_empty());
     let address = membrane.manage_address("it").unwrap();
@@ -106,14 +106,14 @@ fn manage(endpoint: &str, spec: Value) -> (Membrane, SocketAddr) {
 }
 
 /// A client that knows nothing of the services.
-struct Client(reqwest::Client, SocketAddr);
+pub struct Client(reqwest::Client, SocketAddr);
 
 impl Client {
-    fn new(address: SocketAddr) -> Self {
+    pub fn new(address: SocketAddr) -> Self {
         Self(reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap(), address)
     }
 
-    async fn ask(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub async fn ask(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let mut request = self.0.request(method, format!("http://{}/_mon/{path}", self.1));
         if let Some(body) = body {
             request = request.json(&body);
@@ -123,21 +123,21 @@ impl Client {
         (status, answer.json().await.unwrap_or_default())
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
+    pub async fn get(&self, path: &str) -> (u16, Value) {
         self.ask(reqwest::Method::GET, path, None).await
     }
 
-    async fn value(&self, name: &str) -> Value {
+    pub async fn value(&self, name: &str) -> Value {
         let (status, answer) = self.get(&format!("properties/{name}")).await;
         assert_eq!(status, 200, "{answer}");
         answer["value"].clone()
     }
 
-    async fn set(&self, name: &str, value: Value) -> (u16, Value) {
+    pub async fn set(&self, name: &str, value: Value) -> (u16, Value) {
         self.ask(reqwest::Method::PUT, &format!("properties/{name}"), Some(json!({ "value": value }))).await
     }
 
-    async fn invoke(&self, name: &str, params: Value) -> (u16, Value) {
+    pub async fn invoke(&self, name: &str, params: Value) -> (u16, Value) {
         self.ask(reqwest::Method::POST, &format!("invoke/{name}"), Some(json!({ "params": params }))).await
     }
 
@@ -146,7 +146,11 @@ impl Client {
     }
 
     /// The events of a property: their names and data.
-    async fn events(&self, name: &str, query: &str) -> impl futures::Stream<Item = (String, Value)> + Unpin {
+    pub async fn events(
+        &self,
+        name: &str,
+        query: &str,
+    ) -> impl futures::Stream<Item = (String, Value)> + Unpin {
         let url = format!("http://{}/_mon/properties/{name}/events?{query}", self.1);
         let answer = self.0.get(url).send().await.unwrap();
         assert_eq!(answer.status(), 200);
@@ -155,7 +159,7 @@ impl Client {
     }
 }
 
-async fn next<S: futures::Stream<Item = (String, Value)> + Unpin>(events: &mut S) -> (String, Value) {
+pub async fn next<S: futures::Stream<Item = (String, Value)> + Unpin>(events: &mut S) -> (String, Value) {
     tokio::time::timeout(PATIENCE, events.next()).await.expect("in time").expect("an event")
 }
 
@@ -198,7 +202,7 @@ fn config(dir: &Path) -> std::path::PathBuf {
 }
 
 /// The same code for any service: what is settable is set to what it is, and read again.
-async fn look_around(client: &Client) -> Vec<(String, String, bool)> {
+pub async fn look_around(client: &Client) -> Vec<(String, String, bool)> {
     let (status, list) = client.get("properties").await;
     assert_eq!(status, 200);
     let mut found = Vec::new();
