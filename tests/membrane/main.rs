@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod actions;
 mod bridge;
 mod candidates;
 mod change;
@@ -15,6 +16,7 @@ mod live;
 mod manage;
 mod measure;
 mod references;
+mod sources;
 mod support;
 #[cfg(unix)]
 mod wrap;
