@@ -120,7 +120,7 @@ fn the_core_says_that_a_property_is_set_and_an_effector_takes_its_place() {
     assert_eq!(outcomes[1].status, OutcomeStatus::Refused);
     assert_eq!(s.performed.len(), 1);
     assert!(s.performed[0].managed && s.performed[0].effectors.is_empty());
-    let text = managing("A", at).replace("execute: {}", "execute: { set: { log: \"{property}\" } }");
+    let text = managing("A", at).replace("execute: {}", "execute: { set: log }");
     s.apply(&set(&text));
     s.send("A", vec![setting(None, json!("5"))]).unwrap();
     assert!(!s.performed[1].managed && s.performed[1].effectors.len() == 1);

@@ -63,7 +63,7 @@ async fn a_file_that_is_gone_or_unreadable_is_the_trouble_of_its_own_properties_
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     for (name, text) in
-        [("good.toml", "rate = 1"), ("odd.toml", "rate = = 1"), ("twice.ini", "[a]\nb = 1\nb = 2\n")]
+        [("good.toml", "rate = 1\n"), ("odd.toml", "rate = = 1"), ("twice.ini", "[a]\nb = 1\nb = 2\n")]
     {
         std::fs::write(path(name), text).unwrap();
     }
@@ -99,7 +99,7 @@ async fn a_file_that_is_gone_or_unreadable_is_the_trouble_of_its_own_properties_
     }
     assert_eq!(std::fs::read_to_string(path("odd.toml")).unwrap(), "rate = = 1");
     assert_eq!(client.set("good", json!(7)).await.0, 200);
-    assert_eq!(std::fs::read_to_string(path("good.toml")).unwrap(), "rate = 7");
+    assert_eq!(std::fs::read_to_string(path("good.toml")).unwrap(), "rate = 7\n");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left beside");
 }
 

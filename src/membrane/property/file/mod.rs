@@ -83,6 +83,10 @@ pub(super) fn write(path: &Path, pointer: &str, value: Value, format: FileFormat
         (FileFormat::Ini, other) => other.to_string().into(),
         (_, value) => value,
     };
+    if old.pointer(pointer).is_some_and(|old| same(old, &value)) {
+        // It stays as somebody wrote it.
+        return Ok(());
+    }
     let wanted = with(old, pointer, value.clone()).ok_or_else(missing)?;
     let names = names(pointer);
     let ways = match format {
