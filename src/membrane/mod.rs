@@ -509,8 +509,15 @@ impl Inner {
             if let Some(open) = managed.get(name) {
                 let before = open.manager.load_full();
                 if !before.is(manage, endpoint, calls) {
-                    let next =
-                        Manager::new(name, manage, endpoint, calls, Some(&before), &self.shared, &self.stopping);
+                    let next = Manager::new(
+                        name,
+                        manage,
+                        endpoint,
+                        calls,
+                        Some(&before),
+                        &self.shared,
+                        &self.stopping,
+                    );
                     before.end(Some(&next));
                     open.manager.store(Arc::new(next));
                 }
@@ -518,7 +525,7 @@ impl Inner {
             }
             let manager = Manager::new(name, manage, endpoint, calls, None, &self.shared, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
-            self.shared.hub.join(&manager);
+            self.shared.join(&manager);
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {
                 let (inside, cut) = (inside.clone(), cut.clone());

@@ -34,15 +34,16 @@ use super::now;
 use crate::connectors::Connectors;
 use crate::model::connector::TookPlace;
 use crate::model::endpoint::{Endpoint, Protocol};
-use crate::model::manage::{FileFormat, Manage, ManageSpec, MethodSpec, PropertySpec, PropertyType, SubscriptionMode, type_of};
+use crate::model::manage::{
+    FileFormat, Manage, ManageSpec, MethodSpec, PropertySpec, PropertyType, SubscriptionMode, type_of,
+};
 use crate::model::{Action, HumanDuration, Timestamp};
-use channel::Topology;
+use channel::{Hub, Topology};
 use deliver::Door;
 use files::Files;
 use hybrid::Way;
 use timing::{Tick, Timing, When};
 
-pub(super) use channel::Hub;
 pub use program::{Beside, Program};
 pub(super) use sensor::PropertyReader;
 pub(super) use server::{Now, routes, serve};
@@ -204,8 +205,8 @@ struct Wish {
     start: Duration,
     duration: Option<Duration>,
     callback: Option<String>,
-    /// Whether it goes over a connection that all services share.
-    channel: Topology,
+    /// Over which connection it goes; over any, when `None`.
+    channel: Option<Topology>,
 }
 
 /// What all services share: connections to them and to subscribers, and one watch of the file system.
@@ -213,14 +214,18 @@ struct Wish {
 pub(super) struct Shared {
     client: reqwest::Client,
     files: Files,
-    /// What management listeners have in common.
-    pub(super) hub: Arc<Hub>,
+    hub: Arc<Hub>,
     pub(super) beside: Beside,
 }
 
 impl Shared {
     pub(super) fn new(connectors: &Connectors) -> Self {
         Self { client: http::client(), files: Files::default(), hub: Arc::default(), beside: Beside::new(connectors) }
+    }
+
+    /// A management listener opens.
+    pub(super) fn join(&self, manager: &Arc<arc_swap::ArcSwap<Manager>>) {
+        self.hub.join(manager);
     }
 }
 
@@ -388,9 +393,10 @@ impl Property {
         }
         let door = match (&wish.callback, wish.channel) {
             (None, _) => None,
-            (Some(url), Topology::Own) => Some(Door::Own(url.clone())),
-            (Some(url), Topology::Shared) => {
-                Some(Door::Shared(self.shared.hub.channel(url).map_err(PropertyError::Invalid)?))
+            (Some(url), None) => Some(Door::Any(url.clone())),
+            (Some(url), Some(topology)) => {
+                let service = (topology == Topology::Own).then_some(&self.service);
+                Some(Door::Channel(self.shared.hub.channel(url, service).map_err(PropertyError::Invalid)?))
             }
         };
         let mut known = self.known.lock().await;

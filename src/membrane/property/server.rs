@@ -286,8 +286,8 @@ impl How {
             return invalid("`tolerance` goes with `mode: hybrid`");
         }
         let start = self.start.map_or(Duration::ZERO, |start| start.0);
-        let (duration, channel) = (self.duration.map(|d| d.0), self.channel.unwrap_or_default());
-        Ok(Wish { when, start, duration, callback: self.callback, channel })
+        let duration = self.duration.map(|d| d.0);
+        Ok(Wish { when, start, duration, callback: self.callback, channel: self.channel })
     }
 }
 
@@ -342,9 +342,9 @@ async fn events(
     let Query(how) = how.map_err(|e| PropertyError::Invalid(e.body_text()))?;
     manager.subscribes(Some(how.mode.needs()))?;
     let wish = how.wish()?;
-    if wish.callback.is_some() || wish.channel == Topology::Shared {
+    if wish.callback.is_some() || wish.channel.is_some() {
         let why = format!(
-            "`callback` goes with POST /_mon/properties/{name}/subscriptions, `channel: shared` with that and with GET /_mon/events"
+            "`callback` goes with POST /_mon/properties/{name}/subscriptions, `channel` with that and with GET /_mon/events"
         );
         return Err(PropertyError::Invalid(why));
     }
@@ -365,8 +365,8 @@ async fn all_events(
     }
     let manager = manager.load_full();
     let managers = match wish.channel {
-        Topology::Own => vec![manager],
-        Topology::Shared => manager.shared.hub.managers(),
+        None | Some(Topology::Own) => vec![manager],
+        Some(Topology::Shared) => manager.shared.hub.managers(),
     };
     let (mut begun, mut streams) = (Vec::new(), Vec::new());
     let suits = |property: &&Arc<Property>| match wish.when {
