@@ -11,6 +11,8 @@ mod http2;
 mod live;
 mod manage;
 mod measure;
+#[cfg(target_os = "linux")]
+mod pack;
 mod references;
 mod support;
 #[cfg(unix)]
