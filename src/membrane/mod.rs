@@ -1,19 +1,25 @@
 //! What stands around a service that knows nothing of it: a port in front of it that measures every call, and local ports for what it uses, whose targets
 //! change while calls flow. The membrane decides nothing: it brings samples as a sensor does, and carries out what an executor was told.
 //!
-//! Reading order: `target` (where calls lead, and what a switch guarantees), `relay` (HTTP/1), over `head` and `chunked`, `h2`, `tcp`; `meter` (what is
+//! Reading order: `target` (where calls lead, how they are shared, and what a switch guarantees), `port` (of a reference), over `candidate` (who may get calls),
+//! `health` and `news`; `front` and `room` (what a port allows); `relay` (HTTP/1), over `head` and `chunked`, `h2`, `tcp`; `meter` (what is
 //! measured) and `sensor`; `gate` (a listening port); `process` (a program, started and ended); `property` (the generic proxy of S4, on a port of its own).
 
+mod candidate;
 mod chunked;
 mod front;
 mod gate;
 mod h2;
 mod head;
+mod health;
 mod live;
 mod meter;
+mod news;
+mod port;
 pub mod process;
 mod property;
 mod relay;
+mod room;
 mod sensor;
 mod tap;
 mod target;
@@ -31,16 +37,39 @@ pub use front::Limits;
 pub use gate::Trouble;
 pub use live::{LiveError, Running};
 pub use meter::{FailureKind, Gauge, MAX_ROUTES, Meter, OTHER};
+pub use news::News;
 
 use crate::connectors::Connectors;
-use crate::model::endpoint::{Endpoint, Port, Protocol};
+use crate::model::calls::{CandidateStatus, LimitsSpec, Port};
+use crate::model::endpoint::{Endpoint, Protocol};
 use crate::model::manage::{Manage, SubscriptionMode};
 use crate::model::module::{Module, Modules};
+use candidate::Candidate;
 use front::Front;
 use gate::{Door, Gate};
 use live::Live;
+use news::Board;
+use port::{Places, PortGate};
 use property::Manager;
-use target::{Lead, Slot, Target};
+use room::Room;
+use target::{Lead, Pool, Slot, Target};
+
+/// Calls that are still on their way to where a reference led before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underway {
+    /// The reference.
+    pub reference: Arc<str>,
+    /// The service that they go to.
+    pub service: Arc<str>,
+    /// How many.
+    pub calls: usize,
+}
+
+impl std::fmt::Display for Underway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}`: {} calls are still on their way to `{}`", self.reference, self.calls, self.service)
+    }
+}
 
 /// The modules of this process; all, unless it is a micro-container.
 static MODULES: OnceLock<Modules> = OnceLock::new();
@@ -62,6 +91,8 @@ pub struct Served {
     pub endpoint: Option<Endpoint>,
     /// What of it can be managed, and where homeostat listens for that.
     pub manage: Option<Manage>,
+    /// What homeostat allows in front of it.
+    pub limits: LimitsSpec,
 }
 
 /// The membranes of all services of a process. Clones share them.
@@ -78,6 +109,7 @@ struct Inner {
     /// Cuts off who is still inside.
     cut: CancellationToken,
     tasks: TaskTracker,
+    board: Board,
 }
 
 #[derive(Default)]
@@ -89,7 +121,7 @@ struct State {
     /// The services that listen themselves where homeostat does, and which process is meant.
     live: HashMap<Arc<str>, Option<u32>>,
     /// By service and reference.
-    ports: HashMap<(Arc<str>, Arc<str>), PortGate>,
+    ports: HashMap<Key, PortGate>,
 }
 
 /// An open management listener; its subscriptions end when it is dropped.
@@ -104,11 +136,8 @@ impl Drop for Managed {
     }
 }
 
-/// An open port of a reference, and the service that it leads to.
-struct PortGate {
-    gate: Gate,
-    to: Option<Arc<str>>,
-}
+/// A service and a reference of it.
+type Key = (Arc<str>, Arc<str>);
 
 impl std::fmt::Debug for Membrane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -128,16 +157,23 @@ impl Membrane {
             stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            board: Board::default(),
         }));
         let inner = Arc::downgrade(&membrane.0);
         connectors.register_proxy(move |service, spec| {
             let Some(inner) = inner.upgrade() else {
                 return Err(crate::model::connector::ConnectorError::Config("the membrane is gone".into()));
             };
-            let meter = inner.state().meter(service);
+            let meter = match &spec.reference {
+                Some(reference) => inner.state().meter(&through(service, reference)),
+                None => inner.state().meter(service),
+            };
             let (inner, service) = (Arc::downgrade(&inner), service.to_string());
-            let reason = move || inner.upgrade()?.state().trouble(&service);
-            Ok(sensor::sensor(spec, meter, Arc::new(reason)))
+            let known = (inner.clone(), service.clone(), spec.reference.clone());
+            let candidates = move || known.0.upgrade()?.state().candidates(&known.1, known.2.as_deref()?);
+            let reference = spec.reference.clone();
+            let reason = move || inner.upgrade()?.state().trouble_at(&service, reference.as_deref());
+            Ok(sensor::sensor(spec, meter, Arc::new(reason), Arc::new(candidates)))
         });
         let inner = Arc::downgrade(&membrane.0);
         connectors.register_property(move |service, spec| {
@@ -163,21 +199,28 @@ impl Membrane {
             let same = |s: &Served| s.listen == Some(gate.listen) && s.endpoint.is_some();
             services.get(name).is_some_and(same) && gate.is_live() == live.contains_key(name)
         });
-        let served: Vec<(Arc<str>, SocketAddr, Endpoint)> = services
+        let served: Vec<(Arc<str>, SocketAddr, Endpoint, Limits)> = services
             .values()
-            .filter_map(|s| Some((s.name.clone(), s.listen?, s.endpoint.clone()?)))
+            .filter_map(|s| {
+                Some((s.name.clone(), s.listen?, s.endpoint.clone()?, self.0.limits.with(&s.limits, 0)))
+            })
             .collect();
-        for (name, listen, endpoint) in served {
+        for (name, listen, endpoint, limits) in served {
             match state.fronts.get(&name) {
-                Some(gate) => drop(lead_to(&gate.front, &name, &endpoint)),
+                Some(gate) => {
+                    gate.front.allow(limits);
+                    gate.front.stand_before(&name, &endpoint);
+                }
                 None => {
-                    let lead = Lead::To(Target::new(name.clone(), endpoint.address.clone()));
+                    let lead =
+                        Lead::To(Pool::of(Target::new(Candidate::new(name.clone()), endpoint.address)));
                     let (stopping, tasks) = (&self.0.stopping, &self.0.tasks);
                     let pid = state.live.get(&name).copied();
                     let live = pid.map(|_| Arc::<Live>::default());
                     let mut front = self.0.front(lead, endpoint.protocol, state.meter(&name), true);
                     front.live = live.clone();
                     let front = Arc::new(front);
+                    front.allow(limits);
                     let gate = match live {
                         None => Gate::open(listen, front, stopping, tasks),
                         Some(live) => Gate::open_live(listen, (front, live), pid.flatten(), stopping, tasks),
@@ -190,9 +233,9 @@ impl Membrane {
         state.forget_meters();
         let State { services, ports, .. } = &mut *state;
         ports.retain(|(service, _), _| services.contains_key(service));
-        let moved: Vec<_> = state.ports.iter().map(|(k, p)| (k.clone(), p.to.clone())).collect();
-        for (key, to) in moved {
-            state.lead(&key, to);
+        let State { services, fronts, ports, .. } = &mut *state;
+        for (key, port) in ports.iter_mut() {
+            port.lead(key, port.to.clone(), Places { services, fronts });
         }
         let fronts = state.fronts.iter().map(|(name, gate)| (name, gate.trouble()));
         let managed = state.managed.iter().map(|(name, managed)| (name, managed.door.trouble()));
@@ -235,23 +278,20 @@ impl Membrane {
         });
         for port in ports {
             let key = (service.clone(), port.reference.clone());
-            if state.ports.contains_key(&key) {
-                state.lead(&key, port.to);
-                continue;
-            }
-            let (lead, protocol) = match port.to.as_ref().map(|to| (to, state.target_of(to))) {
-                Some((to, Ok(endpoint))) => {
-                    (Lead::To(Target::new(to.clone(), endpoint.address)), endpoint.protocol)
+            if !state.ports.contains_key(&key) {
+                let meter = state.meter(&through(service, &port.reference));
+                let front = Arc::new(self.0.front(port::unbound(&key), Protocol::Http, meter, false));
+                let gate = Gate::open(port.listen, front, &self.0.stopping, &self.0.tasks);
+                if let Some(trouble) = gate.trouble() {
+                    tracing::warn!(%service, reference = %port.reference, why = %trouble.0, "a port of a reference is not open");
                 }
-                Some((_, Err(why))) => (Lead::Nowhere(why.into()), Protocol::Http),
-                None => (unbound(&key), Protocol::Http),
-            };
-            let front = Arc::new(self.0.front(lead, protocol, Arc::default(), false));
-            let gate = Gate::open(port.listen, front, &self.0.stopping, &self.0.tasks);
-            if let Some(trouble) = gate.trouble() {
-                tracing::warn!(%service, reference = %port.reference, why = %trouble.0, "a port of a reference is not open");
+                let tell = self.0.board.about(service, &port.reference);
+                state.ports.insert(key.clone(), PortGate::new(gate, tell));
             }
-            state.ports.insert(key, PortGate { gate, to: port.to });
+            let State { services, fronts, ports, .. } = &mut *state;
+            if let Some(open) = ports.get_mut(&key) {
+                open.set(&key, port, self.0.limits, Places { services, fronts });
+            }
         }
     }
 
@@ -265,33 +305,56 @@ impl Membrane {
         service: &Arc<str>,
         moves: &[(Arc<str>, Option<Arc<str>>)],
     ) -> Result<String, String> {
+        let rest = self.lead_within(service, moves, self.0.limits.patience).await?;
+        Ok(rest.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    }
+
+    /// As [`Membrane::lead`], with a patience of one's own; answers what is still on its way.
+    ///
+    /// # Errors
+    /// As [`Membrane::lead`].
+    pub async fn lead_within(
+        &self,
+        service: &Arc<str>,
+        moves: &[(Arc<str>, Option<Arc<str>>)],
+        patience: Duration,
+    ) -> Result<Vec<Underway>, String> {
         let before: Vec<(Arc<str>, Arc<Target>)> = {
+            let _entered = self.0.runtime.enter();
             let mut state = self.0.state();
             let known = |(reference, _): &&(Arc<str>, Option<Arc<str>>)| {
                 state.ports.contains_key(&(service.clone(), reference.clone()))
             };
             let moves: Vec<_> = moves.iter().filter(known).collect();
+            let State { services, fronts, ports, .. } = &mut *state;
+            let places = Places { services, fronts };
             for (_, to) in &moves {
                 if let Some(to) = to {
-                    state.target_of(to)?;
+                    places.target(to)?;
                 }
             }
-            moves
-                .into_iter()
-                .filter_map(|(reference, to)| {
-                    let key = (service.clone(), reference.clone());
-                    Some((reference.clone(), state.lead(&key, to.clone())?))
-                })
-                .collect()
+            let mut before = Vec::new();
+            for (reference, to) in moves {
+                let key = (service.clone(), reference.clone());
+                let Some(port) = ports.get_mut(&key) else { continue };
+                let left = port.lead(&key, to.clone(), places);
+                before.extend(left.into_iter().map(|target| (reference.clone(), target)));
+            }
+            before
         };
-        let patience = self.0.limits.patience;
-        let waits = before.iter().map(|(reference, old)| async move {
-            let rest = old.drained(patience).await;
-            (rest > 0)
-                .then(|| format!("`{reference}`: {rest} calls are still on their way to `{}`", old.name))
+        let waits = before.into_iter().map(|(reference, old)| async move {
+            let calls = old.drained(patience).await;
+            (calls > 0).then(|| Underway { reference, service: old.name.clone(), calls })
         });
-        let rest: Vec<String> = futures::future::join_all(waits).await.into_iter().flatten().collect();
-        Ok(rest.join("; "))
+        Ok(futures::future::join_all(waits).await.into_iter().flatten().collect())
+    }
+
+    /// A reference whose calls may reach a service at present, as `service.reference`.
+    pub fn reached(&self, service: &str) -> Option<String> {
+        let state = self.0.state();
+        let mut ports: Vec<_> = state.ports.iter().filter(|(_, port)| port.reaches(service)).collect();
+        ports.sort_by_key(|(key, _)| *key);
+        ports.first().map(|((of, reference), _)| format!("{of}.{reference}"))
     }
 
     /// What is measured of a service.
@@ -302,7 +365,17 @@ impl Membrane {
     /// What is measured of the calls through the port of a reference, if that is open.
     pub fn port_meter(&self, service: &str, reference: &str) -> Option<Arc<Meter>> {
         let state = self.0.state();
-        state.ports.get(&(service.into(), reference.into())).map(|p| p.gate.front.meter.clone())
+        state.ports.get(&(service.into(), reference.into())).map(|port| port.gate.front.meter.clone())
+    }
+
+    /// How the services stand that a reference may lead to, in the order of its policy; `None` without a port.
+    pub fn candidates(&self, service: &str, reference: &str) -> Option<Vec<CandidateStatus>> {
+        self.0.state().candidates(service, reference)
+    }
+
+    /// What people are told of references from now on; whoever asked before is told nothing more.
+    pub fn news(&self) -> tokio::sync::mpsc::UnboundedReceiver<News> {
+        self.0.board.read()
     }
 
     /// Where homeostat listens for a service: as asked for, with a port of its own where any was.
@@ -410,6 +483,7 @@ impl Inner {
             }
             let manager = Manager::new(name, manage, endpoint, calls, None, &self.shared, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
+            self.shared.hub.join(&manager);
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {
                 let (manager, cut) = (inside.clone(), cut.clone());
@@ -420,7 +494,8 @@ impl Inner {
                     }
                 }
             };
-            let door = Door::open(manage.listen, serve, &self.stopping, &self.tasks);
+            let room = Room::new(self.limits.connections);
+            let door = Door::open(manage.listen, room, serve, &self.stopping, &self.tasks);
             managed.insert(name.clone(), Managed { door, manager });
         }
     }
@@ -430,7 +505,8 @@ impl Inner {
             slot: Slot::new(lead),
             protocol: arc_swap::ArcSwap::from_pointee(protocol),
             meter,
-            limits: self.limits,
+            limits: arc_swap::ArcSwap::from_pointee(self.limits),
+            room: Room::new(self.limits.connections),
             mirrors,
             cut: self.cut.clone(),
             live: None,
@@ -439,23 +515,9 @@ impl Inner {
     }
 }
 
-/// Lets a front lead to an endpoint, unless it does.
-fn lead_to(front: &Front, name: &Arc<str>, endpoint: &Endpoint) -> Option<Arc<Target>> {
-    if **front.protocol.load() != endpoint.protocol {
-        front.protocol.store(Arc::new(endpoint.protocol));
-    }
-    if let Lead::To(now) = &*front.slot.lead()
-        && now.name == *name
-        && now.address == endpoint.address
-    {
-        return None;
-    }
-    front.slot.switch(Lead::To(Target::new(name.clone(), endpoint.address.clone())))
-}
-
-/// What calls to an unbound reference are told.
-fn unbound((service, reference): &(Arc<str>, Arc<str>)) -> Lead {
-    Lead::Nowhere(format!("the reference `{reference}` of `{service}` is not bound").into())
+/// Under which name the calls through the port of a reference are measured: none that a service can have.
+fn through(service: &str, reference: &str) -> String {
+    format!("{service}/{reference}")
 }
 
 impl State {
@@ -478,29 +540,25 @@ impl State {
         self.fronts.get(service).and_then(Gate::trouble)
     }
 
-    /// Where calls to a service go: through its own membrane, if it has one, so that it sees them too.
-    fn target_of(&self, service: &str) -> Result<Endpoint, String> {
-        let Some(endpoint) = self.services.get(service).and_then(|s| s.endpoint.clone()) else {
-            return Err(format!("`{service}` has no endpoint, so no calls can be led there"));
-        };
-        Ok(match self.fronts.get(service) {
-            Some(gate) => Endpoint { address: gate.address.to_string().into(), ..endpoint },
-            None => endpoint,
-        })
-    }
-
-    /// Lets a port lead to a service. Answers the target that it led to before, if it leads elsewhere now.
-    fn lead(&mut self, key: &(Arc<str>, Arc<str>), to: Option<Arc<str>>) -> Option<Arc<Target>> {
-        let target = to.as_ref().map(|to| (to.clone(), self.target_of(to)));
-        let port = self.ports.get_mut(key)?;
-        port.to = to;
-        let front = &port.gate.front;
-        match target {
-            Some((name, Ok(endpoint))) => lead_to(front, &name, &endpoint),
-            Some((_, Err(why))) => front.slot.switch(Lead::Nowhere(why.into())),
-            None => front.slot.switch(unbound(key)),
+    /// Why a port that is measured is not open, if it should be and is not.
+    fn trouble_at(&self, service: &str, reference: Option<&str>) -> Option<Trouble> {
+        match reference {
+            None => self.trouble(service),
+            Some(reference) => self.ports.get(&(service.into(), reference.into()))?.gate.trouble(),
         }
     }
+
+    /// How the candidates of a reference stand; `None` without a port.
+    fn candidates(&self, service: &str, reference: &str) -> Option<Vec<CandidateStatus>> {
+        self.ports.get(&(service.into(), reference.into())).map(PortGate::candidates)
+    }
+}
+
+/// How long this process has been running, as far as anybody here asks.
+fn running() -> Duration {
+    static BEGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let begin = *BEGIN.get_or_init(now);
+    now().saturating_duration_since(begin)
 }
 
 #[expect(clippy::disallowed_methods, reason = "response times are differences of the machine's own clock")]

@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod alarm;
+pub mod calls;
 pub mod change;
 pub mod connector;
 pub mod decision;

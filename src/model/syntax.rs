@@ -129,6 +129,15 @@ fn proxy(s: &ProxySensor) -> Result<(), String> {
     if s.what == ProxyQuantity::ResponseTime && s.every.is_some() {
         return Err("`every` goes with the other quantities; `response_time` comes with each call".into());
     }
+    if s.what == ProxyQuantity::Healthy && s.reference.is_none() {
+        return Err("`healthy` is about the candidates of a reference; say which: `reference: NAME`".into());
+    }
+    if s.what == ProxyQuantity::Healthy && s.route.is_some() {
+        return Err(
+            "candidates are able to work or not, whatever the route; `route` does not go with `healthy`"
+                .into(),
+        );
+    }
     if s.what == ProxyQuantity::Failures && s.route.is_some() {
         return Err("`failures` are not told apart by route: a request that is refused has none".into());
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::document::{MissingPolicy, PackedDocument};
 use super::expression::Expression;
 use super::script::Script;
+use crate::model::calls::{LimitsSpec, PortPolicy};
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::endpoint::{Address, Endpoint, LiveSpec};
 use crate::model::manage::Manage;
@@ -30,6 +31,8 @@ pub struct ServicePolicy {
     pub listen: Option<Address>,
     /// Whether the service listens there itself, and runs already.
     pub live: Option<LiveSpec>,
+    /// What homeostat allows there.
+    pub limits: LimitsSpec,
     /// The program that homeostat runs for it.
     pub process: Option<Arc<ProcessSpec>>,
     /// What of it can be managed from outside, and where homeostat listens for that.
@@ -77,6 +80,8 @@ pub struct ReferencePolicy {
     pub capability: Option<Arc<str>>,
     /// The local port through which the service reaches it.
     pub listen: Option<Address>,
+    /// What holds for the calls through that.
+    pub calls: Arc<PortPolicy>,
 }
 
 /// M.

@@ -377,6 +377,7 @@ impl Supervisor {
             listen: policy.listen,
             endpoint: policy.endpoint.clone(),
             manage: policy.manage.clone(),
+            limits: policy.limits,
         });
         for (service, trouble) in self.shell.membrane().set_services(served) {
             self.shell.tell("membrane", Some(&service), format!("{}; it is tried again", trouble.0));
@@ -573,6 +574,9 @@ impl Supervisor {
         };
         status.origin = self.origins.get(name).map_or(Origin::File, |o| *o);
         status.process = self.shell.processes().status(name);
+        for (reference, status) in &mut status.references {
+            status.traffic = self.shell.membrane().candidates(name, reference).unwrap_or_default();
+        }
         for component in &mut status.components {
             component.origin = status.origin;
         }

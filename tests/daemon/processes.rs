@@ -186,7 +186,7 @@ fn homeostat_in_a_command_is_the_executable_that_runs() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_process_that_is_to_survive_goes_on_without_the_daemon_and_is_taken_over() {
-    let survives = STEADY.replace("process: {", "process: { survive: true,");
+    let survives = STEADY.replacen("process: {", "process: { survive: true,", 1);
     let dir =
         policy(&format!("{survives}\n---\nservice: mortal\nprocess: {{ command: [sleep, \"600\"] }}\n"));
     let data = tempfile::tempdir().unwrap();

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bridge;
+mod candidates;
 mod change;
+mod channel;
 mod failures;
+mod hostile;
 mod http1;
 mod http2;
 #[cfg(target_os = "linux")]

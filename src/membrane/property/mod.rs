@@ -4,11 +4,14 @@
 //! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect`, `files` and `stream` (how a
 //! change is noticed), `deliver` (how it is told), `server` (the listener).
 
+mod channel;
+mod cloud;
 mod deliver;
 mod detect;
 mod file;
 mod files;
 mod http;
+mod hybrid;
 mod sensor;
 mod server;
 mod stream;
@@ -31,8 +34,12 @@ use crate::model::endpoint::{Endpoint, Protocol};
 use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType, SubscriptionMode};
 use crate::model::{HumanDuration, Timestamp};
 use files::Files;
+use channel::Topology;
+use deliver::Door;
+use hybrid::Way;
 use timing::{Tick, Timing, When};
 
+pub(super) use channel::Hub;
 pub(super) use sensor::PropertyReader;
 pub(super) use server::serve;
 
@@ -90,6 +97,13 @@ enum Detection {
     Polled,
 }
 
+impl Detection {
+    /// Whether it takes nothing while nobody listens to it.
+    fn is_free(self) -> bool {
+        matches!(self, Self::Calls | Self::Notified | Self::Webhook)
+    }
+}
+
 /// What a subscriber is told.
 #[derive(Debug, Clone, Serialize)]
 struct Notification {
@@ -135,7 +149,26 @@ struct Subscription {
     counters: Arc<Counters>,
     /// To whom changes are told.
     changes: Option<mpsc::Sender<Seen>>,
+    /// With a tolerance: how news come to it at present.
+    way: Option<Way>,
     ended: CancellationToken,
+}
+
+impl Subscription {
+    /// Whether it needs changes to be noticed.
+    fn listens(&self) -> bool {
+        self.changes.is_some() && self.way != Some(Way::Pull)
+    }
+}
+
+/// What a subscriber learns at once.
+struct Begun {
+    id: u64,
+    /// How changes are noticed, when they are told.
+    detection: Option<Detection>,
+    /// What is known already, when changes are told.
+    value: Option<Value>,
+    notifications: mpsc::Receiver<Notification>,
 }
 
 #[derive(Default)]
@@ -146,12 +179,26 @@ struct Subscriptions {
     detector: Option<(Detection, CancellationToken)>,
 }
 
+impl Subscriptions {
+    /// Nothing is noticed while nobody needs it.
+    fn rest(&mut self) {
+        if !self.all.values().any(Subscription::listens)
+            && let Some((_, stop)) = self.detector.take()
+        {
+            stop.cancel();
+        }
+    }
+}
+
 /// What somebody subscribes with.
+#[derive(Clone)]
 struct Wish {
     when: When,
     start: Duration,
     duration: Option<Duration>,
     callback: Option<String>,
+    /// Whether it goes over a connection that all services share.
+    channel: Topology,
 }
 
 /// What all services share: connections to them and to subscribers, and one watch of the file system.
@@ -159,11 +206,13 @@ struct Wish {
 pub(super) struct Shared {
     client: reqwest::Client,
     files: Files,
+    /// What management listeners have in common.
+    pub(super) hub: Arc<Hub>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { client: http::client(), files: Files::default() }
+        Self { client: http::client(), files: Files::default(), hub: Arc::default() }
     }
 }
 
@@ -185,6 +234,14 @@ struct Property {
 }
 
 impl Property {
+    fn is_number(&self) -> bool {
+        matches!(self.spec.kind, PropertyType::Number | PropertyType::Integer)
+    }
+
+    fn is_constant(&self) -> bool {
+        self.spec.value.is_some() || self.spec.environment.is_some()
+    }
+
     /// Its value at present, from where it is kept.
     async fn read(&self) -> Result<Value, PropertyError> {
         let (name, kind) = (&self.name, self.spec.kind);
@@ -300,11 +357,23 @@ impl Property {
     }
 
     /// Begins a subscription. Its notifications come out of what is answered, until it is over; dropping that ends it.
-    async fn subscribe(
-        self: &Arc<Self>,
-        wish: Wish,
-    ) -> Result<(u64, Option<Detection>, mpsc::Receiver<Notification>), PropertyError> {
-        let change = wish.when == When::Change;
+    async fn subscribe(self: &Arc<Self>, wish: Wish) -> Result<Begun, PropertyError> {
+        let change = !matches!(wish.when, When::Every(_));
+        if matches!(wish.when, When::Within(_)) && !self.is_number() {
+            let why = format!(
+                "`mode: hybrid` is for numbers, and `{}` is of type {}",
+                self.name,
+                self.spec.kind.word()
+            );
+            return Err(PropertyError::Invalid(why));
+        }
+        let door = match (&wish.callback, wish.channel) {
+            (None, _) => None,
+            (Some(url), Topology::Own) => Some(Door::Own(url.clone())),
+            (Some(url), Topology::Shared) => {
+                Some(Door::Shared(self.shared.hub.channel(url).map_err(PropertyError::Invalid)?))
+            }
+        };
         let mut known = self.known.lock().await;
         if self.subscriptions().all.len() >= MAX_SUBSCRIPTIONS {
             return Err(PropertyError::TooMany(self.name.to_string()));
@@ -320,9 +389,7 @@ impl Property {
             detection = Some(match running {
                 Some(how) => how,
                 None => {
-                    let stop = self.gone.child_token();
-                    let how = detect::start(self, &stop);
-                    self.subscriptions().detector = Some((how, stop));
+                    let how = self.detect();
                     // After the watch, so that nothing happens between.
                     *known = self.read().await.ok();
                     how
@@ -334,20 +401,23 @@ impl Property {
             subscriptions.last += 1;
             let id = subscriptions.last;
             let subscription = Subscription {
-                mode: if change { "change" } else { "interval" },
+                mode: wish.when.word(),
                 callback: wish.callback.clone(),
                 counters: counters.clone(),
                 changes: change.then(|| begun.clone()),
+                way: matches!(wish.when, When::Within(_)).then_some(Way::Push),
                 ended: ended.clone(),
             };
             subscriptions.all.insert(id, subscription);
             id
         };
-        let timing = Timing::new(wish.when, wish.start, wish.duration, known.clone().filter(|_| change));
+        let value = known.clone().filter(|_| change);
+        let mut timing = Timing::new(wish.when, wish.start, wish.duration, value.clone());
+        timing.free(detection.is_some_and(Detection::is_free));
         drop(known);
         let (out, notifications) = mpsc::channel(QUEUE);
         let follower =
-            Follower { property: self.clone(), timing, out, counters: counters.clone(), missed: 0 };
+            Follower { id, property: self.clone(), timing, out, counters: counters.clone(), missed: 0 };
         // Held, because an interval is told without changes.
         let held = (!change).then_some(begun);
         tokio::spawn(async move {
@@ -355,19 +425,45 @@ impl Property {
             drop(held);
         });
         let property = self.clone();
-        let notifications = match wish.callback {
+        let notifications = match door {
             None => self.forgetting(id, notifications),
-            Some(url) => {
+            Some(door) => {
                 let (nothing, empty) = mpsc::channel(1);
                 tokio::spawn(async move {
-                    deliver::deliver(&property, &url, notifications, &counters, id).await;
+                    deliver::deliver(&property, &door, notifications, &counters, (id, change)).await;
                     property.end(id);
                     drop(nothing);
                 });
                 empty
             }
         };
-        Ok((id, detection, notifications))
+        Ok(Begun { id, detection, value, notifications })
+    }
+
+    /// Begins to notice changes.
+    fn detect(self: &Arc<Self>) -> Detection {
+        let stop = self.gone.child_token();
+        let how = detect::start(self, &stop);
+        self.subscriptions().detector = Some((how, stop));
+        how
+    }
+
+    /// News come to a subscription in this way from now on: changes are noticed as long as somebody needs that.
+    async fn turn(self: &Arc<Self>, id: u64, way: Way) {
+        let mut known = self.known.lock().await;
+        let begins = {
+            let mut subscriptions = self.subscriptions();
+            let Some(subscription) = subscriptions.all.get_mut(&id) else { return };
+            subscription.way = Some(way);
+            subscriptions.rest();
+            subscriptions.detector.is_none() && way == Way::Push
+        };
+        if begins {
+            self.detect();
+            if let Ok(value) = self.read().await {
+                self.publish(&mut known, value);
+            }
+        }
     }
 
     /// Passes notifications on; forgets the subscription when there are no more, or nobody takes them.
@@ -402,17 +498,14 @@ impl Property {
         let mut subscriptions = self.subscriptions();
         let Some(subscription) = subscriptions.all.remove(&id) else { return false };
         subscription.ended.cancel();
-        if !subscriptions.all.values().any(|s| s.changes.is_some())
-            && let Some((_, stop)) = subscriptions.detector.take()
-        {
-            stop.cancel();
-        }
+        subscriptions.rest();
         true
     }
 }
 
 /// The task of one subscription: nothing that it waits for delays another.
 struct Follower {
+    id: u64,
     property: Arc<Property>,
     timing: Timing,
     out: mpsc::Sender<Notification>,
@@ -431,7 +524,7 @@ impl Follower {
                     None => std::future::pending().await,
                 }
             };
-            let out = self.out.clone();
+            let (out, way) = (self.out.clone(), self.timing.way());
             tokio::select! {
                 biased;
                 () = ended.cancelled() => return,
@@ -455,7 +548,17 @@ impl Follower {
                         }
                         self.tell(old, value);
                     }
+                    Tick::Ask => {
+                        if let Ok(value) = self.property.read().await
+                            && let Some(old) = self.timing.observe(now().duration_since(begin), &value)
+                        {
+                            self.tell(old, Ok(value));
+                        }
+                    }
                 },
+            }
+            if let Some(turned) = self.timing.way().filter(|now| Some(*now) != way) {
+                self.property.turn(self.id, turned).await;
             }
         }
     }

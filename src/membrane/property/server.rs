@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -21,10 +21,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use super::channel::Topology;
+use super::hybrid::Tolerance;
 use super::timing::When;
-use super::{Counters, Manager, Property, PropertyError, Wish};
+use super::{Begun, Counters, Manager, Notification, Property, PropertyError, Wish};
 use crate::model::HumanDuration;
 use crate::model::manage::SubscriptionMode;
 
@@ -70,6 +73,7 @@ fn router(manager: Now) -> Router {
         .route("/_mon/properties/{name}/subscriptions/{id}", delete(unsubscribe))
         .route("/_mon/properties/{name}/events", get(events))
         .route("/_mon/properties/{name}/changed", post(changed))
+        .route("/_mon/events", get(all_events))
         .route("/_mon/methods", get(methods))
         .route("/_mon/invoke/{name}", post(invoke))
         .fallback(no_route)
@@ -226,6 +230,7 @@ async fn invoke(
 enum ModeName {
     Interval,
     Change,
+    Hybrid,
 }
 
 #[derive(Debug, Deserialize)]
@@ -233,9 +238,11 @@ enum ModeName {
 struct How {
     mode: ModeName,
     interval: Option<HumanDuration>,
+    tolerance: Option<Tolerance>,
     start: Option<HumanDuration>,
     duration: Option<HumanDuration>,
     callback: Option<String>,
+    channel: Option<Topology>,
 }
 
 impl ModeName {
@@ -256,11 +263,21 @@ impl How {
             }
             (ModeName::Interval, Some(_)) => return invalid("`interval` must be 1ms or longer"),
             (ModeName::Interval, None) => return invalid("`mode: interval` needs `interval`, such as 2s"),
-            (ModeName::Change, Some(_)) => return invalid("`interval` goes with `mode: interval`"),
+            (ModeName::Change | ModeName::Hybrid, Some(_)) => {
+                return invalid("`interval` goes with `mode: interval`");
+            }
             (ModeName::Change, None) => When::Change,
+            (ModeName::Hybrid, None) => match self.tolerance {
+                Some(tolerance) => When::Within(tolerance),
+                None => return invalid("`mode: hybrid` needs `tolerance`, such as 5% or 0.5"),
+            },
         };
+        if self.tolerance.is_some() && self.mode != ModeName::Hybrid {
+            return invalid("`tolerance` goes with `mode: hybrid`");
+        }
         let start = self.start.map_or(Duration::ZERO, |start| start.0);
-        Ok(Wish { when, start, duration: self.duration.map(|d| d.0), callback: self.callback })
+        let (duration, channel) = (self.duration.map(|d| d.0), self.channel.unwrap_or_default());
+        Ok(Wish { when, start, duration, callback: self.callback, channel })
     }
 }
 
@@ -286,15 +303,22 @@ async fn subscribe(
         return Err(PropertyError::Invalid(format!("`{callback}` is no URL that can be called back")).into());
     }
     let work = async move {
-        let (id, detection, _) = property.subscribe(wish).await?;
-        let place = format!("/_mon/properties/{}/subscriptions/{id}", property.name);
-        let mut answer = json!({ "id": id, "property": &*property.name });
-        if let Some(detection) = detection {
-            answer["detection"] = json!(detection);
-        }
+        let begun = property.subscribe(wish).await?;
+        let place = format!("/_mon/properties/{}/subscriptions/{}", property.name, begun.id);
+        let answer = shown(&property, &begun);
         Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(answer)).into_response())
     };
     Ok(finish(work).await?)
+}
+
+/// What a subscriber learns at once.
+fn shown(property: &Property, begun: &Begun) -> Value {
+    let mut shown = json!({ "id": begun.id, "property": &*property.name });
+    if let Some(detection) = begun.detection {
+        shown["detection"] = json!(detection);
+        shown["value"] = json!(begun.value);
+    }
+    shown
 }
 
 async fn events(
@@ -308,17 +332,54 @@ async fn events(
     let Query(how) = how.map_err(|e| PropertyError::Invalid(e.body_text()))?;
     manager.subscribes(Some(how.mode.needs()))?;
     let wish = how.wish()?;
-    if wish.callback.is_some() {
-        let why = format!("`callback` goes with POST /_mon/properties/{name}/subscriptions");
+    if wish.callback.is_some() || wish.channel == Topology::Shared {
+        let why = format!(
+            "`callback` goes with POST /_mon/properties/{name}/subscriptions, `channel: shared` with that and with GET /_mon/events"
+        );
         return Err(PropertyError::Invalid(why));
     }
-    let (id, detection, notifications) = property.subscribe(wish).await?;
-    let begun = json!({ "id": id, "property": &*property.name, "detection": detection });
-    let begun = futures::stream::iter([sent("subscribed", &begun)]);
-    let told = tokio_stream::wrappers::ReceiverStream::new(notifications).map(|n| sent("value", &n));
+    let begun = property.subscribe(wish).await?;
+    let first = sent("subscribed", &shown(property, &begun));
+    Ok(stream(first, ReceiverStream::new(begun.notifications)))
+}
+
+/// Every property of the service, or with `channel=shared` of all services, over one connection.
+async fn all_events(
+    State(manager): State<Now>,
+    how: Result<Query<How>, axum::extract::rejection::QueryRejection>,
+) -> Answer {
+    let Query(how) = how.map_err(|e| PropertyError::Invalid(e.body_text()))?;
+    let wish = how.wish()?;
+    if wish.callback.is_some() {
+        return Err(PropertyError::Invalid("`callback` goes with subscriptions to a single property".into()));
+    }
+    let manager = manager.load_full();
+    let managers = match wish.channel {
+        Topology::Own => vec![manager],
+        Topology::Shared => manager.shared.hub.managers(),
+    };
+    let (mut begun, mut streams) = (Vec::new(), Vec::new());
+    let suits = |property: &&Arc<Property>| match wish.when {
+        When::Every(_) => true,
+        When::Change => !property.is_constant(),
+        When::Within(_) => !property.is_constant() && property.is_number(),
+    };
+    for property in managers.iter().flat_map(|m| m.properties.values()).filter(suits) {
+        let subscription = property.subscribe(wish.clone()).await?;
+        let mut shown = shown(property, &subscription);
+        shown["service"] = (&*property.service).into();
+        begun.push(shown);
+        streams.push(ReceiverStream::new(subscription.notifications));
+    }
+    let first = sent("subscribed", &json!({ "subscriptions": begun }));
+    Ok(stream(first, futures::stream::select_all(streams)))
+}
+
+fn stream(first: Event, told: impl Stream<Item = Notification> + Send + 'static) -> Response {
     let end = futures::stream::iter([Event::default().event("end").data("{}")]);
-    let all = begun.chain(told).chain(end).map(Ok::<_, Infallible>);
-    Ok(Sse::new(all).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    let told = told.map(|notification| sent("value", &notification));
+    let all = futures::stream::iter([first]).chain(told).chain(end).map(Ok::<_, Infallible>);
+    Sse::new(all).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
 fn sent<T: serde::Serialize>(name: &str, data: &T) -> Event {
@@ -341,7 +402,10 @@ async fn subscriptions(State(manager): State<Now>, Path(name): Path<String>) -> 
             if let Some(callback) = &s.callback {
                 shown["callback"] = callback.as_str().into();
             }
-            if s.changes.is_some() {
+            if let Some(way) = s.way {
+                shown["way"] = json!(way);
+            }
+            if s.listens() {
                 shown["detection"] = json!(state.detector.as_ref().map(|(how, _)| how));
             }
             counted(&mut shown, &s.counters);
