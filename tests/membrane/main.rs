@@ -15,6 +15,8 @@ mod http2;
 mod live;
 mod manage;
 mod measure;
+#[cfg(target_os = "linux")]
+mod pack;
 mod references;
 mod sources;
 mod support;
