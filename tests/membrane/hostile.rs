@@ -592,7 +592,7 @@ async fn a_management_listener_or_a_reference_whose_port_is_taken_waits_and_the_
     let place = taken.local_addr().unwrap();
     membrane.set_ports(
         &"it".into(),
-        vec![homeostat::model::endpoint::Port { listen: place, ..port(Some("it")) }],
+        vec![homeostat::model::calls::Port { listen: place, ..port(Some("it")) }],
     );
     assert_eq!(get(membrane.address("it").unwrap(), "/").await.0, 200);
     drop(taken);
