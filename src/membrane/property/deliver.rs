@@ -150,7 +150,7 @@ pub(super) async fn tell(tell: &Tell) -> Result<(), String> {
 }
 
 #[cfg(unix)]
-fn send(signal: SignalName, pid: &str) -> Result<(), String> {
+pub(super) fn send(signal: SignalName, pid: &str) -> Result<(), String> {
     use rustix::process::{Pid, Signal, kill_process};
     let number = pid.parse::<i32>().ok().filter(|n| *n > 1).and_then(Pid::from_raw);
     let process = number.ok_or_else(|| format!("`{pid}` is no number of a process"))?;
@@ -163,6 +163,6 @@ fn send(signal: SignalName, pid: &str) -> Result<(), String> {
 }
 
 #[cfg(not(unix))]
-fn send(_: SignalName, _: &str) -> Result<(), String> {
+pub(super) fn send(_: SignalName, _: &str) -> Result<(), String> {
     Err("there are no signals on this system".into())
 }

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
@@ -41,13 +40,25 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What is offered at present.
-type Now = Arc<ArcSwap<Manager>>;
+#[derive(Clone)]
+pub(in crate::membrane) struct Now(Arc<dyn Fn() -> Arc<Manager> + Send + Sync>);
+
+impl Now {
+    pub(in crate::membrane) fn new(find: impl Fn() -> Arc<Manager> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(find))
+    }
+
+    fn load_full(&self) -> Arc<Manager> {
+        (self.0)()
+    }
+}
 
 type Answer = Result<Response, PropertyError>;
 
 /// Serves one connection, until the listener closes.
 pub(in crate::membrane) async fn serve(client: TcpStream, manager: Now, closed: CancellationToken) {
-    let service = TowerToHyperService::new(router(manager));
+    let router = routes(manager).fallback(no_route).method_not_allowed_fallback(wrong_method);
+    let service = TowerToHyperService::new(router);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
@@ -64,7 +75,8 @@ pub(in crate::membrane) async fn serve(client: TcpStream, manager: Now, closed: 
     }
 }
 
-fn router(manager: Now) -> Router {
+/// The routes of the listener, without what answers to others: a listener with routes of its own can have these too.
+pub(in crate::membrane) fn routes(manager: Now) -> Router {
     Router::new()
         .route("/_mon", get(components))
         .route("/_mon/properties", get(list))
@@ -76,8 +88,6 @@ fn router(manager: Now) -> Router {
         .route("/_mon/events", get(all_events))
         .route("/_mon/methods", get(methods))
         .route("/_mon/invoke/{name}", post(invoke))
-        .fallback(no_route)
-        .method_not_allowed_fallback(wrong_method)
         .with_state(manager)
 }
 
