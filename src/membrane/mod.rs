@@ -345,8 +345,15 @@ impl Inner {
             if let Some(open) = managed.get(name) {
                 let before = open.manager.load_full();
                 if !before.is(manage, endpoint, calls) {
-                    let next =
-                        Manager::new(name, manage, endpoint, calls, Some(&before), &self.shared, &self.stopping);
+                    let next = Manager::new(
+                        name,
+                        manage,
+                        endpoint,
+                        calls,
+                        Some(&before),
+                        &self.shared,
+                        &self.stopping,
+                    );
                     before.end(Some(&next));
                     open.manager.store(Arc::new(next));
                 }
