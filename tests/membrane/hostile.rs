@@ -121,7 +121,6 @@ async fn what_could_be_read_in_two_ways_never_reaches_the_service() {
         format!("POST / HTTP/1.0\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}").into(),
     );
     attacks.push(format!("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n{smuggled}").into());
-    attacks.push(format!("GET / HTTP/1.1\r\nX: y\r\n\r\n{smuggled}").into());
     for length in [
         "+6",
         "0x6",
@@ -235,12 +234,9 @@ async fn a_service_that_answers_in_two_ways_is_not_believed() {
         let heard = talk(beside.front, &[Step::Send(ASK), Step::End]).await;
         assert!(heard.starts_with("HTTP/1.1 502 "), "{answer:?}: {heard}");
         let meter = beside.meter();
-        assert_eq!(
-            meter.failures(FailureKind::Garbage) + meter.failures(FailureKind::BrokenOff),
-            1,
-            "{answer:?}"
-        );
-        assert_eq!(meter.whole().errors(), 1);
+        until("the call to be over", || meter.whole().errors() == 1).await;
+        let counted = meter.failures(FailureKind::Garbage) + meter.failures(FailureKind::BrokenOff);
+        assert_eq!(counted, 1, "{answer:?}");
         beside.end().await;
     }
 }
