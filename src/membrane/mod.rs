@@ -38,9 +38,12 @@ pub use gate::Trouble;
 pub use live::{LiveError, Running};
 pub use meter::{FailureKind, Gauge, MAX_ROUTES, Meter, OTHER};
 pub use news::News;
+pub use property::{Beside, Program};
 
 use crate::connectors::Connectors;
+use crate::model::Action;
 use crate::model::calls::{CandidateStatus, LimitsSpec, Port};
+use crate::model::connector::{ConnectorError, TookPlace};
 use crate::model::endpoint::{Endpoint, Protocol};
 use crate::model::manage::{Manage, SubscriptionMode};
 use crate::model::module::{Module, Modules};
@@ -124,9 +127,9 @@ struct State {
     ports: HashMap<Key, PortGate>,
 }
 
-/// An open management listener; its subscriptions end when it is dropped.
+/// What is offered of a service, on a listener of its own if it has one; its subscriptions end when it is dropped.
 struct Managed {
-    door: Door,
+    door: Option<Door>,
     manager: Arc<arc_swap::ArcSwap<Manager>>,
 }
 
@@ -152,7 +155,7 @@ impl Membrane {
             runtime: tokio::runtime::Handle::current(),
             limits,
             modules: MODULES.get().cloned().unwrap_or_default(),
-            shared: property::Shared::default(),
+            shared: property::Shared::new(connectors),
             state: Mutex::default(),
             stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -238,7 +241,8 @@ impl Membrane {
             port.lead(key, port.to.clone(), Places { services, fronts });
         }
         let fronts = state.fronts.iter().map(|(name, gate)| (name, gate.trouble()));
-        let managed = state.managed.iter().map(|(name, managed)| (name, managed.door.trouble()));
+        let doors = state.managed.iter().filter_map(|(name, managed)| Some((name, managed.door.as_ref()?)));
+        let managed = doors.map(|(name, door)| (name, door.trouble()));
         fronts.chain(managed).filter_map(|(name, trouble)| Some((name.clone(), trouble?))).collect()
     }
 
@@ -385,7 +389,45 @@ impl Membrane {
 
     /// Where homeostat listens for managers of a service.
     pub fn manage_address(&self, service: &str) -> Option<SocketAddr> {
-        self.0.state().managed.get(service).map(|managed| managed.door.address)
+        self.0.state().managed.get(service)?.door.as_ref().map(|door| door.address)
+    }
+
+    /// What properties are read from beside files and the service itself. To be said before services are set.
+    pub fn beside(&self) -> &Beside {
+        &self.0.shared.beside
+    }
+
+    /// The routes of the management listener of a service (`/_mon/…`), for a listener that has other routes too.
+    pub fn management(&self, service: &str) -> axum::Router {
+        let (inner, service) = (Arc::downgrade(&self.0), service.to_string());
+        let nothing = Arc::new(Manager::nothing(&service, &self.0.shared));
+        // Looked up at each request: a reload may offer it otherwise.
+        property::routes(property::Now::new(move || {
+            let managed = inner.upgrade().and_then(|inner| inner.state().manager(&service));
+            managed.unwrap_or_else(|| nothing.clone())
+        }))
+    }
+
+    /// Carries out a `set` or `invoke` on the properties and methods of a service; answers what is to be told of it.
+    ///
+    /// # Errors
+    /// Why it was not, in words.
+    pub async fn carry_out(&self, service: &str, action: &Action) -> Result<String, ConnectorError> {
+        let manager = self.0.state().manager(service);
+        let manager =
+            manager.ok_or_else(|| ConnectorError::Config(format!("`{service}` is not managed here")))?;
+        manager.carry_out(action).await.map_err(ConnectorError::Answer)
+    }
+
+    /// Whether an action that was interrupted took place, as far as a property of the service shows it; the service may not be stood around yet.
+    ///
+    /// # Errors
+    /// Why it cannot be seen.
+    pub async fn took_place(&self, served: &Served, action: &Action) -> Result<TookPlace, ConnectorError> {
+        let Some(manage) = &served.manage else { return Ok(TookPlace::Unknown) };
+        let (endpoint, stopping) = (served.endpoint.as_ref(), &self.0.stopping);
+        let manager = Manager::new(&served.name, manage, endpoint, None, None, &self.0.shared, stopping);
+        manager.took_place(action).await.map_err(ConnectorError::Unreachable)
     }
 
     /// Where homeostat listens for a reference.
@@ -467,8 +509,15 @@ impl Inner {
             if let Some(open) = managed.get(name) {
                 let before = open.manager.load_full();
                 if !before.is(manage, endpoint, calls) {
-                    let next =
-                        Manager::new(name, manage, endpoint, calls, Some(&before), &self.shared, &self.stopping);
+                    let next = Manager::new(
+                        name,
+                        manage,
+                        endpoint,
+                        calls,
+                        Some(&before),
+                        &self.shared,
+                        &self.stopping,
+                    );
                     before.end(Some(&next));
                     open.manager.store(Arc::new(next));
                 }
@@ -476,10 +525,11 @@ impl Inner {
             }
             let manager = Manager::new(name, manage, endpoint, calls, None, &self.shared, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
-            self.shared.hub.join(&manager);
+            self.shared.join(&manager);
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {
-                let (manager, cut) = (inside.clone(), cut.clone());
+                let (inside, cut) = (inside.clone(), cut.clone());
+                let manager = property::Now::new(move || inside.load_full());
                 async move {
                     tokio::select! {
                         () = property::serve(client, manager, closed) => {}
@@ -488,7 +538,7 @@ impl Inner {
                 }
             };
             let room = Room::new(self.limits.connections);
-            let door = Door::open(manage.listen, room, serve, &self.stopping, &self.tasks);
+            let door = manage.listen.map(|at| Door::open(at, room, serve, &self.stopping, &self.tasks));
             managed.insert(name.clone(), Managed { door, manager });
         }
     }
@@ -514,6 +564,10 @@ fn through(service: &str, reference: &str) -> String {
 }
 
 impl State {
+    fn manager(&self, service: &str) -> Option<Arc<Manager>> {
+        Some(self.managed.get(service)?.manager.load_full())
+    }
+
     fn meter(&mut self, service: &str) -> Arc<Meter> {
         if let Some(meter) = self.meters.get(service) {
             return meter.clone();

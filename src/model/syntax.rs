@@ -298,7 +298,7 @@ pub fn url(text: &str) -> Result<url::Url, String> {
 }
 
 /// A URL with holes is one that is a URL once the holes are filled with a plain word; a hole in the host or port cannot be checked so.
-fn url_template(what: &str, text: &str) -> Result<(), String> {
+pub(super) fn url_template(what: &str, text: &str) -> Result<(), String> {
     let template = template(what, text, Holes::Arguments)?;
     let filled: String = template
         .parts()
@@ -315,7 +315,7 @@ fn template(what: &str, text: &str, holes: Holes) -> Result<Template, String> {
     Template::parse(text, holes).map_err(|e| format!("in `{what}`: {e}"))
 }
 
-fn headers(headers: &BTreeMap<String, String>, holes: Holes) -> Result<(), String> {
+pub(super) fn headers(headers: &BTreeMap<String, String>, holes: Holes) -> Result<(), String> {
     for (name, value) in headers {
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         if name.is_empty() || !name.bytes().all(token) {

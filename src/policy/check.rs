@@ -297,9 +297,9 @@ impl<'a> Everything<'a> {
             self.programs(service);
             let policy = self.services[service].policy;
             let own = policy.listen.map(|l| (l, Place::value(["listen".into()]), policy.name.to_string()));
-            let managed = policy.manage.as_ref().map(|m| {
+            let managed = policy.manage.as_ref().and_then(|m| m.listen).map(|listen| {
                 let place = Place::value(["manage".into(), "listen".into()]);
-                (m.listen, place, format!("{}, to be managed", policy.name))
+                (listen, place, format!("{}, to be managed", policy.name))
             });
             let references = policy.references.iter().filter_map(|(name, reference)| {
                 let place = Place::value(["references".into(), Step::from(&**name), "listen".into()]);
@@ -399,6 +399,7 @@ impl<'a> Everything<'a> {
                     action,
                     &place,
                     &|name| there.declares(name),
+                    &|action| there.managing(action.name())?.refuses(action),
                     &|reference| {
                         there
                             .references

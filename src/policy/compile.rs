@@ -20,7 +20,7 @@ use super::value::{
 use crate::model::calls::{HealthSpec, LimitsSpec, MAX_RETRIES, MAX_WEIGHT, PortPolicy};
 use crate::model::connector::SensorSpec;
 use crate::model::endpoint::{Address, Endpoint, Protocol, parse_address};
-use crate::model::manage::Manage;
+use crate::model::manage::{Around, Manage};
 use crate::model::name::{identifier_problem, service_name_problem};
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource};
 
@@ -476,6 +476,10 @@ impl Compiler<'_> {
                     };
                     problems.push(Problem::error("unknown-property", place, message).hint(hint));
                 }
+                Some(property) if property.metric.is_some() => {
+                    let message = format!("`{}` is a metric of the service already", sensor.name);
+                    problems.push(Problem::error("invalid-value", place, message));
+                }
                 Some(property) if !property.kind.is_numeric() => {
                     let message =
                         format!("`{}` is of type {}, which is no metric", sensor.name, property.kind.word());
@@ -492,7 +496,10 @@ impl Compiler<'_> {
         self.properties();
         let spec = self.document.manage.as_ref()?;
         let based = endpoint.is_some_and(|e| e.protocol == Protocol::Http);
-        let problems = spec.problems(based);
+        let metrics = self.metric_names();
+        let around =
+            Around { endpoint: based, process: self.document.process.is_some(), metrics: Some(&metrics) };
+        let problems = spec.problems(around);
         for (at, why) in &problems {
             let place = Place::value(["manage".into()]);
             let place = match at {
@@ -501,7 +508,10 @@ impl Compiler<'_> {
             };
             self.error(Problem::error("invalid-value", place, why.clone()));
         }
-        let listen = parse_address(&spec.listen).ok().filter(|_| problems.is_empty())?;
+        if !problems.is_empty() {
+            return None;
+        }
+        let listen = spec.listen.as_deref().and_then(|text| parse_address(text).ok());
         for (name, property) in &spec.properties {
             if !property.changed_by.is_empty() && (self.document.listen.is_none() || !based) {
                 let place = Place::value(["manage".into(), "properties".into()])
@@ -511,12 +521,8 @@ impl Compiler<'_> {
                 self.error(Problem::error("missing-field", place, message.to_string()));
             }
         }
-        if self
-            .document
-            .endpoint
-            .as_deref()
-            .and_then(|e| Endpoint::parse(e).ok())
-            .is_some_and(|e| *e.address == *spec.listen)
+        if let Some(listen) = listen
+            && endpoint.is_some_and(|e| Some(&*e.address) == spec.listen.as_deref())
         {
             let message = format!("the service and homeostat cannot both listen on {listen}");
             let place = Place::value(["manage".into(), "listen".into()]);
@@ -1059,8 +1065,15 @@ impl Compiler<'_> {
             place,
             &|name| {
                 document.execute.as_ref().is_some_and(|effectors| {
-                    effectors.contains_key(name) || document.process.is_some() && ON_PROCESSES.contains(&name)
+                    effectors.contains_key(name)
+                        || document.process.is_some() && ON_PROCESSES.contains(&name)
+                        || document.manage.as_ref().is_some_and(|m| m.carries(name))
                 })
+            },
+            &|action| {
+                let effectors = document.execute.as_ref()?;
+                let manage = document.manage.as_ref().filter(|_| !effectors.contains_key(action.name()))?;
+                manage.refuses(action)
             },
             &|reference| {
                 let reference = document.references.get(reference)?;
@@ -1095,11 +1108,13 @@ impl Compiler<'_> {
     }
 }
 
-/// Checks an action against the service that is to carry it out: is it declared, do its references, candidates and SLOs exist?
+/// Checks an action against the service that is to carry it out: is it declared, do its references, candidates, SLOs and, where no effector
+/// takes it, its property or method exist?
 pub(crate) fn check_action(
     action: &Action,
     place: &Place,
     declared: &dyn Fn(&str) -> bool,
+    refuses: &dyn Fn(&Action) -> Option<String>,
     candidates: &dyn Fn(&str) -> Option<Vec<String>>,
     references: &[&str],
     slos: &[&str],
@@ -1163,6 +1178,10 @@ pub(crate) fn check_action(
                     .hint(suggestion_or_list(slo, "SLOs", slos.iter().copied()))
                     .about(slo),
             )
+        }
+        _ if declared(action.name()) && refuses(action).is_some() => {
+            let why = refuses(action).unwrap_or_default();
+            Some(Problem::error("not-managed", place.clone().at_key(), format!("`{action}`: {why}")))
         }
         _ if BUILT_IN_ACTIONS.contains(&action.name()) || declared(action.name()) => None,
         Action::Restart { .. } if declared("stop") && declared("start") => None,

@@ -188,7 +188,8 @@ fn membrane_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
         Some(LiveSpec { pid: None }) => "yes".into(),
         Some(LiveSpec { pid: Some(pid) }) => format!("process {pid}"),
     };
-    let manage = |policy: &ServicePolicy| text(policy.manage.as_ref().map(|m| m.listen.to_string()));
+    let manage =
+        |policy: &ServicePolicy| text(policy.manage.as_ref().and_then(|m| m.listen).map(|l| l.to_string()));
     let mut lines: Vec<String> = [
         ("endpoint", endpoint(old), endpoint(new)),
         ("listen", listen(old), listen(new)),

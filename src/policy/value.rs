@@ -11,7 +11,7 @@ use super::script::Script;
 use crate::model::calls::{LimitsSpec, PortPolicy};
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::endpoint::{Address, Endpoint, LiveSpec};
-use crate::model::manage::Manage;
+use crate::model::manage::{Manage, ManageSpec};
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
 use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Plan, Resource, Selector, Severity};
@@ -59,10 +59,19 @@ impl ServicePolicy {
         Some(self.listen.map_or_else(|| endpoint.clone(), fronted).to_string())
     }
 
-    /// Whether its executor can carry out an action of this name by an effector, or on its process.
+    /// Whether its executor can carry out an action of this name by an effector, on its process, or on what of it is manageable.
     pub fn declares(&self, action: &str) -> bool {
         let Some(execute) = &self.execute else { return false };
-        execute.effectors.contains_key(action) || self.process.is_some() && ON_PROCESSES.contains(&action)
+        execute.effectors.contains_key(action)
+            || self.process.is_some() && ON_PROCESSES.contains(&action)
+            || self.managing(action).is_some()
+    }
+
+    /// What `set` and `invoke` are carried out on: its properties and methods, where no effector is declared for them.
+    pub fn managing(&self, action: &str) -> Option<&ManageSpec> {
+        let execute = self.execute.as_ref()?;
+        let spec = &*self.manage.as_ref()?.spec;
+        (spec.carries(action) && !execute.effectors.contains_key(action)).then_some(spec)
     }
 }
 

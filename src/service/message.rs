@@ -346,6 +346,8 @@ pub struct Perform {
     pub stops: Vec<Arc<str>>,
     /// What is asked of the process of the service then. The step has ended once that is carried out.
     pub process: Option<ProcessOrder>,
+    /// Whether it is carried out on the properties and methods of the service.
+    pub managed: bool,
 }
 
 /// What outlives the daemon.

@@ -22,11 +22,11 @@ use super::turn::Tally;
 use crate::connectors::Connectors;
 use crate::knowledge::store::{Binding, Intent, Pending, Store};
 use crate::membrane::process::{Processes, Told};
-use crate::membrane::{Limits, Membrane, News};
+use crate::membrane::{Limits, Membrane, News, Served};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
 use crate::model::process::{ProcessOrder, ProcessState};
-use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Timestamp, Verdict};
+use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Reading, Timestamp, Verdict};
 use crate::plan::strategy::{Deadline, Run, RunLimits, STACK_SIZE, StrategyHost};
 
 /// How many messages from outside may wait in one mailbox; who brings more waits.
@@ -176,6 +176,7 @@ impl Shell {
             stopping: AtomicBool::new(false),
             runtime,
         }));
+        shell.show_properties_what_is_beside();
         shell.0.runtime.spawn(tell_of_processes(Arc::downgrade(&shell.0), told));
         shell.0.runtime.spawn(tell_of_references(Arc::downgrade(&shell.0), shell.0.membrane.news()));
         for (number, receiver) in receivers.into_iter().enumerate() {
@@ -187,6 +188,31 @@ impl Shell {
             shell.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(shell)
+    }
+
+    /// Properties of services are also read from their programs and their metrics.
+    fn show_properties_what_is_beside(&self) {
+        let beside = self.0.membrane.beside();
+        beside.set_programs(self.0.processes.looks());
+        let inner = Arc::downgrade(&self.0);
+        beside.set_metrics(move |service, metric| {
+            let inner = inner.clone();
+            let read = async move {
+                let shell = Shell(inner.upgrade().ok_or("homeostat is stopping")?);
+                // Upstream is asked: what is told is how it is now.
+                let request =
+                    Request::GetMetric { name: metric, max_age: Some(HumanDuration(Duration::ZERO)) };
+                match shell.call(&service, request).await {
+                    Ok(Response::Reading(Reading::Missing { reason })) => Err(reason.to_string()),
+                    Ok(Response::Reading(reading)) => {
+                        reading.value().ok_or_else(|| "it has no value".to_string())
+                    }
+                    Ok(_) => Err("it has no value".into()),
+                    Err(error) => Err(error.to_string()),
+                }
+            };
+            read.boxed()
+        });
     }
 
     /// The clock.
@@ -379,11 +405,13 @@ impl Shell {
     pub async fn reconcile(
         &self,
         effectors: &Effectors,
+        managed: &HashMap<String, Served>,
     ) -> Result<usize, crate::knowledge::store::StoreError> {
         let intents = self.0.store.open_intents().await?;
         let count = intents.len();
         // All are asked at once: one that does not answer delays the start by its own time only.
-        let asked = futures::future::join_all(intents.iter().map(|i| self.took_place(i, effectors))).await;
+        let asked =
+            futures::future::join_all(intents.iter().map(|i| self.took_place(i, effectors, managed))).await;
         for (intent, (status, detail)) in intents.into_iter().zip(asked) {
             self.tell(
                 "act",
@@ -408,7 +436,12 @@ impl Shell {
         Ok(count)
     }
 
-    async fn took_place(&self, intent: &Intent, effectors: &Effectors) -> (OutcomeStatus, String) {
+    async fn took_place(
+        &self,
+        intent: &Intent,
+        effectors: &Effectors,
+        managed: &HashMap<String, Served>,
+    ) -> (OutcomeStatus, String) {
         let command = Command {
             service: intent.executor.clone(),
             action: intent.action.clone(),
@@ -422,7 +455,11 @@ impl Shell {
                     Err(_) => Err(ConnectorError::Timeout(CALL_TIME)),
                 }
             }
-            _ => Ok(TookPlace::Unknown),
+            Some(Err(_)) => Ok(TookPlace::Unknown),
+            None => match managed.get(&intent.executor) {
+                Some(served) => self.0.membrane.took_place(served, &intent.action).await,
+                None => Ok(TookPlace::Unknown),
+            },
         };
         match seen {
             Ok(TookPlace::Yes) => (OutcomeStatus::Done, "seen after a restart".into()),
@@ -898,6 +935,9 @@ async fn call_effectors(
     if let Some(order) = perform.process {
         let done = inner.processes.order(&perform.service, order).await;
         said.extend(Some(done.map_err(ConnectorError::Answer)?).filter(|s| !s.is_empty()));
+    }
+    if perform.managed {
+        said.push(inner.membrane.carry_out(&perform.service, &perform.action).await?);
     }
     Ok(said.join("; "))
 }

@@ -154,7 +154,8 @@ impl Supervisor {
                 effectors.insert((policy.name.to_string(), action.to_string()), effector.clone());
             }
         }
-        self.shell.reconcile(&effectors).await
+        let served = services.values().map(|policy| (policy.name.to_string(), served(policy))).collect();
+        self.shell.reconcile(&effectors, &served).await
     }
 
     /// The set that runs.
@@ -372,13 +373,7 @@ impl Supervisor {
     fn stand_around(&self, next: &PolicySet) {
         let live = next.services.values().filter_map(|p| Some((p.name.clone(), p.live?.pid)));
         self.shell.membrane().set_live(live);
-        let served = next.services.values().map(|policy| Served {
-            name: policy.name.clone(),
-            listen: policy.listen,
-            endpoint: policy.endpoint.clone(),
-            manage: policy.manage.clone(),
-            limits: policy.limits,
-        });
+        let served = next.services.values().map(|policy| served(policy));
         for (service, trouble) in self.shell.membrane().set_services(served) {
             self.shell.tell("membrane", Some(&service), format!("{}; it is tried again", trouble.0));
         }
@@ -804,4 +799,15 @@ fn with_scripts(policy: &ServicePolicy) -> serde_json::Value {
         }
     }
     json
+}
+
+/// What of a service the membrane stands around.
+fn served(policy: &ServicePolicy) -> Served {
+    Served {
+        name: policy.name.clone(),
+        listen: policy.listen,
+        endpoint: policy.endpoint.clone(),
+        manage: policy.manage.clone(),
+        limits: policy.limits,
+    }
 }

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 pub use output::KEPT;
 
+use super::Program;
 use crate::connectors::Connectors;
 use crate::model::process::{ProcessOrder, ProcessSpec, ProcessState, ProcessStatus};
 use guard::Guard;
@@ -248,6 +249,17 @@ impl Processes {
         let supervised = state.supervised.get(service)?;
         let status = supervised.status.borrow().clone();
         Some(ProcessStatus { output: supervised.tail.lines(), ..status })
+    }
+
+    /// What there is to know of the program of a service, without its output, whenever that is asked. Holds nothing alive.
+    pub fn looks(&self) -> impl Fn(&str) -> Option<Program> + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.0);
+        move |service| {
+            let inner = inner.upgrade()?;
+            let state = inner.lock();
+            let supervised = state.supervised.get(service)?;
+            Some(Program { spec: supervised.spec.clone(), status: supervised.status.borrow().clone() })
+        }
     }
 
     /// How the program of a service is (without its output), from now on.

@@ -1,6 +1,8 @@
-//! One connection from all services of a process to an observer (S4, figure of the micro-container with a shared channel; R4-25). Over HTTP/2, by prior
-//! knowledge, each notification is a call of its own and many are on their way at once; an observer that does not speak it gets, over HTTP/1.1, what waits
-//! as one batch per address (CloudEvents, JSON batch), so that its round trip is no queue.
+//! One connection to an observer from all services of a process, or one from each (S4, the channel of the micro-containers; R4-25).
+//!
+//! Shared: over HTTP/2, by prior knowledge, each notification is a call of its own and many are on their way at once; an observer that does not speak it
+//! gets, over HTTP/1.1, what waits as one batch per address (CloudEvents, JSON batch), so that its round trip is no queue. Own: over HTTP/1.1, one call
+//! after the other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use bytes::Bytes;
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use hyper::{Request, Uri};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use hyper::{Request, Response, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -29,30 +32,32 @@ const BATCH: usize = 256;
 /// The most of an answer that is read before the connection is used again, bytes.
 const ANSWER: usize = 64 * 1024;
 
-const AGENT: &str = concat!("homeostat/", env!("CARGO_PKG_VERSION"));
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("homeostat/", env!("CARGO_PKG_VERSION")));
 
 /// Whether the services of a process share a connection to an observer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Topology {
     /// One for each service.
-    #[default]
     Own,
     /// One for all.
     Shared,
 }
 
+/// Whose channel, or everybody's, and the `host:port` that it leads to.
+type Key = (Option<Arc<str>>, String);
+
 /// What the management listeners of one process have in common.
 #[derive(Default)]
-pub(in crate::membrane) struct Hub {
-    /// By `host:port`; open while a subscription uses them.
-    channels: Mutex<HashMap<String, Weak<Channel>>>,
+pub(super) struct Hub {
+    /// Open while a subscription uses them.
+    channels: Mutex<HashMap<Key, Weak<Channel>>>,
     managers: Mutex<Vec<Weak<ArcSwap<Manager>>>>,
 }
 
 impl Hub {
     /// A management listener opens.
-    pub(in crate::membrane) fn join(&self, manager: &Arc<ArcSwap<Manager>>) {
+    pub(super) fn join(&self, manager: &Arc<ArcSwap<Manager>>) {
         let mut managers = self.managers.lock().unwrap_or_else(PoisonError::into_inner);
         managers.retain(|m| m.strong_count() > 0);
         managers.push(Arc::downgrade(manager));
@@ -66,37 +71,35 @@ impl Hub {
         all
     }
 
-    /// The connection to an observer that all services use.
+    /// The connection of a service to an observer, or that of all services.
     ///
     /// # Errors
     /// When the address is none that such a connection can lead to.
-    pub(super) fn channel(&self, url: &str) -> Result<Letterbox, String> {
+    pub(super) fn channel(&self, url: &str, service: Option<&Arc<str>>) -> Result<Letterbox, String> {
         let parsed = url::Url::parse(url).map_err(|e| format!("`{url}`: {e}"))?;
         let plain = parsed.scheme() == "http" && parsed.username().is_empty() && parsed.password().is_none();
         let (Some(host), Some(port), true) = (parsed.host_str(), parsed.port_or_known_default(), plain)
         else {
-            return Err(
-                "`channel: shared` leads to `http://HOST:PORT/PATH`, without a name or password".into()
-            );
+            return Err("a `channel` leads to `http://HOST:PORT/PATH`, without a name or password".into());
         };
-        let authority = format!("{host}:{port}");
+        let key = (service.cloned(), format!("{host}:{port}"));
         let path: Arc<str> = parsed[url::Position::BeforePath..url::Position::AfterQuery].into();
         let mut channels = self.channels();
         channels.retain(|_, channel| channel.strong_count() > 0);
-        let channel = channels.get(&authority).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let channel = Channel::open(&authority);
-            channels.insert(authority, Arc::downgrade(&channel));
+        let channel = channels.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let channel = Channel::open(&key);
+            channels.insert(key, Arc::downgrade(&channel));
             channel
         });
         Ok(Letterbox { channel, path })
     }
 
-    fn channels(&self) -> MutexGuard<'_, HashMap<String, Weak<Channel>>> {
+    fn channels(&self) -> MutexGuard<'_, HashMap<Key, Weak<Channel>>> {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One address of an observer, reached over a shared connection.
+/// One address of an observer, reached over a channel.
 pub(super) struct Letterbox {
     channel: Arc<Channel>,
     path: Arc<str>,
@@ -119,9 +122,10 @@ impl Letterbox {
 struct Channel(mpsc::Sender<Letter>);
 
 impl Channel {
-    fn open(authority: &str) -> Arc<Self> {
+    fn open((service, authority): &Key) -> Arc<Self> {
         let (out, letters) = mpsc::channel(QUEUE);
-        let courier = Courier { authority: authority.into(), line: None, old: false };
+        let shared = service.is_none();
+        let courier = Courier { authority: authority.as_str().into(), shared, line: None, old: false };
         tokio::spawn(courier.run(letters));
         Arc::new(Self(out))
     }
@@ -143,6 +147,7 @@ enum Line {
 /// Who carries the notifications of one channel.
 struct Courier {
     authority: Arc<str>,
+    shared: bool,
     line: Option<Line>,
     /// Whether the observer is known to speak no HTTP/2.
     old: bool,
@@ -164,7 +169,7 @@ impl Courier {
     /// Brings these; waits until that is done only where nothing else can be on its way meanwhile.
     async fn bring(&mut self, mut letters: Vec<Letter>) {
         self.line = self.line.take().filter(Line::is_open);
-        if self.line.is_none() && !self.old {
+        if self.line.is_none() && self.shared && !self.old {
             match self.try_http2(letters.swap_remove(0)).await {
                 Ok(()) => {}
                 Err(letter) => letters.insert(0, letter),
@@ -189,9 +194,14 @@ impl Courier {
             }
             Some(Line::Http1(sender)) => {
                 let mut broken = None;
-                for (path, letters) in by_path(letters) {
+                let calls = match self.shared {
+                    true => by_path(letters),
+                    false => letters.into_iter().map(|letter| (letter.path.clone(), vec![letter])).collect(),
+                };
+                for (path, letters) in calls {
                     let went = match &broken {
-                        None => batch(sender, &self.authority, &path, &letters).await,
+                        None if self.shared => batch(sender, &self.authority, &path, &letters).await,
+                        None => single(sender, &self.authority, &letters).await,
                         Some(why) => Err(Failed { why: String::clone(why), late: false }),
                     };
                     let went = went.unwrap_or_else(|failed| {
@@ -275,6 +285,16 @@ struct Failed {
     late: bool,
 }
 
+/// The call that brings one notification.
+fn call(uri: Uri, event: &CloudEvent) -> Request<Body> {
+    let mut request = Request::new(Body::from(event.data()));
+    *request.method_mut() = hyper::Method::POST;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = event.headers();
+    request.headers_mut().insert(USER_AGENT, AGENT);
+    request
+}
+
 /// Brings one notification over HTTP/2.
 async fn one(
     mut sender: http2::SendRequest<Body>,
@@ -282,21 +302,23 @@ async fn one(
     letter: &Letter,
 ) -> Result<Tried, Failed> {
     let uri = Uri::builder().scheme("http").authority(authority).path_and_query(&*letter.path).build();
-    let mut request = Request::post(uri.unwrap_or_default()).header(USER_AGENT, AGENT);
-    if let Some(headers) = request.headers_mut() {
-        headers.extend(letter.event.headers());
-    }
-    let Ok(request) = request.body(Body::from(letter.event.data())) else {
-        return Ok(Tried::Never("the notification cannot be written as a call".into()));
-    };
-    let sent = async {
+    let request = call(uri.unwrap_or_default(), &letter.event);
+    in_time(async {
         sender.ready().await?;
-        let answer = sender.send_request(request).await?;
-        let status = answer.status().as_u16();
-        let _ = axum::body::to_bytes(Body::new(answer.into_body()), ANSWER).await;
-        Ok::<_, hyper::Error>(Tried::by(status))
-    };
-    in_time(sent).await
+        answered(sender.send_request(request).await?).await
+    })
+    .await
+}
+
+/// Brings one notification over HTTP/1.1.
+async fn single(
+    sender: &mut http1::SendRequest<Body>,
+    authority: &str,
+    letters: &[Letter],
+) -> Result<Tried, Failed> {
+    let Some(letter) = letters.first() else { return Ok(Tried::Taken) };
+    let request = call(Uri::try_from(&*letter.path).unwrap_or_default(), &letter.event);
+    over_http1(sender, authority, request).await
 }
 
 /// Brings several notifications to one address in one call.
@@ -307,22 +329,34 @@ async fn batch(
     letters: &[Letter],
 ) -> Result<Tried, Failed> {
     let events: Value = letters.iter().map(|letter| letter.event.whole()).collect();
-    let request = Request::post(path)
-        .header(HOST, authority)
-        .header(USER_AGENT, AGENT)
-        .header(CONTENT_TYPE, cloud::BATCH)
-        .body(Body::from(Bytes::from(events.to_string())));
-    let Ok(request) = request else {
-        return Ok(Tried::Never("the notifications cannot be written as a call".into()));
-    };
-    let sent = async {
+    let mut request = Request::new(Body::from(Bytes::from(events.to_string())));
+    *request.method_mut() = hyper::Method::POST;
+    *request.uri_mut() = Uri::try_from(path).unwrap_or_default();
+    request.headers_mut().insert(CONTENT_TYPE, cloud::BATCH);
+    request.headers_mut().insert(USER_AGENT, AGENT);
+    over_http1(sender, authority, request).await
+}
+
+async fn over_http1(
+    sender: &mut http1::SendRequest<Body>,
+    authority: &str,
+    mut request: Request<Body>,
+) -> Result<Tried, Failed> {
+    if let Ok(host) = HeaderValue::try_from(authority) {
+        request.headers_mut().insert(HOST, host);
+    }
+    in_time(async {
         sender.ready().await?;
-        let answer = sender.send_request(request).await?;
-        let status = answer.status().as_u16();
-        let _ = axum::body::to_bytes(Body::new(answer.into_body()), ANSWER).await;
-        Ok::<_, hyper::Error>(Tried::by(status))
-    };
-    in_time(sent).await
+        answered(sender.send_request(request).await?).await
+    })
+    .await
+}
+
+/// Reads an answer to its end: the connection is used again.
+async fn answered(answer: Response<Incoming>) -> Result<Tried, hyper::Error> {
+    let status = answer.status().as_u16();
+    let _ = axum::body::to_bytes(Body::new(answer.into_body()), ANSWER).await;
+    Ok(Tried::by(status))
 }
 
 async fn in_time(sent: impl Future<Output = Result<Tried, hyper::Error>>) -> Result<Tried, Failed> {

@@ -86,7 +86,7 @@ mod tests {
             ("source", "/services/shop/properties/rate"),
             ("type", "homeostat.property.changed"),
             ("subject", "rate"),
-            ("time", "1970-01-01T00:00:01Z"),
+            ("time", "1970-01-01T00:00:01.000000Z"),
         ] {
             assert_eq!(headers[format!("ce-{name}")], value);
             assert_eq!(whole[name], value);

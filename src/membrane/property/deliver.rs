@@ -20,10 +20,10 @@ const GIVEN_UP: u32 = 20;
 
 /// By which way notifications go.
 pub(super) enum Door {
-    /// To this URL, over the connections of the service.
-    Own(String),
-    /// Over a connection that all services share.
-    Shared(Letterbox),
+    /// To this URL, over whatever connection is free.
+    Any(String),
+    /// Over a connection that is for this.
+    Channel(Letterbox),
 }
 
 /// How one try went.
@@ -114,8 +114,8 @@ async fn one(property: &Property, door: &Door, event: &CloudEvent, counters: &Co
 
 async fn bring(client: &reqwest::Client, door: &Door, event: &CloudEvent) -> Tried {
     let url = match door {
-        Door::Shared(letterbox) => return letterbox.post(event.clone()).await,
-        Door::Own(url) => url,
+        Door::Channel(letterbox) => return letterbox.post(event.clone()).await,
+        Door::Any(url) => url,
     };
     let sent = client.post(url).timeout(TIMEOUT).headers(event.headers()).body(event.data()).send().await;
     match sent {
@@ -150,7 +150,7 @@ pub(super) async fn tell(tell: &Tell) -> Result<(), String> {
 }
 
 #[cfg(unix)]
-fn send(signal: SignalName, pid: &str) -> Result<(), String> {
+pub(super) fn send(signal: SignalName, pid: &str) -> Result<(), String> {
     use rustix::process::{Pid, Signal, kill_process};
     let number = pid.parse::<i32>().ok().filter(|n| *n > 1).and_then(Pid::from_raw);
     let process = number.ok_or_else(|| format!("`{pid}` is no number of a process"))?;
@@ -163,6 +163,6 @@ fn send(signal: SignalName, pid: &str) -> Result<(), String> {
 }
 
 #[cfg(not(unix))]
-fn send(_: SignalName, _: &str) -> Result<(), String> {
+pub(super) fn send(_: SignalName, _: &str) -> Result<(), String> {
     Err("there are no signals on this system".into())
 }

@@ -1,8 +1,8 @@
 //! The generic proxy (S4): what of a service can be looked at, set, invoked and subscribed to, on a listener of its own, though the service knows nothing
 //! of it.
 //!
-//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect`, `files` and `stream` (how a
-//! change is noticed), `deliver` (how it is told), `server` (the listener).
+//! Reading order: `file`, `http` and `program` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect`, `files` and
+//! `stream` (how a change is noticed), `deliver` (how it is told), `server` (the listener).
 
 mod channel;
 mod cloud;
@@ -12,6 +12,7 @@ mod file;
 mod files;
 mod http;
 mod hybrid;
+mod program;
 mod sensor;
 mod server;
 mod stream;
@@ -30,18 +31,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
 use super::now;
+use crate::connectors::Connectors;
+use crate::model::connector::TookPlace;
 use crate::model::endpoint::{Endpoint, Protocol};
-use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType, SubscriptionMode};
-use crate::model::{HumanDuration, Timestamp};
-use files::Files;
-use channel::Topology;
+use crate::model::manage::{
+    FileFormat, Manage, ManageSpec, MethodSpec, PropertySpec, PropertyType, SubscriptionMode, type_of,
+};
+use crate::model::{Action, HumanDuration, Timestamp};
+use channel::{Hub, Topology};
 use deliver::Door;
+use files::Files;
 use hybrid::Way;
 use timing::{Tick, Timing, When};
 
-pub(super) use channel::Hub;
+pub use program::{Beside, Program};
 pub(super) use sensor::PropertyReader;
-pub(super) use server::serve;
+pub(super) use server::{Now, routes, serve};
 
 /// How long one read, call or telling may take unless it is said otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,6 +56,9 @@ const QUEUE: usize = 64;
 
 /// How many subscriptions one property may have.
 const MAX_SUBSCRIPTIONS: usize = 1_000;
+
+/// The most of an answer that stands in an outcome, characters.
+const LONGEST: usize = 2_000;
 
 /// Why something is not answered. The names are those of the errors on the wire.
 #[derive(Debug, thiserror::Error)]
@@ -197,8 +205,8 @@ struct Wish {
     start: Duration,
     duration: Option<Duration>,
     callback: Option<String>,
-    /// Whether it goes over a connection that all services share.
-    channel: Topology,
+    /// Over which connection it goes; over any, when `None`.
+    channel: Option<Topology>,
 }
 
 /// What all services share: connections to them and to subscribers, and one watch of the file system.
@@ -206,13 +214,18 @@ struct Wish {
 pub(super) struct Shared {
     client: reqwest::Client,
     files: Files,
-    /// What management listeners have in common.
-    pub(super) hub: Arc<Hub>,
+    hub: Arc<Hub>,
+    pub(super) beside: Beside,
 }
 
-impl Default for Shared {
-    fn default() -> Self {
-        Self { client: http::client(), files: Files::default(), hub: Arc::default() }
+impl Shared {
+    pub(super) fn new(connectors: &Connectors) -> Self {
+        Self { client: http::client(), files: Files::default(), hub: Arc::default(), beside: Beside::new(connectors) }
+    }
+
+    /// A management listener opens.
+    pub(super) fn join(&self, manager: &Arc<arc_swap::ArcSwap<Manager>>) {
+        self.hub.join(manager);
     }
 }
 
@@ -225,6 +238,8 @@ struct Property {
     shared: Shared,
     /// The calls of its clients, where they can be seen.
     calls: Option<Arc<Meter>>,
+    /// Looks at the program; some quantities are differences between two looks.
+    looks: tokio::sync::Mutex<program::Looks>,
     /// The value that was seen last; locked while it is set or looked at for changes, so that what is told comes in order.
     known: tokio::sync::Mutex<Option<Value>>,
     subscriptions: Mutex<Subscriptions>,
@@ -247,23 +262,28 @@ impl Property {
         let (name, kind) = (&self.name, self.spec.kind);
         let value = if let Some(value) = &self.spec.value {
             value.clone()
-        } else if let Some(variable) = &self.spec.environment {
-            let text = std::env::var(variable)
-                .map_err(|e| PropertyError::Failed(format!("`{name}`: the variable {variable}: {e}")))?;
-            kind.read(&text).map_err(|e| PropertyError::Failed(format!("`{name}`: {e}")))?
         } else if let Some(source) = self.spec.file.clone() {
-            blocking(move || file::read(Path::new(&source.path), &source.pointer, source.written())).await?
+            let format = source.written();
+            let read = move || file::read(Path::new(&source.path), &source.pointer, format);
+            match blocking(read).await? {
+                Value::String(text) if format == FileFormat::Ini => {
+                    kind.read(&text).map_err(|e| PropertyError::Failed(format!("`{name}`: {e}")))?
+                }
+                value => value,
+            }
         } else if let Some(source) = &self.spec.http {
-            http::read(&self.shared.client, source, self.base.as_deref()).await?
+            http::read(&self.shared.client, source, kind, self.base.as_deref()).await?
         } else {
-            Value::Null
+            let (service, spec) = (&self.service, &self.spec);
+            let known = program::read(&self.shared.beside, &self.looks, service, spec).await;
+            known.map_err(|why| PropertyError::Failed(format!("`{name}`: {why}")))?
         };
         if kind.fits(&value) {
             return Ok(value);
         }
         Err(PropertyError::Failed(format!(
             "`{name}` is {} there, and should be {}",
-            word(&value),
+            type_of(&value),
             kind.word()
         )))
     }
@@ -273,14 +293,18 @@ impl Property {
         if !self.spec.settable {
             return Err(PropertyError::NotSettable(self.name.to_string()));
         }
-        fits(self.spec.kind, &self.name, &value)?;
+        crate::model::manage::fits(self.spec.kind, &self.name, &value).map_err(PropertyError::WrongType)?;
         let mut known = self.known.lock().await;
         let mut told = Ok(());
         if let Some(source) = self.spec.file.clone() {
-            let (path, pointer, new) = (source.path.clone(), source.pointer.clone(), value.clone());
-            blocking(move || file::write(Path::new(&path), &pointer, new)).await?;
+            let (file, new) = (source.clone(), value.clone());
+            blocking(move || file::write(Path::new(&file.path), &file.pointer, new, file.written())).await?;
             if let Some(tell) = &source.tell {
-                told = deliver::tell(tell).await.map_err(|why| {
+                let done = match tell.process {
+                    true => program::tell(&self.shared.beside, &self.service, tell.signal.unwrap_or_default()),
+                    false => deliver::tell(tell).await,
+                };
+                told = done.map_err(|why| {
                     PropertyError::Failed(format!(
                         "`{}` is set, but the service was not told: {why}",
                         self.name
@@ -369,9 +393,10 @@ impl Property {
         }
         let door = match (&wish.callback, wish.channel) {
             (None, _) => None,
-            (Some(url), Topology::Own) => Some(Door::Own(url.clone())),
-            (Some(url), Topology::Shared) => {
-                Some(Door::Shared(self.shared.hub.channel(url).map_err(PropertyError::Invalid)?))
+            (Some(url), None) => Some(Door::Any(url.clone())),
+            (Some(url), Some(topology)) => {
+                let service = (topology == Topology::Own).then_some(&self.service);
+                Some(Door::Channel(self.shared.hub.channel(url, service).map_err(PropertyError::Invalid)?))
             }
         };
         let mut known = self.known.lock().await;
@@ -627,6 +652,7 @@ impl Manager {
                     base: base.clone(),
                     shared: shared.clone(),
                     calls: calls.cloned(),
+                    looks: tokio::sync::Mutex::default(),
                     known: tokio::sync::Mutex::default(),
                     subscriptions: Mutex::default(),
                     counters: Arc::default(),
@@ -646,6 +672,42 @@ impl Manager {
             properties,
             methods,
         }
+    }
+
+    /// Of a service of which nothing is offered.
+    pub(super) fn nothing(service: &str, shared: &Shared) -> Self {
+        let manage = Manage { listen: None, spec: Arc::new(ManageSpec::default()) };
+        Self::new(&service.into(), &manage, None, None, None, shared, &CancellationToken::new())
+    }
+
+    /// Carries out a `set` or `invoke`; answers what is to be told of it.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) async fn carry_out(&self, action: &Action) -> Result<String, String> {
+        let done = match action {
+            Action::Set { property, value, .. } => match self.property(property) {
+                Ok(property) => property.set(value.clone()).await.map(|()| String::new()),
+                Err(error) => Err(error),
+            },
+            Action::Invoke { method, params, .. } => {
+                self.invoke(method, params.clone().into()).await.map(|result| result.to_string())
+            }
+            other => return Err(format!("`{}` is no work for a property or a method", other.name())),
+        };
+        done.map(|said| shorten(&said)).map_err(|error| match &error {
+            // What the service said is the reason.
+            PropertyError::Answered { body, .. } => format!("{error}: {}", shorten(&body.to_string())),
+            _ => error.to_string(),
+        })
+    }
+
+    /// Whether a `set` that was interrupted took place: it did when the property has that value.
+    pub(super) async fn took_place(&self, action: &Action) -> Result<TookPlace, String> {
+        let Action::Set { property, value, .. } = action else { return Ok(TookPlace::Unknown) };
+        let property = self.property(property).map_err(|e| e.to_string())?;
+        let now = property.read().await.map_err(|e| e.to_string())?;
+        Ok(if file::same(&now, value) { TookPlace::Yes } else { TookPlace::No })
     }
 
     /// Whether it offers just this.
@@ -726,72 +788,16 @@ impl Manager {
     /// Invokes a method with parameters by position (an array) or by name (an object).
     async fn invoke(&self, name: &str, params: Value) -> Result<Value, PropertyError> {
         let spec = self.methods.get(name).ok_or_else(|| PropertyError::NoSuchMethod(name.into()))?;
-        let params = named(name, spec, params)?;
+        let params = spec.arguments(name, params).map_err(PropertyError::WrongType)?;
         http::invoke(&self.shared.client, spec, self.base.as_deref(), &params).await
     }
 }
 
-/// The parameters of a call by their names, each of its type.
-fn named(
-    method: &str,
-    spec: &MethodSpec,
-    params: Value,
-) -> Result<serde_json::Map<String, Value>, PropertyError> {
-    let wrong = |why: String| PropertyError::WrongType(why);
-    let expected = || {
-        let list: Vec<String> =
-            spec.params.iter().map(|p| format!("{}: {}", p.name, p.kind.word())).collect();
-        format!("`{method}` takes ({})", list.join(", "))
-    };
-    let mut given = match params {
-        Value::Null => serde_json::Map::new(),
-        Value::Object(given) => given,
-        Value::Array(values) if values.len() <= spec.params.len() => {
-            spec.params.iter().map(|p| p.name.clone()).zip(values).collect()
-        }
-        Value::Array(values) => {
-            return Err(wrong(format!("{}, and {} values were given", expected(), values.len())));
-        }
-        other => {
-            let found = word(&other);
-            return Err(wrong(format!(
-                "`params` is {found}; expected an array or an object; {}",
-                expected()
-            )));
-        }
-    };
-    let mut named = serde_json::Map::new();
-    for parameter in &spec.params {
-        let value = given.remove(&parameter.name);
-        let value =
-            value.ok_or_else(|| wrong(format!("{}, and `{}` is missing", expected(), parameter.name)))?;
-        fits(parameter.kind, &parameter.name, &value)?;
-        named.insert(parameter.name.clone(), value);
-    }
-    match given.keys().next() {
-        Some(unknown) => Err(wrong(format!("{}, and no `{unknown}`", expected()))),
-        None => Ok(named),
-    }
-}
-
-fn fits(kind: PropertyType, name: &str, value: &Value) -> Result<(), PropertyError> {
-    match kind.fits(value) {
-        true => Ok(()),
-        false => {
-            Err(PropertyError::WrongType(format!("`{name}` is of type {}, not {}", kind.word(), word(value))))
-        }
-    }
-}
-
-/// The type of a value, for people.
-fn word(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
+/// An answer as it stands in an outcome.
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_string(),
     }
 }
 
@@ -826,7 +832,7 @@ mod tests {
 
     #[test]
     fn parameters_go_by_position_or_by_name() {
-        let by = |params| named("add", &method(), params).map(Value::Object).map_err(|e| e.to_string());
+        let by = |params| method().arguments("add", params).map(Value::Object);
         assert_eq!(by(json!([2, 3])), Ok(json!({ "a": 2, "b": 3 })));
         assert_eq!(by(json!({ "b": 3, "a": 2 })), Ok(json!({ "a": 2, "b": 3 })));
         for (bad, part) in [

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
@@ -41,13 +40,25 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What is offered at present.
-type Now = Arc<ArcSwap<Manager>>;
+#[derive(Clone)]
+pub(in crate::membrane) struct Now(Arc<dyn Fn() -> Arc<Manager> + Send + Sync>);
+
+impl Now {
+    pub(in crate::membrane) fn new(find: impl Fn() -> Arc<Manager> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(find))
+    }
+
+    fn load_full(&self) -> Arc<Manager> {
+        (self.0)()
+    }
+}
 
 type Answer = Result<Response, PropertyError>;
 
 /// Serves one connection, until the listener closes.
 pub(in crate::membrane) async fn serve(client: TcpStream, manager: Now, closed: CancellationToken) {
-    let service = TowerToHyperService::new(router(manager));
+    let router = routes(manager).fallback(no_route).method_not_allowed_fallback(wrong_method);
+    let service = TowerToHyperService::new(router);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
@@ -64,7 +75,8 @@ pub(in crate::membrane) async fn serve(client: TcpStream, manager: Now, closed: 
     }
 }
 
-fn router(manager: Now) -> Router {
+/// The routes of the listener, without what answers to others: a listener with routes of its own can have these too.
+pub(in crate::membrane) fn routes(manager: Now) -> Router {
     Router::new()
         .route("/_mon", get(components))
         .route("/_mon/properties", get(list))
@@ -76,8 +88,6 @@ fn router(manager: Now) -> Router {
         .route("/_mon/events", get(all_events))
         .route("/_mon/methods", get(methods))
         .route("/_mon/invoke/{name}", post(invoke))
-        .fallback(no_route)
-        .method_not_allowed_fallback(wrong_method)
         .with_state(manager)
 }
 
@@ -249,7 +259,7 @@ impl ModeName {
     fn needs(self) -> SubscriptionMode {
         match self {
             Self::Interval => SubscriptionMode::Interval,
-            Self::Change => SubscriptionMode::Change,
+            Self::Change | Self::Hybrid => SubscriptionMode::Change,
         }
     }
 }
@@ -276,8 +286,8 @@ impl How {
             return invalid("`tolerance` goes with `mode: hybrid`");
         }
         let start = self.start.map_or(Duration::ZERO, |start| start.0);
-        let (duration, channel) = (self.duration.map(|d| d.0), self.channel.unwrap_or_default());
-        Ok(Wish { when, start, duration, callback: self.callback, channel })
+        let duration = self.duration.map(|d| d.0);
+        Ok(Wish { when, start, duration, callback: self.callback, channel: self.channel })
     }
 }
 
@@ -332,9 +342,9 @@ async fn events(
     let Query(how) = how.map_err(|e| PropertyError::Invalid(e.body_text()))?;
     manager.subscribes(Some(how.mode.needs()))?;
     let wish = how.wish()?;
-    if wish.callback.is_some() || wish.channel == Topology::Shared {
+    if wish.callback.is_some() || wish.channel.is_some() {
         let why = format!(
-            "`callback` goes with POST /_mon/properties/{name}/subscriptions, `channel: shared` with that and with GET /_mon/events"
+            "`callback` goes with POST /_mon/properties/{name}/subscriptions, `channel` with that and with GET /_mon/events"
         );
         return Err(PropertyError::Invalid(why));
     }
@@ -355,8 +365,8 @@ async fn all_events(
     }
     let manager = manager.load_full();
     let managers = match wish.channel {
-        Topology::Own => vec![manager],
-        Topology::Shared => manager.shared.hub.managers(),
+        None | Some(Topology::Own) => vec![manager],
+        Some(Topology::Shared) => manager.shared.hub.managers(),
     };
     let (mut begun, mut streams) = (Vec::new(), Vec::new());
     let suits = |property: &&Arc<Property>| match wish.when {

@@ -81,7 +81,8 @@ impl ServiceLoop {
             Ok(effectors)
                 if effectors.is_empty()
                     && self.moves(&action).is_empty()
-                    && self.on_process(&action).is_none() =>
+                    && self.on_process(&action).is_none()
+                    && self.policy.managing(action.name()).is_none() =>
             {
                 let ended = self.built_in(&action, turn);
                 self.end_step(from, decision, step, action, ended, turn);
@@ -91,6 +92,7 @@ impl ServiceLoop {
                 let moves = self.moves(&action);
                 let process = effectors.is_empty().then(|| self.on_process(&action)).flatten();
                 let (starts, stops) = self.programs(&moves);
+                let managed = effectors.is_empty() && self.policy.managing(action.name()).is_some();
                 let perform = Perform {
                     starts,
                     stops,
@@ -103,6 +105,7 @@ impl ServiceLoop {
                     effectors,
                     moves,
                     process,
+                    managed,
                 };
                 self.performing.insert(perform.key.clone(), perform.clone());
                 turn.effects.push(Effect::Perform(Box::new(perform)));
@@ -141,6 +144,11 @@ impl ServiceLoop {
         );
         if built_in || self.on_process(action).is_some() {
             return Ok(Vec::new());
+        }
+        if let Some(spec) = self.policy.managing(action.name()) {
+            // What cannot be is not tried.
+            let why = spec.refuses(action);
+            return why.map_or(Ok(Vec::new()), |why| Err(refused(format!("`{}`: {why}", self.name))));
         }
         let declared: Vec<&str> = executor.effectors.keys().map(|k| &**k).collect();
         Err(refused(format!(
