@@ -13,6 +13,7 @@ mod crash;
 mod discovery;
 mod edges;
 mod mail;
+mod probe;
 mod processes;
 mod recording;
 mod reload;
