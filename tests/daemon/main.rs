@@ -6,6 +6,7 @@
 mod support;
 
 mod abuse;
+mod client;
 mod commands;
 mod components;
 mod crash;
