@@ -289,6 +289,7 @@ impl Session<'_> {
                     return Then::End;
                 }
                 Ended::Cut(kind) => {
+                    visit.answered(false);
                     call.failed(kind);
                     return Then::Reset;
                 }
