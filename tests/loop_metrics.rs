@@ -229,7 +229,7 @@ fn windows_aggregate_what_is_in_them() {
     assert_eq!(s.get("A", "m_sum"), Reading::missing(MissingReason::EmptyWindow));
 }
 
-/// Requirement: R3-39
+/// Requirement: R3-39, R4-18
 #[test]
 fn an_unbound_reference_leaves_its_metrics_unresolved_by_name() {
     let mut s = simulate(

@@ -571,7 +571,7 @@ manage: { listen: 127.0.0.1:8083, properties: { kind: { type: float, value: 7 } 
     insta::assert_snapshot!(problems([("f.yaml", text)]), @r#"
     f.yaml:5:11: error: 127.0.0.1:8080 is already listened on for `a`
     f.yaml:11:11: error: `0.0.0.0:8081` can be reached by others, and this listener asks nobody who he is; listen on a loopback address such as 127.0.0.1:8081
-    f.yaml:13:5: error: it is not said, or said more than once, where it is kept; expected one of `file`, `http`, `environment` and `value`
+    f.yaml:13:5: error: it is not said, or said more than once, where it is kept; expected one of `file`, `http`, `environment`, `argument`, `process`, `metric` and `value`
     f.yaml:14:5: error: `/admin` is a path at the service, and it is not known where that speaks HTTP; say `endpoint: HOST:PORT`
     f.yaml:20:5: error: "seven" is no integer, which `type` says it is
     f.yaml:22:5: error: `url` asks for `{x}`, and there is no such parameter
@@ -593,7 +593,7 @@ monitor:
     let good =
         "service: a\nmanage:\n  listen: 127.0.0.1:8081\n  properties: { p: { type: number, value: 1 } }\n";
     let before = set([("f.yaml", good)]);
-    assert_eq!(before.services["a"].manage.as_ref().map(|m| m.listen.port()), Some(8081));
+    assert_eq!(before.services["a"].manage.as_ref().and_then(|m| m.listen).map(|l| l.port()), Some(8081));
     let after = set([("f.yaml", good.replace("value: 1", "value: 2").as_str())]);
     let changes: Vec<String> = diff(&before, &after).iter().map(ToString::to_string).collect();
     assert_eq!(changes, ["~ a: manage.properties.p changed"]);

@@ -51,9 +51,15 @@ pub fn router(control: Arc<dyn Control>, access: Access) -> Router {
 
 /// The whole API over `control`, with these limits on requests.
 pub fn router_with(control: Arc<dyn Control>, access: Access, limits: Limits) -> Router {
+    router_beside(control, access, limits, Router::new())
+}
+
+/// The whole API over `control`, and `others` on the same listener, for those who may.
+pub fn router_beside(control: Arc<dyn Control>, access: Access, limits: Limits, others: Router) -> Router {
     let shared = Arc::new(Shared { control, access, limits });
     let (router, _) = routes().split_for_parts();
     router
+        .merge(others.with_state(()))
         .fallback(problem::unknown_route)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(from_fn_with_state(shared.clone(), access::authorize))

@@ -154,13 +154,16 @@ pub(super) async fn wrong_method(request: Request) -> Box<Problem> {
     )
 }
 
-/// Writes the problem documents, and makes one of every other error response (a path that is no UTF-8, say).
+/// Writes the problem documents, and makes one of every other error response (a path that is no UTF-8, say) that is none yet.
 pub(super) async fn render(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let mut response = next.run(request).await;
     let status = response.status();
     let mut problem = match response.extensions_mut().remove::<Box<Problem>>() {
         Some(problem) => problem,
+        None if response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE) => {
+            return response;
+        }
         None if status.is_client_error() || status.is_server_error() => plain(&mut response).await,
         None => return response,
     };

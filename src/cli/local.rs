@@ -15,6 +15,7 @@ use super::{
 };
 use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options, StartError};
+use crate::model::module::Module;
 use crate::policy::diagnostics::Problem;
 use crate::policy::load::Sources;
 use crate::policy::set::PolicySet;
@@ -25,6 +26,7 @@ use crate::service::record::replay;
 pub const LOCAL: Local = Local {
     run: run_boxed,
     wrap: super::wrap::wrap_boxed,
+    pack: pack_boxed,
     check: check_boxed,
     test: super::trial::test_boxed,
     schema: schema_boxed,
@@ -38,6 +40,14 @@ fn run_boxed(options: RunOptions, common: Common) -> BoxFuture<'static, Exit> {
             Ok(()) => Exit::Ok,
             Err(failure) => output.failure(&failure),
         }
+    }
+    .boxed()
+}
+
+fn pack_boxed(options: super::PackOptions, common: Common) -> BoxFuture<'static, Exit> {
+    async move {
+        let work = move || super::pack::pack(&options, &common, &mut Output::stdout(&common));
+        tokio::task::spawn_blocking(work).await.unwrap_or(Exit::Failed)
     }
     .boxed()
 }
@@ -172,10 +182,15 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
     let access = options.access().map_err(|why| Failure::new(Exit::Usage, why))?;
     let screen = !options.log && !common.json && std::io::stdout().is_terminal();
     start_log(screen, common, options.data_dir.as_deref());
-    let listener = tokio::net::TcpListener::bind(options.listen)
-        .await
-        .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen)))?;
-    let address = listener.local_addr()?;
+    let listener =
+        match super::modules::only(options.modules.as_deref())?.has(Module::Api) {
+            false => None,
+            true => Some(tokio::net::TcpListener::bind(options.listen).await.map_err(|e| {
+                Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen))
+            })?),
+        };
+    let address = listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
+    let address = address.map_or_else(|| "none".to_string(), |a| a.to_string());
     let (leave, left) = mpsc::channel(1);
     // Before the policies are read: what changes while they are is not missed.
     let mut causes = Causes::new(&options.dirs, left);
@@ -195,13 +210,12 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
         }
     };
     let control: Arc<dyn Control> = daemon.clone();
-    tracing::info!(%address, services = control.policy_status().services, "homeostat runs");
+    tracing::info!(address, services = control.policy_status().services, "homeostat runs");
     let stop = CancellationToken::new();
-    let api = tokio::spawn(crate::api::serve(
-        listener,
-        crate::api::router(control.clone(), access),
-        stop.clone().cancelled_owned(),
-    ));
+    let api = listener.map(|listener| {
+        let router = crate::api::router(control.clone(), access);
+        tokio::spawn(crate::api::serve(listener, router, stop.clone().cancelled_owned()))
+    });
     let display = screen.then(|| tokio::spawn(show(control, leave, stop.clone())));
     let late = daemon.run(&mut causes).await;
     stop.cancel();
@@ -209,7 +223,9 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
         let _ = display.await;
     }
     let patience = std::time::Duration::from_secs(if late.is_empty() { 6 } else { 1 });
-    let _ = tokio::time::timeout(patience, api).await;
+    if let Some(api) = api {
+        let _ = tokio::time::timeout(patience, api).await;
+    }
     for who in &late {
         tracing::warn!(who, "late; cut off");
         if screen {

@@ -5,8 +5,10 @@ pub mod fake;
 pub mod input;
 mod live;
 pub mod local;
+mod modules;
 pub mod options;
 pub mod output;
+mod pack;
 mod remote;
 pub mod status;
 mod trial;
@@ -19,8 +21,8 @@ use clap::CommandFactory;
 use futures::future::BoxFuture;
 
 pub use options::{
-    CheckOptions, Cli, Command, Common, Grant, ReplayOptions, RunOptions, SchemaKind, SchemaOptions,
-    TestOptions, WrapOptions,
+    CheckOptions, Cli, Command, Common, Grant, MonitoringMode, PackOptions, ReplayOptions, RunOptions,
+    SchemaKind, SchemaOptions, TestOptions, WrapOptions,
 };
 pub use output::Output;
 
@@ -94,6 +96,8 @@ pub struct Local {
     pub run: fn(RunOptions, Common) -> BoxFuture<'static, Exit>,
     /// `wrap`: a program with a membrane around it.
     pub wrap: fn(WrapOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `pack`: a micro-container of a service.
+    pub pack: fn(PackOptions, Common) -> BoxFuture<'static, Exit>,
     /// `check`: all errors of policies.
     pub check: fn(CheckOptions, Common) -> BoxFuture<'static, Exit>,
     /// `test`: the tests of policies.
@@ -116,6 +120,7 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
     match command {
         Command::Run(options) => (local.run)(options, common).await,
         Command::Wrap(options) => (local.wrap)(options, common).await,
+        Command::Pack(options) => (local.pack)(options, common).await,
         Command::Check(options) => (local.check)(options, common).await,
         Command::Test(options) => (local.test)(options, common).await,
         Command::Schema(options) => (local.schema)(options, common).await,

@@ -115,6 +115,14 @@ pub enum Command {
         after_help = "Examples:\n  homeostat wrap --listen 127.0.0.1:8080 --to 127.0.0.1:9000 -- python3 -m http.server 9000\n  homeostat wrap --live --listen 127.0.0.1:9000"
     )]
     Wrap(WrapOptions),
+    /// Make a micro-container of a service: a directory that runs anywhere
+    ///
+    /// The descriptor is a policy with a section `pack`. The directory holds the service, its policy, homeostat, a Containerfile, and a list of the
+    /// modules that there are in it; what the descriptor does not ask for is not listening. `DIR/run` starts it.
+    #[command(
+        after_help = "Example: homeostat pack examples/micro-container/service.yaml -o adder && adder/run"
+    )]
+    Pack(PackOptions),
     /// Check policies and say every error
     #[command(after_help = "Example: homeostat check policies/shop && homeostat apply policies/shop")]
     Check(CheckOptions),
@@ -168,6 +176,9 @@ pub struct RunOptions {
     /// Write log lines even in a terminal
     #[arg(long)]
     pub log: bool,
+    /// The list of modules of a micro-container (see pack): what it does not name is not started and does not listen, whatever policies say
+    #[arg(long, value_name = "FILE")]
+    pub modules: Option<PathBuf>,
 }
 
 impl RunOptions {
@@ -222,6 +233,9 @@ pub struct WrapOptions {
     /// Where to serve the API; other addresses than loopback need a token
     #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR:PORT")]
     pub manage: SocketAddr,
+    /// How observers learn of properties: by asking (polling), or also by subscriptions on interval or on change; all, when absent
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub mode: Option<MonitoringMode>,
     /// The name of the service; that of the program, when absent
     #[arg(long)]
     pub name: Option<String>,
@@ -247,6 +261,39 @@ impl WrapOptions {
     pub fn access(&self) -> Result<Access, String> {
         access(&self.grant, self.grants.as_deref(), self.manage)
     }
+}
+
+/// What is put around a service so that it can be monitored (S4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MonitoringMode {
+    /// The generic proxy.
+    Polling,
+    /// The generic proxy, and subscriptions on interval.
+    Interval,
+    /// The generic proxy, and subscriptions on change.
+    Change,
+}
+
+impl MonitoringMode {
+    /// The subscriptions that there are, as `manage.subscriptions` of a policy names them.
+    pub fn subscriptions(self) -> &'static [&'static str] {
+        match self {
+            Self::Polling => &[],
+            Self::Interval => &["interval"],
+            Self::Change => &["change"],
+        }
+    }
+}
+
+/// `pack`.
+#[derive(Debug, Clone, Args)]
+pub struct PackOptions {
+    /// The descriptor: a policy with a section `pack`
+    #[arg(value_name = "FILE")]
+    pub descriptor: PathBuf,
+    /// The directory to write; it must not exist, or be empty
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
 }
 
 /// A token with the role of its holder.

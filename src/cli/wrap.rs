@@ -62,6 +62,10 @@ fn policy(name: &str, options: &WrapOptions, ready: bool) -> Sources {
         policy["listen"] = options.listen.to_string().into();
         policy["monitor"] = monitor(&json!({ "own": true }));
         policy["execute"] = json!({});
+        policy["manage"] = json!({ "properties": properties() });
+    }
+    if let (Some(mode), Some(manage)) = (options.mode, policy.get_mut("manage")) {
+        manage["subscriptions"] = json!(mode.subscriptions());
     }
     Sources::from_texts([("wrap.yaml", policy.to_string().as_str())])
 }
@@ -83,6 +87,30 @@ pub(super) fn monitor(process: &serde_json::Value) -> serde_json::Value {
     }
     let quantile = |aggregate: &str| json!({ "of": "response_time", "aggregate": aggregate, "over": "60s" });
     json!({ "sensors": sensors, "metrics": { "p50": quantile("p50"), "p99": quantile("p99") } })
+}
+
+/// What can be asked of any program by name: facts about its process, and what is measured of its calls.
+fn properties() -> serde_json::Value {
+    let mut properties = json!({});
+    for (name, kind, fact) in [
+        ("cpu", "number", "cpu"),
+        ("memory", "integer", "rss"),
+        ("threads", "integer", "threads"),
+        ("descriptors", "integer", "descriptors"),
+        ("uptime", "number", "uptime"),
+        ("pid", "integer", "pid"),
+        ("restarts", "integer", "restarts"),
+        ("state", "string", "state"),
+    ] {
+        properties[name] = json!({ "type": kind, "process": fact });
+    }
+    for name in ["requests", "errors", "failures", "in_flight", "bytes_in", "bytes_out"] {
+        properties[name] = json!({ "type": "integer", "metric": name });
+    }
+    for name in ["rate", "p50", "p99"] {
+        properties[name] = json!({ "type": "number", "metric": name });
+    }
+    properties
 }
 
 async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Result<(), Failure> {
@@ -130,12 +158,13 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
         return ready.map(drop);
     }
     let control: Arc<dyn Control> = daemon.clone();
+    let properties = daemon.supervisor().shell().membrane().management(&name);
     let to = options.to.as_ref().map(ToString::to_string);
     tracing::info!(service = name, listen = %options.listen, to, manage = %address, "homeostat wraps");
     let stop = CancellationToken::new();
     let api = tokio::spawn(crate::api::serve(
         manage,
-        crate::api::router(control, access),
+        crate::api::router_beside(control, access, crate::api::Limits::default(), properties),
         stop.clone().cancelled_owned(),
     ));
     let failing = tokio::spawn(until_failed(program, leave));

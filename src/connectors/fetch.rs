@@ -23,7 +23,7 @@ pub(super) struct Fetched {
 
 /// The client that all connectors share. It follows no redirects (a POST would become a GET, and secrets would travel along)
 /// and uses no proxy from the environment (what it talks to is mostly this machine).
-pub(super) fn client() -> Result<reqwest::Client, ConnectorError> {
+pub(crate) fn client() -> Result<reqwest::Client, ConnectorError> {
     #[cfg(feature = "tls")]
     {
         // Fails only when the program has already chosen a provider, which is then used.
@@ -40,6 +40,22 @@ pub(super) fn client() -> Result<reqwest::Client, ConnectorError> {
 /// Parses the headers of a policy.
 pub(super) fn headers(written: &BTreeMap<String, String>, holes: Holes) -> Result<Headers, ConnectorError> {
     written.iter().map(|(name, value)| Ok((name.clone(), fill::parse(value, holes)?))).collect()
+}
+
+/// Headers with their secrets filled in, at this moment.
+///
+/// # Errors
+/// What is malformed, or which secret is not there; never the secret.
+pub(crate) async fn secret_headers(
+    written: &BTreeMap<String, String>,
+) -> Result<reqwest::header::HeaderMap, ConnectorError> {
+    let mut filled = reqwest::header::HeaderMap::new();
+    for (name, template) in headers(written, Holes::Secrets)? {
+        let known = reqwest::header::HeaderName::from_bytes(name.as_bytes());
+        let known = known.map_err(|_| ConnectorError::Config(format!("`{name}` is no header name")))?;
+        filled.insert(known, fill::header(&name, &template, None).await?);
+    }
+    Ok(filled)
 }
 
 /// Adds headers, filled in.

@@ -27,6 +27,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+pub(crate) use fetch::{client, secret_headers};
 pub use prometheus::{Exposition, ExpositionError, Format, Point};
 
 use crate::model::connector::{

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::front::Front;
 use super::live::{Ended, Inserted, Live};
+use super::room::Room;
 use crate::model::endpoint::Protocol;
 
 /// A port that is taken is tried again, at first after this time, then ever more seldom.
@@ -44,7 +45,7 @@ impl Gate {
     ) -> Self {
         let inside = front.clone();
         let serve = move |client, closed| through(client, inside.clone(), closed);
-        let door = Door::open(listen, serve, stopping, tasks);
+        let door = Door::open(listen, front.room.clone(), serve, stopping, tasks);
         Self { listen, address: door.address, front, door }
     }
 
@@ -112,6 +113,7 @@ impl Door {
     /// Opens a port, at once if it is free, otherwise as soon as it is, and serves every connection. Must be called within a tokio runtime.
     pub(super) fn open<F: Future<Output = ()> + Send + 'static>(
         listen: SocketAddr,
+        room: Arc<Room>,
         serve: impl Fn(TcpStream, CancellationToken) -> F + Send + 'static,
         stopping: &CancellationToken,
         tasks: &TaskTracker,
@@ -132,7 +134,7 @@ impl Door {
                     },
                 };
                 if let Some(listener) = opened {
-                    accept(listener, serve, &closed, &tasks).await;
+                    accept(listener, &room, serve, &closed, &tasks).await;
                 }
             }
         };
@@ -229,19 +231,27 @@ async fn bind_again(listen: SocketAddr, trouble: &Mutex<Option<Trouble>>) -> Tcp
 
 async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
+    room: &Arc<Room>,
     serve: impl Fn(TcpStream, CancellationToken) -> F,
     closed: &CancellationToken,
     tasks: &TaskTracker,
 ) {
     loop {
-        let client = tokio::select! {
-            client = listener.accept() => client,
+        let (client, seat) = tokio::select! {
+            next = async {
+                let seat = room.seat().await;
+                (listener.accept().await, seat)
+            } => next,
             () = closed.cancelled() => return,
         };
         match client {
             Ok((client, _)) => {
                 let _ = client.set_nodelay(true);
-                tasks.spawn(serve(client, closed.clone()));
+                let serving = serve(client, closed.clone());
+                tasks.spawn(async move {
+                    serving.await;
+                    drop(seat);
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");

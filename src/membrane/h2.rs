@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::front::{Front, NoConnection, status_of};
@@ -30,12 +32,12 @@ const SURELY_SENT: Duration = Duration::from_secs(1);
 const ATTEMPTS: usize = 4;
 
 /// The connection to the service that belongs to one connection of a client.
-type Backend = Mutex<Option<(Arc<Target>, SendRequest<Passing>)>>;
+type Backend = Mutex<Vec<(Arc<Target>, SendRequest<Passing>)>>;
 
 /// Serves one connection of a client until it ends; `first` was read of it already.
 pub(super) async fn serve(client: TcpStream, first: Bytes, front: Arc<Front>, stopping: CancellationToken) {
     let backend: Arc<Backend> = Arc::default();
-    let limit = u32::try_from(front.limits.head_bytes).unwrap_or(u32::MAX);
+    let limit = u32::try_from(front.limits().head_bytes).unwrap_or(u32::MAX);
     let port = front.clone();
     let service = service_fn(move |request| {
         let (front, backend) = (front.clone(), backend.clone());
@@ -64,15 +66,60 @@ pub(super) async fn serve(client: TcpStream, first: Bytes, front: Arc<Front>, st
 async fn carry(request: Request<Incoming>, front: &Front, backend: &Backend) -> Response<Passing> {
     let target = request.uri().path_and_query().map_or("/", |p| p.as_str());
     let call = Arc::new(front.meter.begin(request.method().as_str(), target));
+    let limits = front.limits();
+    let mut tried = Vec::new();
+    let mut retries = if request.method().is_idempotent() { limits.retries } else { 0 };
+    let (parts, body) = request.into_parts();
+    // Without a body there is nothing that a second try could miss.
+    let empty = body.is_end_stream();
+    let mut body = Some(body);
     for attempt in 1.. {
-        let visit = match front.slot.enter() {
+        let mut visit = match front.slot.enter(&tried) {
             Ok(visit) => visit,
             Err(why) => return failed(&call, FailureKind::Unbound, &why),
         };
-        match connection(front, backend, &visit.target).await {
-            Ok(sender) => return send(request, sender, call, visit).await,
-            Err(_) if attempt < ATTEMPTS && front.has_left(&visit.target) => {}
-            Err(no) => return failed(&call, no.kind, &no.why),
+        let sender = match connection(front, backend, &visit.target).await {
+            Ok(sender) => sender,
+            Err(_) if attempt < ATTEMPTS && front.has_left(&visit.target) => continue,
+            Err(_) if retries > 0 => {
+                retries -= 1;
+                visit.sent();
+                visit.failed(&mut tried).await;
+                continue;
+            }
+            Err(no) => {
+                visit.answered(false);
+                return failed(&call, no.kind, &no.why);
+            }
+        };
+        let upload = Arc::new(Upload::default());
+        let body = match body.take() {
+            Some(body) if !empty => Passing::Up {
+                body,
+                call: call.clone(),
+                upload: upload.clone(),
+                limit: limits.body,
+                patience: None,
+            },
+            _ => {
+                upload.end();
+                call.uploaded();
+                Passing::Text(None)
+            }
+        };
+        let request = Request::from_parts(parts.clone(), body);
+        match send(request, sender, &call, visit, &upload, limits.response).await {
+            Ok(response) => return response,
+            Err(lost) if empty && retries > 0 && lost.kind == FailureKind::BrokenOff => {
+                retries -= 1;
+                lost.visit.failed(&mut tried).await;
+            }
+            Err(lost) => {
+                if lost.kind.is_of_the_service() {
+                    lost.visit.answered(false);
+                }
+                return failed(&call, lost.kind, &lost.why);
+            }
         }
     }
     failed(&call, FailureKind::Unreachable, "the service cannot be reached")
@@ -85,13 +132,14 @@ async fn connection(
     target: &Arc<Target>,
 ) -> Result<SendRequest<Passing>, NoConnection> {
     let mut kept = backend.lock().await;
-    if let Some((to, sender)) = kept.as_mut()
-        && Arc::ptr_eq(to, target)
-        && sender.ready().await.is_ok()
-    {
-        return Ok(sender.clone());
+    kept.retain(|(to, _)| !to.retired.is_cancelled());
+    if let Some(n) = kept.iter().position(|(to, _)| Arc::ptr_eq(to, target)) {
+        let (_, sender) = &mut kept[n];
+        if sender.ready().await.is_ok() {
+            return Ok(sender.clone());
+        }
+        kept.swap_remove(n);
     }
-    *kept = None;
     let stream = front.connect(target).await?;
     let (sender, connection) = ClientBuilder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -102,32 +150,70 @@ async fn connection(
             why: format!("`{}` does not speak HTTP/2: {error}", target.name),
         })?;
     tokio::spawn(async move { drop(connection.await) });
-    *kept = Some((target.clone(), sender.clone()));
+    kept.push((target.clone(), sender.clone()));
     Ok(sender)
 }
 
+/// How far the body of a request has come.
+#[derive(Default)]
+struct Upload {
+    over: AtomicBool,
+    stalled: AtomicBool,
+    ended: Notify,
+}
+
+impl Upload {
+    fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        self.ended.notify_one();
+    }
+
+    /// Waits until the service has had the whole request for so long; for ever, without a limit.
+    async fn late(&self, limit: Option<Duration>) -> Duration {
+        let Some(limit) = limit else { return std::future::pending().await };
+        while !self.over.load(Ordering::SeqCst) {
+            self.ended.notified().await;
+        }
+        tokio::time::sleep(limit).await;
+        limit
+    }
+}
+
+/// A call that was sent, and not answered.
+struct Lost {
+    kind: FailureKind,
+    why: String,
+    visit: Visit,
+}
+
 async fn send(
-    request: Request<Incoming>,
+    request: Request<Passing>,
     mut sender: SendRequest<Passing>,
-    call: Arc<Call>,
+    call: &Arc<Call>,
     mut visit: Visit,
-) -> Response<Passing> {
+    upload: &Upload,
+    limit: Option<Duration>,
+) -> Result<Response<Passing>, Box<Lost>> {
     call.fields(Side::Request, request.headers());
-    let request = request.map(|body| Passing::Up { body, call: call.clone() });
     let answer = sender.send_request(request);
     tokio::pin!(answer);
-    let answer = tokio::select! {
-        answer = answer.as_mut() => answer,
-        () = tokio::time::sleep(SURELY_SENT) => {
-            visit.sent();
-            answer.await
+    let late = upload.late(limit);
+    tokio::pin!(late);
+    let sent = tokio::time::sleep(SURELY_SENT);
+    tokio::pin!(sent);
+    let answer = loop {
+        tokio::select! {
+            answer = answer.as_mut() => break Ok(answer),
+            limit = late.as_mut() => break Err(limit),
+            () = sent.as_mut(), if !sent.is_elapsed() => visit.sent(),
         }
     };
     visit.sent();
-    match answer {
-        Ok(response) => {
+    let (kind, why) = match answer {
+        Ok(Ok(response)) => {
             call.status(response.status().as_u16());
             call.fields(Side::Response, response.headers());
+            visit.answered(!call.is_error());
             let events = response
                 .headers()
                 .get(hyper::header::CONTENT_TYPE)
@@ -136,10 +222,19 @@ async fn send(
             if events || over {
                 call.answered();
             }
-            response.map(|body| Passing::Down { body, call, over, _visit: visit })
+            let call = call.clone();
+            return Ok(response.map(|body| Passing::Down { body, call, over, _visit: visit }));
         }
-        Err(error) => failed(&call, FailureKind::BrokenOff, &format!("the service did not answer: {error}")),
-    }
+        Ok(Err(_)) if upload.stalled.load(Ordering::SeqCst) => {
+            (FailureKind::SlowClient, "the body of the request did not come in time".to_string())
+        }
+        Ok(Err(error)) => (FailureKind::BrokenOff, format!("the service did not answer: {error}")),
+        Err(limit) => {
+            let limit = crate::model::HumanDuration(limit);
+            (FailureKind::ResponseTimeout, format!("the service did not answer within {limit}"))
+        }
+    };
+    Err(Box::new(Lost { kind, why, visit }))
 }
 
 fn failed(call: &Call, kind: FailureKind, why: &str) -> Response<Passing> {
@@ -152,31 +247,54 @@ fn failed(call: &Call, kind: FailureKind, why: &str) -> Response<Passing> {
 /// A body on its way through, frame by frame, or a short text of our own.
 enum Passing {
     Text(Option<Bytes>),
-    Up { body: Incoming, call: Arc<Call> },
-    Down { body: Incoming, call: Arc<Call>, over: bool, _visit: Visit },
+    Up {
+        body: Incoming,
+        call: Arc<Call>,
+        upload: Arc<Upload>,
+        limit: Duration,
+        patience: Option<Pin<Box<Sleep>>>,
+    },
+    Down {
+        body: Incoming,
+        call: Arc<Call>,
+        over: bool,
+        _visit: Visit,
+    },
 }
 
 impl Body for Passing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let length = |frame: &Frame<Bytes>| frame.data_ref().map_or(0, Bytes::len);
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Up { body, call } => {
+            Self::Up { body, call, upload, limit, patience } => {
                 let polled = Pin::new(&mut *body).poll_frame(context);
-                if let Poll::Ready(Some(Ok(frame))) = &polled {
-                    call.bytes_in(length(frame));
-                    call.body(Side::Request, frame.data_ref().map_or(&[], |data| data));
+                match &polled {
+                    Poll::Pending => {
+                        let limit = *limit;
+                        let wait = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                        if wait.as_mut().poll(context).is_ready() {
+                            upload.stalled.store(true, Ordering::SeqCst);
+                            return Poll::Ready(Some(Err("the client does not go on".into())));
+                        }
+                    }
+                    Poll::Ready(Some(Ok(frame))) => {
+                        *patience = None;
+                        call.bytes_in(length(frame));
+                        call.body(Side::Request, frame.data_ref().map_or(&[], |data| data));
+                    }
+                    Poll::Ready(_) => upload.end(),
                 }
                 if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {
                     call.uploaded();
                 }
-                polled
+                polled.map_err(Into::into)
             }
             Self::Down { body, call, over, .. } => {
                 let polled = Pin::new(&mut *body).poll_frame(context);
@@ -199,7 +317,7 @@ impl Body for Passing {
                     }
                     Poll::Pending => {}
                 }
-                polled
+                polled.map_err(Into::into)
             }
         }
     }
@@ -214,8 +332,10 @@ impl Body for Passing {
 
 impl Drop for Passing {
     fn drop(&mut self) {
-        if let Self::Down { call, over: false, .. } = self {
-            call.failed(FailureKind::ClientGone);
+        match self {
+            Self::Down { call, over: false, .. } => call.failed(FailureKind::ClientGone),
+            Self::Up { upload, .. } => upload.end(),
+            _ => {}
         }
     }
 }

@@ -56,6 +56,12 @@ impl Request {
     pub(super) fn idempotent(&self) -> bool {
         ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].contains(&self.method.as_str())
     }
+
+    /// Whether the client may wait for an interim answer before it sends its body (RFC 9110 section 10.1.1).
+    pub(super) fn expects(&self) -> bool {
+        let names = |line: &[u8]| line.len() > 7 && line[..7].eq_ignore_ascii_case(b"expect:");
+        self.bytes.split(|byte| *byte == b'\n').any(names)
+    }
 }
 
 /// The head of a response.

@@ -378,6 +378,11 @@ impl Call {
         self.error.fetch_or(status >= 500, Ordering::Relaxed);
     }
 
+    /// Whether the service answered with an error so far, or failed to answer.
+    pub(super) fn is_error(&self) -> bool {
+        self.error.load(Ordering::Relaxed)
+    }
+
     /// It failed.
     pub(super) fn failed(&self, kind: FailureKind) {
         self.meter.failed(kind);

@@ -1,19 +1,25 @@
 //! What stands around a service that knows nothing of it: a port in front of it that measures every call, and local ports for what it uses, whose targets
 //! change while calls flow. The membrane decides nothing: it brings samples as a sensor does, and carries out what an executor was told.
 //!
-//! Reading order: `target` (where calls lead, and what a switch guarantees), `relay` (HTTP/1), over `head` and `chunked`, `h2`, `tcp`; `meter` (what is
+//! Reading order: `target` (where calls lead, how they are shared, and what a switch guarantees), `port` (of a reference), over `candidate` (who may get calls),
+//! `health` and `news`; `front` and `room` (what a port allows); `relay` (HTTP/1), over `head` and `chunked`, `h2`, `tcp`; `meter` (what is
 //! measured) and `sensor`; `gate` (a listening port); `process` (a program, started and ended); `property` (the generic proxy of S4, on a port of its own).
 
+mod candidate;
 mod chunked;
 mod front;
 mod gate;
 mod h2;
 mod head;
+mod health;
 mod live;
 mod meter;
+mod news;
+mod port;
 pub mod process;
 mod property;
 mod relay;
+mod room;
 mod sensor;
 mod tap;
 mod target;
@@ -21,7 +27,7 @@ mod tcp;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -31,15 +37,51 @@ pub use front::Limits;
 pub use gate::Trouble;
 pub use live::{LiveError, Running};
 pub use meter::{FailureKind, Gauge, MAX_ROUTES, Meter, OTHER};
+pub use news::News;
+pub use property::{Beside, Program};
 
 use crate::connectors::Connectors;
-use crate::model::endpoint::{Endpoint, Port, Protocol};
-use crate::model::manage::Manage;
+use crate::model::Action;
+use crate::model::calls::{CandidateStatus, LimitsSpec, Port};
+use crate::model::connector::{ConnectorError, TookPlace};
+use crate::model::endpoint::{Endpoint, Protocol};
+use crate::model::manage::{Manage, SubscriptionMode};
+use crate::model::module::{Module, Modules};
+use candidate::Candidate;
 use front::Front;
 use gate::{Door, Gate};
 use live::Live;
+use news::Board;
+use port::{Places, PortGate};
 use property::Manager;
-use target::{Lead, Slot, Target};
+use room::Room;
+use target::{Lead, Pool, Slot, Target};
+
+/// Calls that are still on their way to where a reference led before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underway {
+    /// The reference.
+    pub reference: Arc<str>,
+    /// The service that they go to.
+    pub service: Arc<str>,
+    /// How many.
+    pub calls: usize,
+}
+
+impl std::fmt::Display for Underway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}`: {} calls are still on their way to `{}`", self.reference, self.calls, self.service)
+    }
+}
+
+/// The modules of this process; all, unless it is a micro-container.
+static MODULES: OnceLock<Modules> = OnceLock::new();
+
+/// Lets every membrane of this process from now on have these modules only: what no module does is not opened, whatever a policy says (R4-21).
+pub fn only(modules: Modules) {
+    // The first call holds: what a container is packed with does not change while it runs.
+    let _ = MODULES.set(modules);
+}
 
 /// Where a service listens, and where homeostat listens for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +94,8 @@ pub struct Served {
     pub endpoint: Option<Endpoint>,
     /// What of it can be managed, and where homeostat listens for that.
     pub manage: Option<Manage>,
+    /// What homeostat allows in front of it.
+    pub limits: LimitsSpec,
 }
 
 /// The membranes of all services of a process. Clones share them.
@@ -61,12 +105,14 @@ pub struct Membrane(Arc<Inner>);
 struct Inner {
     runtime: tokio::runtime::Handle,
     limits: Limits,
+    modules: Modules,
     shared: property::Shared,
     state: Mutex<State>,
     stopping: CancellationToken,
     /// Cuts off who is still inside.
     cut: CancellationToken,
     tasks: TaskTracker,
+    board: Board,
 }
 
 #[derive(Default)]
@@ -78,12 +124,12 @@ struct State {
     /// The services that listen themselves where homeostat does, and which process is meant.
     live: HashMap<Arc<str>, Option<u32>>,
     /// By service and reference.
-    ports: HashMap<(Arc<str>, Arc<str>), PortGate>,
+    ports: HashMap<Key, PortGate>,
 }
 
-/// An open management listener; its subscriptions end when it is dropped.
+/// What is offered of a service, on a listener of its own if it has one; its subscriptions end when it is dropped.
 struct Managed {
-    door: Door,
+    door: Option<Door>,
     manager: Arc<arc_swap::ArcSwap<Manager>>,
 }
 
@@ -93,11 +139,8 @@ impl Drop for Managed {
     }
 }
 
-/// An open port of a reference, and the service that it leads to.
-struct PortGate {
-    gate: Gate,
-    to: Option<Arc<str>>,
-}
+/// A service and a reference of it.
+type Key = (Arc<str>, Arc<str>);
 
 impl std::fmt::Debug for Membrane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -111,21 +154,29 @@ impl Membrane {
         let membrane = Self(Arc::new(Inner {
             runtime: tokio::runtime::Handle::current(),
             limits,
-            shared: property::Shared::default(),
+            modules: MODULES.get().cloned().unwrap_or_default(),
+            shared: property::Shared::new(connectors),
             state: Mutex::default(),
             stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            board: Board::default(),
         }));
         let inner = Arc::downgrade(&membrane.0);
         connectors.register_proxy(move |service, spec| {
             let Some(inner) = inner.upgrade() else {
                 return Err(crate::model::connector::ConnectorError::Config("the membrane is gone".into()));
             };
-            let meter = inner.state().meter(service);
+            let meter = match &spec.reference {
+                Some(reference) => inner.state().meter(&through(service, reference)),
+                None => inner.state().meter(service),
+            };
             let (inner, service) = (Arc::downgrade(&inner), service.to_string());
-            let reason = move || inner.upgrade()?.state().trouble(&service);
-            Ok(sensor::sensor(spec, meter, Arc::new(reason)))
+            let known = (inner.clone(), service.clone(), spec.reference.clone());
+            let candidates = move || known.0.upgrade()?.state().candidates(&known.1, known.2.as_deref()?);
+            let reference = spec.reference.clone();
+            let reason = move || inner.upgrade()?.state().trouble_at(&service, reference.as_deref());
+            Ok(sensor::sensor(spec, meter, Arc::new(reason), Arc::new(candidates)))
         });
         let inner = Arc::downgrade(&membrane.0);
         connectors.register_property(move |service, spec| {
@@ -144,27 +195,35 @@ impl Membrane {
     pub fn set_services(&self, services: impl IntoIterator<Item = Served>) -> Vec<(Arc<str>, Trouble)> {
         let _entered = self.0.runtime.enter();
         let mut state = self.0.state();
-        state.services = services.into_iter().map(|s| (s.name.clone(), s)).collect();
+        let services = services.into_iter().map(|s| self.0.packed(s));
+        state.services = services.map(|s| (s.name.clone(), s)).collect();
         let State { services, fronts, live, .. } = &mut *state;
         fronts.retain(|name, gate| {
             let same = |s: &Served| s.listen == Some(gate.listen) && s.endpoint.is_some();
             services.get(name).is_some_and(same) && gate.is_live() == live.contains_key(name)
         });
-        let served: Vec<(Arc<str>, SocketAddr, Endpoint)> = services
+        let served: Vec<(Arc<str>, SocketAddr, Endpoint, Limits)> = services
             .values()
-            .filter_map(|s| Some((s.name.clone(), s.listen?, s.endpoint.clone()?)))
+            .filter_map(|s| {
+                Some((s.name.clone(), s.listen?, s.endpoint.clone()?, self.0.limits.with(&s.limits, 0)))
+            })
             .collect();
-        for (name, listen, endpoint) in served {
+        for (name, listen, endpoint, limits) in served {
             match state.fronts.get(&name) {
-                Some(gate) => drop(lead_to(&gate.front, &name, &endpoint)),
+                Some(gate) => {
+                    gate.front.allow(limits);
+                    gate.front.stand_before(&name, &endpoint);
+                }
                 None => {
-                    let lead = Lead::To(Target::new(name.clone(), endpoint.address.clone()));
+                    let lead =
+                        Lead::To(Pool::of(Target::new(Candidate::new(name.clone()), endpoint.address)));
                     let (stopping, tasks) = (&self.0.stopping, &self.0.tasks);
                     let pid = state.live.get(&name).copied();
                     let live = pid.map(|_| Arc::<Live>::default());
                     let mut front = self.0.front(lead, endpoint.protocol, state.meter(&name), true);
                     front.live = live.clone();
                     let front = Arc::new(front);
+                    front.allow(limits);
                     let gate = match live {
                         None => Gate::open(listen, front, stopping, tasks),
                         Some(live) => Gate::open_live(listen, (front, live), pid.flatten(), stopping, tasks),
@@ -177,12 +236,13 @@ impl Membrane {
         state.forget_meters();
         let State { services, ports, .. } = &mut *state;
         ports.retain(|(service, _), _| services.contains_key(service));
-        let moved: Vec<_> = state.ports.iter().map(|(k, p)| (k.clone(), p.to.clone())).collect();
-        for (key, to) in moved {
-            state.lead(&key, to);
+        let State { services, fronts, ports, .. } = &mut *state;
+        for (key, port) in ports.iter_mut() {
+            port.lead(key, port.to.clone(), Places { services, fronts });
         }
         let fronts = state.fronts.iter().map(|(name, gate)| (name, gate.trouble()));
-        let managed = state.managed.iter().map(|(name, managed)| (name, managed.door.trouble()));
+        let doors = state.managed.iter().filter_map(|(name, managed)| Some((name, managed.door.as_ref()?)));
+        let managed = doors.map(|(name, door)| (name, door.trouble()));
         fronts.chain(managed).filter_map(|(name, trouble)| Some((name.clone(), trouble?))).collect()
     }
 
@@ -201,8 +261,16 @@ impl Membrane {
         }
     }
 
+    /// The modules of this process.
+    pub fn modules(&self) -> &Modules {
+        &self.0.modules
+    }
+
     /// Lets exactly these local ports of a service be open, and lead there. What stays the same is not touched.
-    pub fn set_ports(&self, service: &Arc<str>, ports: Vec<Port>) {
+    pub fn set_ports(&self, service: &Arc<str>, mut ports: Vec<Port>) {
+        if !self.0.modules.has(Module::References) {
+            ports.clear();
+        }
         let _entered = self.0.runtime.enter();
         let mut state = self.0.state();
         if !state.services.contains_key(service) {
@@ -214,23 +282,20 @@ impl Membrane {
         });
         for port in ports {
             let key = (service.clone(), port.reference.clone());
-            if state.ports.contains_key(&key) {
-                state.lead(&key, port.to);
-                continue;
-            }
-            let (lead, protocol) = match port.to.as_ref().map(|to| (to, state.target_of(to))) {
-                Some((to, Ok(endpoint))) => {
-                    (Lead::To(Target::new(to.clone(), endpoint.address)), endpoint.protocol)
+            if !state.ports.contains_key(&key) {
+                let meter = state.meter(&through(service, &port.reference));
+                let front = Arc::new(self.0.front(port::unbound(&key), Protocol::Http, meter, false));
+                let gate = Gate::open(port.listen, front, &self.0.stopping, &self.0.tasks);
+                if let Some(trouble) = gate.trouble() {
+                    tracing::warn!(%service, reference = %port.reference, why = %trouble.0, "a port of a reference is not open");
                 }
-                Some((_, Err(why))) => (Lead::Nowhere(why.into()), Protocol::Http),
-                None => (unbound(&key), Protocol::Http),
-            };
-            let front = Arc::new(self.0.front(lead, protocol, Arc::default(), false));
-            let gate = Gate::open(port.listen, front, &self.0.stopping, &self.0.tasks);
-            if let Some(trouble) = gate.trouble() {
-                tracing::warn!(%service, reference = %port.reference, why = %trouble.0, "a port of a reference is not open");
+                let tell = self.0.board.about(service, &port.reference);
+                state.ports.insert(key.clone(), PortGate::new(gate, tell));
             }
-            state.ports.insert(key, PortGate { gate, to: port.to });
+            let State { services, fronts, ports, .. } = &mut *state;
+            if let Some(open) = ports.get_mut(&key) {
+                open.set(&key, port, self.0.limits, Places { services, fronts });
+            }
         }
     }
 
@@ -244,33 +309,56 @@ impl Membrane {
         service: &Arc<str>,
         moves: &[(Arc<str>, Option<Arc<str>>)],
     ) -> Result<String, String> {
+        let rest = self.lead_within(service, moves, self.0.limits.patience).await?;
+        Ok(rest.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    }
+
+    /// As [`Membrane::lead`], with a patience of one's own; answers what is still on its way.
+    ///
+    /// # Errors
+    /// As [`Membrane::lead`].
+    pub async fn lead_within(
+        &self,
+        service: &Arc<str>,
+        moves: &[(Arc<str>, Option<Arc<str>>)],
+        patience: Duration,
+    ) -> Result<Vec<Underway>, String> {
         let before: Vec<(Arc<str>, Arc<Target>)> = {
+            let _entered = self.0.runtime.enter();
             let mut state = self.0.state();
             let known = |(reference, _): &&(Arc<str>, Option<Arc<str>>)| {
                 state.ports.contains_key(&(service.clone(), reference.clone()))
             };
             let moves: Vec<_> = moves.iter().filter(known).collect();
+            let State { services, fronts, ports, .. } = &mut *state;
+            let places = Places { services, fronts };
             for (_, to) in &moves {
                 if let Some(to) = to {
-                    state.target_of(to)?;
+                    places.target(to)?;
                 }
             }
-            moves
-                .into_iter()
-                .filter_map(|(reference, to)| {
-                    let key = (service.clone(), reference.clone());
-                    Some((reference.clone(), state.lead(&key, to.clone())?))
-                })
-                .collect()
+            let mut before = Vec::new();
+            for (reference, to) in moves {
+                let key = (service.clone(), reference.clone());
+                let Some(port) = ports.get_mut(&key) else { continue };
+                let left = port.lead(&key, to.clone(), places);
+                before.extend(left.into_iter().map(|target| (reference.clone(), target)));
+            }
+            before
         };
-        let patience = self.0.limits.patience;
-        let waits = before.iter().map(|(reference, old)| async move {
-            let rest = old.drained(patience).await;
-            (rest > 0)
-                .then(|| format!("`{reference}`: {rest} calls are still on their way to `{}`", old.name))
+        let waits = before.into_iter().map(|(reference, old)| async move {
+            let calls = old.drained(patience).await;
+            (calls > 0).then(|| Underway { reference, service: old.name.clone(), calls })
         });
-        let rest: Vec<String> = futures::future::join_all(waits).await.into_iter().flatten().collect();
-        Ok(rest.join("; "))
+        Ok(futures::future::join_all(waits).await.into_iter().flatten().collect())
+    }
+
+    /// A reference whose calls may reach a service at present, as `service.reference`.
+    pub fn reached(&self, service: &str) -> Option<String> {
+        let state = self.0.state();
+        let mut ports: Vec<_> = state.ports.iter().filter(|(_, port)| port.reaches(service)).collect();
+        ports.sort_by_key(|(key, _)| *key);
+        ports.first().map(|((of, reference), _)| format!("{of}.{reference}"))
     }
 
     /// What is measured of a service.
@@ -281,7 +369,17 @@ impl Membrane {
     /// What is measured of the calls through the port of a reference, if that is open.
     pub fn port_meter(&self, service: &str, reference: &str) -> Option<Arc<Meter>> {
         let state = self.0.state();
-        state.ports.get(&(service.into(), reference.into())).map(|p| p.gate.front.meter.clone())
+        state.ports.get(&(service.into(), reference.into())).map(|port| port.gate.front.meter.clone())
+    }
+
+    /// How the services stand that a reference may lead to, in the order of its policy; `None` without a port.
+    pub fn candidates(&self, service: &str, reference: &str) -> Option<Vec<CandidateStatus>> {
+        self.0.state().candidates(service, reference)
+    }
+
+    /// What people are told of references from now on; whoever asked before is told nothing more.
+    pub fn news(&self) -> tokio::sync::mpsc::UnboundedReceiver<News> {
+        self.0.board.read()
     }
 
     /// Where homeostat listens for a service: as asked for, with a port of its own where any was.
@@ -291,7 +389,45 @@ impl Membrane {
 
     /// Where homeostat listens for managers of a service.
     pub fn manage_address(&self, service: &str) -> Option<SocketAddr> {
-        self.0.state().managed.get(service).map(|managed| managed.door.address)
+        self.0.state().managed.get(service)?.door.as_ref().map(|door| door.address)
+    }
+
+    /// What properties are read from beside files and the service itself. To be said before services are set.
+    pub fn beside(&self) -> &Beside {
+        &self.0.shared.beside
+    }
+
+    /// The routes of the management listener of a service (`/_mon/…`), for a listener that has other routes too.
+    pub fn management(&self, service: &str) -> axum::Router {
+        let (inner, service) = (Arc::downgrade(&self.0), service.to_string());
+        let nothing = Arc::new(Manager::nothing(&service, &self.0.shared));
+        // Looked up at each request: a reload may offer it otherwise.
+        property::routes(property::Now::new(move || {
+            let managed = inner.upgrade().and_then(|inner| inner.state().manager(&service));
+            managed.unwrap_or_else(|| nothing.clone())
+        }))
+    }
+
+    /// Carries out a `set` or `invoke` on the properties and methods of a service; answers what is to be told of it.
+    ///
+    /// # Errors
+    /// Why it was not, in words.
+    pub async fn carry_out(&self, service: &str, action: &Action) -> Result<String, ConnectorError> {
+        let manager = self.0.state().manager(service);
+        let manager =
+            manager.ok_or_else(|| ConnectorError::Config(format!("`{service}` is not managed here")))?;
+        manager.carry_out(action).await.map_err(ConnectorError::Answer)
+    }
+
+    /// Whether an action that was interrupted took place, as far as a property of the service shows it; the service may not be stood around yet.
+    ///
+    /// # Errors
+    /// Why it cannot be seen.
+    pub async fn took_place(&self, served: &Served, action: &Action) -> Result<TookPlace, ConnectorError> {
+        let Some(manage) = &served.manage else { return Ok(TookPlace::Unknown) };
+        let (endpoint, stopping) = (served.endpoint.as_ref(), &self.0.stopping);
+        let manager = Manager::new(&served.name, manage, endpoint, None, None, &self.0.shared, stopping);
+        manager.took_place(action).await.map_err(ConnectorError::Unreachable)
     }
 
     /// Where homeostat listens for a reference.
@@ -325,6 +461,34 @@ impl Membrane {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What of a service there are modules for.
+    fn packed(&self, mut served: Served) -> Served {
+        let module = served.endpoint.as_ref().map(|e| match e.protocol {
+            Protocol::Http => Module::Http,
+            Protocol::Tcp => Module::Tcp,
+        });
+        if let Some(module) = module.filter(|m| served.listen.is_some() && !self.modules.has(*m)) {
+            tracing::warn!(service = %served.name, module = module.word(), "not packed: nothing listens in front of it");
+            served.listen = None;
+        }
+        if served.manage.is_some() && !self.modules.has(Module::Polling) {
+            tracing::warn!(service = %served.name, module = Module::Polling.word(), "not packed: it cannot be managed");
+            served.manage = None;
+        }
+        if let Some(manage) = &mut served.manage {
+            let there =
+                [(SubscriptionMode::Interval, Module::Interval), (SubscriptionMode::Change, Module::Change)];
+            let offered = there.into_iter().filter(|(mode, _)| manage.spec.offers(*mode));
+            if offered.clone().any(|(_, module)| !self.modules.has(module)) {
+                let packed = offered.filter(|(_, module)| self.modules.has(*module)).map(|(mode, _)| mode);
+                let subscriptions = Some(packed.collect());
+                manage.spec =
+                    Arc::new(crate::model::manage::ManageSpec { subscriptions, ..(*manage.spec).clone() });
+            }
+        }
+        served
     }
 
     /// Opens, closes and changes management listeners; what is offered as before keeps its subscriptions.
@@ -361,9 +525,11 @@ impl Inner {
             }
             let manager = Manager::new(name, manage, endpoint, calls, None, &self.shared, &self.stopping);
             let manager = Arc::new(arc_swap::ArcSwap::from_pointee(manager));
+            self.shared.join(&manager);
             let (inside, cut) = (manager.clone(), self.cut.clone());
             let serve = move |client, closed| {
-                let (manager, cut) = (inside.clone(), cut.clone());
+                let (inside, cut) = (inside.clone(), cut.clone());
+                let manager = property::Now::new(move || inside.load_full());
                 async move {
                     tokio::select! {
                         () = property::serve(client, manager, closed) => {}
@@ -371,7 +537,8 @@ impl Inner {
                     }
                 }
             };
-            let door = Door::open(manage.listen, serve, &self.stopping, &self.tasks);
+            let room = Room::new(self.limits.connections);
+            let door = manage.listen.map(|at| Door::open(at, room, serve, &self.stopping, &self.tasks));
             managed.insert(name.clone(), Managed { door, manager });
         }
     }
@@ -381,34 +548,26 @@ impl Inner {
             slot: Slot::new(lead),
             protocol: arc_swap::ArcSwap::from_pointee(protocol),
             meter,
-            limits: self.limits,
+            limits: arc_swap::ArcSwap::from_pointee(self.limits),
+            room: Room::new(self.limits.connections),
             mirrors,
             cut: self.cut.clone(),
             live: None,
+            http2: self.modules.has(Module::Http2),
         }
     }
 }
 
-/// Lets a front lead to an endpoint, unless it does.
-fn lead_to(front: &Front, name: &Arc<str>, endpoint: &Endpoint) -> Option<Arc<Target>> {
-    if **front.protocol.load() != endpoint.protocol {
-        front.protocol.store(Arc::new(endpoint.protocol));
-    }
-    if let Lead::To(now) = &*front.slot.lead()
-        && now.name == *name
-        && now.address == endpoint.address
-    {
-        return None;
-    }
-    front.slot.switch(Lead::To(Target::new(name.clone(), endpoint.address.clone())))
-}
-
-/// What calls to an unbound reference are told.
-fn unbound((service, reference): &(Arc<str>, Arc<str>)) -> Lead {
-    Lead::Nowhere(format!("the reference `{reference}` of `{service}` is not bound").into())
+/// Under which name the calls through the port of a reference are measured: none that a service can have.
+fn through(service: &str, reference: &str) -> String {
+    format!("{service}/{reference}")
 }
 
 impl State {
+    fn manager(&self, service: &str) -> Option<Arc<Manager>> {
+        Some(self.managed.get(service)?.manager.load_full())
+    }
+
     fn meter(&mut self, service: &str) -> Arc<Meter> {
         if let Some(meter) = self.meters.get(service) {
             return meter.clone();
@@ -428,29 +587,25 @@ impl State {
         self.fronts.get(service).and_then(Gate::trouble)
     }
 
-    /// Where calls to a service go: through its own membrane, if it has one, so that it sees them too.
-    fn target_of(&self, service: &str) -> Result<Endpoint, String> {
-        let Some(endpoint) = self.services.get(service).and_then(|s| s.endpoint.clone()) else {
-            return Err(format!("`{service}` has no endpoint, so no calls can be led there"));
-        };
-        Ok(match self.fronts.get(service) {
-            Some(gate) => Endpoint { address: gate.address.to_string().into(), ..endpoint },
-            None => endpoint,
-        })
-    }
-
-    /// Lets a port lead to a service. Answers the target that it led to before, if it leads elsewhere now.
-    fn lead(&mut self, key: &(Arc<str>, Arc<str>), to: Option<Arc<str>>) -> Option<Arc<Target>> {
-        let target = to.as_ref().map(|to| (to.clone(), self.target_of(to)));
-        let port = self.ports.get_mut(key)?;
-        port.to = to;
-        let front = &port.gate.front;
-        match target {
-            Some((name, Ok(endpoint))) => lead_to(front, &name, &endpoint),
-            Some((_, Err(why))) => front.slot.switch(Lead::Nowhere(why.into())),
-            None => front.slot.switch(unbound(key)),
+    /// Why a port that is measured is not open, if it should be and is not.
+    fn trouble_at(&self, service: &str, reference: Option<&str>) -> Option<Trouble> {
+        match reference {
+            None => self.trouble(service),
+            Some(reference) => self.ports.get(&(service.into(), reference.into()))?.gate.trouble(),
         }
     }
+
+    /// How the candidates of a reference stand; `None` without a port.
+    fn candidates(&self, service: &str, reference: &str) -> Option<Vec<CandidateStatus>> {
+        self.ports.get(&(service.into(), reference.into())).map(PortGate::candidates)
+    }
+}
+
+/// How long this process has been running, as far as anybody here asks.
+fn running() -> Duration {
+    static BEGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let begin = *BEGIN.get_or_init(now);
+    now().saturating_duration_since(begin)
 }
 
 #[expect(clippy::disallowed_methods, reason = "response times are differences of the machine's own clock")]

@@ -36,20 +36,21 @@ const LINGER_BYTES: usize = 256 * 1024;
 pub(super) async fn serve(mut client: TcpStream, front: Arc<Front>, stopping: CancellationToken) {
     let mut buffer = BytesMut::with_capacity(BUFFER);
     let first = tokio::select! {
-        first = tokio::time::timeout(front.limits.idle, client.read_buf(&mut buffer)) => first,
+        first = tokio::time::timeout(front.limits().idle, client.read_buf(&mut buffer)) => first,
         () = stopping.cancelled() => return,
         () = front.idle_is_over() => return,
     };
     if !matches!(first, Ok(Ok(n)) if n > 0) {
         return;
     }
-    match tokio::time::timeout(front.limits.head_time, speaks_http2(&mut client, &mut buffer)).await {
+    let speaks_http2 = async { Ok(front.http2 && speaks_http2(&mut client, &mut buffer).await?) };
+    match tokio::time::timeout(front.limits().head_time, speaks_http2).await {
         Ok(Ok(true)) => return super::h2::serve(client, buffer.freeze(), front, stopping).await,
         Ok(Ok(false)) | Err(_) => {}
-        Ok(Err(_)) => return,
+        Ok(Err::<_, io::Error>(_)) => return,
     }
     let (from, to) = client.split();
-    let mut session = Session { from, to, buffer, backend: None, front: &front };
+    let mut session = Session { from, to, buffer, backends: Vec::new(), front: &front };
     let last = loop {
         let then = session.next(&stopping).await;
         if then != Then::Again {
@@ -117,6 +118,19 @@ impl Backend {
     }
 }
 
+/// Waits until one of them is over; answers which, and whether the service ended it.
+async fn any_over(backends: &[Backend]) -> (usize, bool) {
+    match backends {
+        [] => std::future::pending().await,
+        [only] => (0, only.over().await),
+        several => {
+            let (closed, which, _) =
+                futures::future::select_all(several.iter().map(|backend| Box::pin(backend.over()))).await;
+            (which, closed)
+        }
+    }
+}
+
 /// How an attempt to carry a call ended.
 enum Ended {
     /// Answered; whether both connections may carry another.
@@ -134,7 +148,8 @@ struct Session<'a> {
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
     buffer: BytesMut,
-    backend: Option<Backend>,
+    /// One for each target that calls of the client went to, and may go to again.
+    backends: Vec<Backend>,
     front: &'a Front,
 }
 
@@ -144,7 +159,7 @@ impl Session<'_> {
         if self.buffer.is_empty() && !self.idle(stopping).await {
             return Then::End;
         }
-        let head = match tokio::time::timeout(self.front.limits.head_time, self.head()).await {
+        let head = match tokio::time::timeout(self.front.limits().head_time, self.head()).await {
             Ok(Ok(Some(head))) => head,
             Ok(Ok(None)) => return Then::End,
             Ok(Err(bad)) => {
@@ -169,25 +184,19 @@ impl Session<'_> {
 
     /// Waits for the next request; answers whether there is one.
     async fn idle(&mut self, stopping: &CancellationToken) -> bool {
-        let patience = tokio::time::sleep(self.front.limits.idle);
+        let patience = tokio::time::sleep(self.front.limits().idle);
         tokio::pin!(patience);
         loop {
             self.buffer.reserve(BUFFER);
-            let backend = self.backend.as_ref();
-            let over = async {
-                match backend {
-                    Some(backend) => backend.over().await,
-                    None => std::future::pending().await,
-                }
-            };
+            let over = any_over(&self.backends);
             tokio::select! {
                 biased;
                 read = self.from.read_buf(&mut self.buffer) => return matches!(read, Ok(n) if n > 0),
-                closed = over => {
+                (which, closed) = over => {
                     if closed && self.front.mirrors {
                         return false;
                     }
-                    self.backend = None;
+                    self.backends.swap_remove(which);
                 }
                 () = stopping.cancelled() => return false,
                 () = self.front.idle_is_over() => return false,
@@ -205,7 +214,7 @@ impl Session<'_> {
                 self.buffer.advance(2);
                 scanned = 0;
             }
-            match end_of_head(&self.buffer, &mut scanned, self.front.limits.head_bytes)? {
+            match end_of_head(&self.buffer, &mut scanned, self.front.limits().head_bytes)? {
                 Some(length) => return head::request(&mut self.buffer, length).map(Some),
                 None => {
                     self.buffer.reserve(BUFFER);
@@ -222,8 +231,10 @@ impl Session<'_> {
     async fn carry(&mut self, request: &Request) -> Then {
         let call = self.front.meter.begin(&request.method, &request.target);
         call.bytes_in(request.bytes.len());
+        let mut tried = Vec::new();
+        let mut retries = if request.idempotent() { self.front.limits().retries } else { 0 };
         for attempt in 1.. {
-            let mut visit = match self.front.slot.enter() {
+            let mut visit = match self.front.slot.enter(&tried) {
                 Ok(visit) => visit,
                 Err(why) => return self.fail(&call, FailureKind::Unbound, &why).await,
             };
@@ -231,25 +242,49 @@ impl Session<'_> {
                 Ok(backend) => backend,
                 // Nothing was sent: if calls lead elsewhere by now, this one does too.
                 Err(_) if attempt < ATTEMPTS && self.front.has_left(&visit.target) => continue,
-                Err(no) => return self.fail(&call, no.kind, &no.why).await,
+                Err(_) if retries > 0 => {
+                    retries -= 1;
+                    visit.sent();
+                    visit.failed(&mut tried).await;
+                    continue;
+                }
+                Err(no) => {
+                    visit.answered(false);
+                    return self.fail(&call, no.kind, &no.why).await;
+                }
             };
-            let repeatable = attempt < ATTEMPTS
-                && backend.used
+            let kept = std::mem::replace(&mut backend.used, true);
+            let repeatable = (kept && attempt < ATTEMPTS || retries > 0)
                 && request.idempotent()
                 && request.framing == Framing::Empty;
-            backend.used = true;
             match self.exchange(request, &call, &mut visit, &mut backend, repeatable).await {
-                Ended::Again => continue,
+                // The service closed a kept connection: that is its right, and no failure.
+                Ended::Again if kept && attempt < ATTEMPTS => continue,
+                Ended::Again => {
+                    retries = retries.saturating_sub(1);
+                    visit.sent();
+                    visit.failed(&mut tried).await;
+                }
                 Ended::Answered(true) => {
-                    self.backend = Some(backend);
+                    visit.answered(!call.is_error());
+                    self.backends.push(backend);
                     return Then::Again;
                 }
                 Ended::Answered(false) => {
+                    visit.answered(!call.is_error());
                     let _ = self.to.shutdown().await;
                     return Then::End;
                 }
-                Ended::Failed(kind, why, false) => return self.fail(&call, kind, &why).await,
+                Ended::Failed(kind, why, false) => {
+                    if kind.is_of_the_service() {
+                        visit.answered(false);
+                    }
+                    return self.fail(&call, kind, &why).await;
+                }
                 Ended::Failed(kind, _, true) => {
+                    if kind.is_of_the_service() {
+                        visit.answered(false);
+                    }
                     call.failed(kind);
                     return Then::End;
                 }
@@ -264,8 +299,9 @@ impl Session<'_> {
 
     /// The connection to the target: that of the last call, if it is to the same and still open, or a new one.
     async fn backend_for(&mut self, target: &Arc<Target>) -> Result<Backend, NoConnection> {
-        if let Some(backend) = self.backend.take()
-            && Arc::ptr_eq(&backend.target, target)
+        self.backends.retain(|backend| !backend.target.retired.is_cancelled());
+        let kept = self.backends.iter().position(|backend| Arc::ptr_eq(&backend.target, target));
+        if let Some(backend) = kept.map(|n| self.backends.swap_remove(n))
             && backend.quiet()
         {
             return Ok(backend);
@@ -297,7 +333,8 @@ impl Session<'_> {
         };
         let answer = {
             let up = async {
-                upload(from, buffer, &mut requests, request, call, visit).await?;
+                let patience = Patience { limit: self.front.limits().body, heard: &progress.heard };
+                upload(from, buffer, &mut requests, request, call, visit, patience).await?;
                 progress.uploaded.store(true, Ordering::SeqCst);
                 progress.end_of_upload.notify_one();
                 watch(from, buffer, &mut requests).await
@@ -411,6 +448,18 @@ struct Progress {
     cut: AtomicBool,
 }
 
+impl Progress {
+    /// Waits until the service has had the whole request for so long; for ever, without a limit.
+    async fn late(&self, limit: Option<std::time::Duration>) -> std::time::Duration {
+        let Some(limit) = limit else { return std::future::pending().await };
+        while !self.uploaded.load(Ordering::SeqCst) {
+            self.end_of_upload.notified().await;
+        }
+        tokio::time::sleep(limit).await;
+        limit
+    }
+}
+
 /// Why a request is not sent to its end.
 enum UploadEnd {
     /// The service takes no more.
@@ -427,6 +476,7 @@ async fn upload(
     request: &Request,
     call: &Call,
     visit: &mut Visit,
+    patience: Patience<'_>,
 ) -> Result<(), UploadEnd> {
     let malformed = |e: super::chunked::BadChunk| UploadEnd::Client(FailureKind::Malformed, e.to_string());
     let mut left = match request.framing {
@@ -455,9 +505,34 @@ async fn upload(
             return Ok(());
         }
         buffer.reserve(BUFFER);
-        match from.read_buf(buffer).await {
+        match patience.with(request, from.read_buf(buffer)).await? {
             Ok(n) if n > 0 => {}
             _ => return Err(UploadEnd::Client(FailureKind::ClientGone, "the client went away".into())),
+        }
+    }
+}
+
+/// How long a client may pause within a body.
+struct Patience<'a> {
+    limit: std::time::Duration,
+    /// Whether the service has sent anything.
+    heard: &'a AtomicBool,
+}
+
+impl Patience<'_> {
+    /// Waits for more of a body. A client that was promised a word of the service first (`Expect: 100-continue`) waits for that, not we for it.
+    async fn with<T>(&self, request: &Request, more: impl Future<Output = T>) -> Result<T, UploadEnd> {
+        tokio::pin!(more);
+        loop {
+            match tokio::time::timeout(self.limit, more.as_mut()).await {
+                Ok(more) => return Ok(more),
+                Err(_) if request.expects() && !self.heard.load(Ordering::SeqCst) => {}
+                Err(_) => {
+                    let limit = crate::model::HumanDuration(self.limit);
+                    let why = format!("no more of the body came within {limit}");
+                    return Err(UploadEnd::Client(FailureKind::SlowClient, why));
+                }
+            }
         }
     }
 }
@@ -506,12 +581,15 @@ type Broken = (FailureKind, String);
 impl Download<'_, '_, '_> {
     async fn run(mut self) -> Result<Answer, Broken> {
         loop {
-            let head = match self.front.limits.response {
-                None => self.head().await?,
-                Some(limit) => tokio::time::timeout(limit, self.head()).await.map_err(|_| {
+            let late = self.progress.late(self.front.limits().response);
+            let head = tokio::select! {
+                biased;
+                head = self.head() => head?,
+                limit = late => {
                     let limit = crate::model::HumanDuration(limit);
-                    (FailureKind::ResponseTimeout, format!("the service did not answer within {limit}"))
-                })??,
+                    let why = format!("the service did not answer within {limit}");
+                    return Err((FailureKind::ResponseTimeout, why));
+                }
             };
             let switches = head.status == 101 || self.request.method == "CONNECT" && head.status / 100 == 2;
             if head.status == 101 && !self.request.upgrade {
@@ -545,7 +623,7 @@ impl Download<'_, '_, '_> {
             |bad: BadHead| (FailureKind::Garbage, format!("the answer of the service is no HTTP: {bad}"));
         let mut scanned = 0;
         loop {
-            match end_of_head(self.buffer, &mut scanned, self.front.limits.head_bytes).map_err(garbage)? {
+            match end_of_head(self.buffer, &mut scanned, self.front.limits().head_bytes).map_err(garbage)? {
                 Some(length) => {
                     return head::response(self.buffer, length, &self.request.method).map_err(garbage);
                 }

@@ -10,6 +10,7 @@ use super::gate::Trouble;
 use super::meter::{FailureKind, Gauge, Meter};
 use super::now;
 use crate::model::Measurement;
+use crate::model::calls::CandidateStatus;
 use crate::model::connector::{
     BuiltSensor, ConnectorError, Listener, ProxyQuantity, ProxySensor, Sensor, Sink,
 };
@@ -29,8 +30,16 @@ const SHORTEST: Duration = Duration::from_millis(10);
 /// Why a service has no calls at present, if there is a reason.
 pub(super) type Reason = Arc<dyn Fn() -> Option<Trouble> + Send + Sync>;
 
+/// How the candidates of the reference stand that is looked at.
+pub(super) type Candidates = Arc<dyn Fn() -> Option<Vec<CandidateStatus>> + Send + Sync>;
+
 /// Builds the sensor that `spec` describes.
-pub(super) fn sensor(spec: &ProxySensor, meter: Arc<Meter>, reason: Reason) -> BuiltSensor {
+pub(super) fn sensor(
+    spec: &ProxySensor,
+    meter: Arc<Meter>,
+    reason: Reason,
+    candidates: Candidates,
+) -> BuiltSensor {
     let gauge = match &spec.route {
         Some(route) => meter.route(route),
         None => meter.whole().clone(),
@@ -39,7 +48,7 @@ pub(super) fn sensor(spec: &ProxySensor, meter: Arc<Meter>, reason: Reason) -> B
         ProxyQuantity::ResponseTime => BuiltSensor::Listening(Box::new(Times { gauge, reason })),
         what => {
             let last = (now(), gauge.requests());
-            BuiltSensor::Polled(Box::new(Count { what, meter, gauge, reason, last }))
+            BuiltSensor::Polled(Box::new(Count { what, meter, gauge, reason, candidates, last }))
         }
     }
 }
@@ -53,6 +62,7 @@ struct Count {
     meter: Arc<Meter>,
     gauge: Arc<Gauge>,
     reason: Reason,
+    candidates: Candidates,
     last: (Instant, u64),
 }
 
@@ -73,6 +83,7 @@ impl Sensor for Count {
                 Some(rate) => rate,
                 None => return Ok(Vec::new()),
             },
+            ProxyQuantity::Healthy => return self.healthy(),
             ProxyQuantity::ResponseTime => return Ok(Vec::new()),
         };
         Ok(vec![Measurement::value(value)])
@@ -92,6 +103,20 @@ fn failures(meter: &Meter) -> Vec<Measurement> {
 }
 
 impl Count {
+    /// How many candidates are able to work, and for each whether it is.
+    fn healthy(&self) -> Result<Vec<Measurement>, ConnectorError> {
+        let candidates = (self.candidates)();
+        let candidates = candidates
+            .ok_or_else(|| ConnectorError::Unreachable("the port of the reference is not open".into()))?;
+        let usable = |candidate: &CandidateStatus| f64::from(u8::from(candidate.standing.usable()));
+        let total = candidates.iter().map(usable).sum();
+        let family = candidates.iter().map(|candidate| Measurement {
+            label: Some(candidate.service.as_str().into()),
+            ..Measurement::value(usable(candidate))
+        });
+        Ok(std::iter::once(Measurement::value(total)).chain(family).collect())
+    }
+
     fn rate(&mut self) -> Option<f64> {
         let (at, requests) = (now(), self.gauge.requests());
         let passed = at.saturating_duration_since(self.last.0);

@@ -12,15 +12,26 @@ use super::relay::{BUFFER, tunnel};
 /// Serves one connection of a client until both sides have ended it.
 pub(super) async fn serve(mut client: TcpStream, front: Arc<Front>) {
     let call = front.meter.begin("TCP", "");
+    let (mut tried, mut retries) = (Vec::new(), front.limits().retries);
     let (visit, mut stream) = loop {
-        let Ok(mut visit) = front.slot.enter() else { return call.failed(FailureKind::Unbound) };
+        let Ok(mut visit) = front.slot.enter(&tried) else { return call.failed(FailureKind::Unbound) };
         match front.connect(&visit.target).await {
             Ok(stream) => {
                 visit.sent();
+                visit.answered(true);
                 break (visit, stream);
             }
             Err(_) if front.has_left(&visit.target) => {}
-            Err(no) => return call.failed(no.kind),
+            // Nothing has reached anybody yet, so this is safe whatever the connection is for.
+            Err(no) => {
+                if retries == 0 {
+                    visit.answered(false);
+                    return call.failed(no.kind);
+                }
+                retries -= 1;
+                visit.sent();
+                visit.failed(&mut tried).await;
+            }
         }
     };
     let (client_from, client_to) = client.split();

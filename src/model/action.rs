@@ -13,7 +13,7 @@ use super::Timestamp;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
-    /// Sets a property of a service through its `set` effector.
+    /// Sets a property of a service through its `set` effector, or else the one that it declares under `manage`.
     Set {
         /// Whose property.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,7 +69,7 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         service: Option<String>,
     },
-    /// Calls a method of a service through its `invoke` effector.
+    /// Calls a method of a service through its `invoke` effector, or else the one that it declares under `manage`.
     Invoke {
         /// Whose method.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -345,6 +345,9 @@ pub struct ProxySensor {
     /// no route of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// Only calls through the local port of this reference, instead of those to the service; needed for `healthy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// How often; `response_time` comes with the calls instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<HumanDuration>,
@@ -362,6 +365,8 @@ impl<'de> Deserialize<'de> for ProxySensor {
             #[serde(default)]
             route: Option<String>,
             #[serde(default)]
+            reference: Option<String>,
+            #[serde(default)]
             every: Option<HumanDuration>,
             #[serde(default)]
             stale_after: Option<HumanDuration>,
@@ -374,12 +379,12 @@ impl<'de> Deserialize<'de> for ProxySensor {
             }
             fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<ProxySensor, E> {
                 let what = ProxyQuantity::deserialize(serde::de::value::StrDeserializer::new(word))?;
-                Ok(ProxySensor { what, route: None, every: None, stale_after: None })
+                Ok(ProxySensor { what, route: None, reference: None, every: None, stale_after: None })
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<ProxySensor, A::Error> {
-                let Whole { what, route, every, stale_after } =
+                let Whole { what, route, reference, every, stale_after } =
                     Whole::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                Ok(ProxySensor { what, route, every, stale_after })
+                Ok(ProxySensor { what, route, reference, every, stale_after })
             }
         }
         deserializer.deserialize_any(Shape)
@@ -449,6 +454,9 @@ pub enum ProxyQuantity {
     Failures,
     /// Calls at this moment.
     InFlight,
+    /// How many candidates of a reference are able to work: pass their checks, and are not out for their errors; a family
+    /// `<metric>[<service>]` of 1 and 0.
+    Healthy,
     /// Bytes from clients so far.
     BytesIn,
     /// Bytes to clients so far.

@@ -1,4 +1,4 @@
-//! Where a service listens, and the local ports through which a service reaches what it uses.
+//! Where services listen, and where homeostat does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -97,17 +97,6 @@ pub struct LiveSpec {
     /// The process that is meant; whichever listens there, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-}
-
-/// A local port through which a service reaches what it uses, and where it is to lead.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Port {
-    /// The reference.
-    pub reference: Arc<str>,
-    /// Where homeostat listens for it.
-    pub listen: Address,
-    /// The service that it leads to; `None`: unbound.
-    pub to: Option<Arc<str>>,
 }
 
 #[cfg(test)]

@@ -7,17 +7,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::HumanDuration;
+use super::action::Action;
 use super::change::{ChangedBy, EventSource, Webhook};
 use super::endpoint::Address;
 use super::name::service_name_problem;
 use super::template::{Holes, Template};
+use super::{HumanDuration, syntax};
 
 /// A management listener of a service, and what it offers there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manage {
-    /// Where homeostat listens.
-    pub listen: Address,
+    /// Where homeostat listens; `None`: only actions, sensors and whoever shares a listener reach what is offered.
+    pub listen: Option<Address>,
     /// What is offered.
     pub spec: Arc<ManageSpec>,
 }
@@ -26,24 +27,39 @@ pub struct Manage {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ManageSpec {
-    /// Where homeostat listens for managers of the service; a loopback address: `127.0.0.1:8081`.
-    pub listen: String,
+    /// Where homeostat listens for managers of the service; a loopback address: `127.0.0.1:8081`. Nowhere, when absent: then only actions and
+    /// sensors reach what is offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
     /// What can be looked at, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, PropertySpec>,
     /// What can be invoked, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub methods: BTreeMap<String, MethodSpec>,
+    /// How observers can subscribe: `[interval, change]`, which is what holds when absent; `[]`: they can only ask (R4-14).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscriptions: Option<BTreeSet<SubscriptionMode>>,
 }
 
-/// One property. Exactly one of `file`, `http`, `environment` and `value` says where it is kept.
+/// When an observer who subscribed is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscriptionMode {
+    /// Every so often.
+    Interval,
+    /// Whenever the value is another.
+    Change,
+}
+
+/// One property. Exactly one of `file`, `http`, `environment`, `argument`, `process`, `metric` and `value` says where it is kept.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PropertySpec {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: PropertyType,
-    /// Whether it can be set; only with `file` (JSON) and `http`.
+    /// Whether it can be set; only with `file` and `http`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub settable: bool,
     /// In a configuration file.
@@ -52,9 +68,20 @@ pub struct PropertySpec {
     /// In what the service answers over HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
-    /// In this variable of the environment that homeostat was started with, and hands on to the programs that it starts.
+    /// In this variable: of `process.environment`, or of the environment that homeostat was started with and hands on to the programs that
+    /// it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
+    /// In the command line of the program that homeostat runs for the service: `--rate` reads `--rate 5` and `--rate=5`; a `boolean` is
+    /// whether it stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argument: Option<String>,
+    /// This fact about the program that homeostat runs for the service, with its process group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessFact>,
+    /// This metric of the service: a number that was measured or computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
     /// Always this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,
@@ -70,6 +97,39 @@ pub struct PropertySpec {
     /// What it is, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+}
+
+/// What can be known of a program that homeostat runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessFact {
+    /// CPU in use, percent of the whole machine, 0 to 100.
+    Cpu,
+    /// Resident memory, bytes.
+    Rss,
+    /// Threads.
+    Threads,
+    /// Open file descriptors.
+    Descriptors,
+    /// How long its first process has been running, seconds.
+    Uptime,
+    /// The number of its first process.
+    Pid,
+    /// How often it was started again.
+    Restarts,
+    /// Its state: `starting`, `running`, `waiting`, `failed`, `ended`, `stopping`, `stopped`.
+    State,
+}
+
+impl ProcessFact {
+    /// Whether it is told as a value of this type.
+    fn fits(self, kind: PropertyType) -> bool {
+        match self {
+            Self::State => kind == PropertyType::String,
+            Self::Cpu | Self::Uptime => kind == PropertyType::Number,
+            _ => matches!(kind, PropertyType::Number | PropertyType::Integer),
+        }
+    }
 }
 
 /// The type of a property or parameter, by the words of JSON Schema.
@@ -144,10 +204,10 @@ impl PropertyType {
 pub struct FileSource {
     /// The file; relative to the working directory of homeostat.
     pub path: String,
-    /// JSON pointer to the value (RFC 6901): `/limits/rate`; the whole file, when absent.
+    /// JSON pointer to the value (RFC 6901): `/limits/rate`; the whole file, when absent. In INI `/section/key`, or `/key` before all sections.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pointer: String,
-    /// How it is written; by the end of its name (`.yaml`, `.yml`), otherwise JSON. Only JSON can be set.
+    /// How it is written; by the end of its name (`.yaml`, `.yml`, `.toml`, `.ini`, `.cfg`, `.conf`), otherwise JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<FileFormat>,
     /// How the service is told that the file was changed; not at all, when absent.
@@ -158,8 +218,13 @@ pub struct FileSource {
 impl FileSource {
     /// How it is written.
     pub fn written(&self) -> FileFormat {
-        let yaml = self.path.ends_with(".yaml") || self.path.ends_with(".yml");
-        self.format.unwrap_or(if yaml { FileFormat::Yaml } else { FileFormat::Json })
+        let end = self.path.rsplit(['/', '.']).next().unwrap_or_default();
+        self.format.unwrap_or(match end {
+            "yaml" | "yml" => FileFormat::Yaml,
+            "toml" => FileFormat::Toml,
+            "ini" | "cfg" | "conf" => FileFormat::Ini,
+            _ => FileFormat::Json,
+        })
     }
 }
 
@@ -171,6 +236,10 @@ pub enum FileFormat {
     Json,
     /// YAML.
     Yaml,
+    /// TOML.
+    Toml,
+    /// INI: `[section]`, `key = value`.
+    Ini,
 }
 
 /// How a service is told that its configuration file was changed: a program is run, or a signal sent.
@@ -180,19 +249,23 @@ pub struct Tell {
     /// This program, with these arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exec: Vec<String>,
-    /// This signal, to the process that `pid_file` names.
+    /// This signal, to the process that `pid_file` names, or to the one that homeostat runs (`process: true`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<SignalName>,
     /// The file with the number of the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid_file: Option<String>,
+    /// The process is the one that homeostat runs for the service; SIGHUP when `signal` is absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub process: bool,
 }
 
 /// The signals that services take as news.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SignalName {
     /// SIGHUP.
+    #[default]
     Hup,
     /// SIGUSR1.
     Usr1,
@@ -209,6 +282,12 @@ pub struct HttpSource {
     /// JSON pointer to the value in the answer; the whole answer, when absent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pointer: String,
+    /// The value is that of this header of the answer, instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// Headers of the requests; values may contain `${NAME}` and `${file:PATH}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
     /// How it is set; PUT of the value as JSON to `url`, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<HttpSet>,
@@ -271,6 +350,9 @@ pub struct MethodSpec {
     /// The body, where `{name}` stands for a parameter as JSON; when absent, the parameters that `url` does not name, as an object (none for GET).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+    /// Headers of the request; values may contain `${NAME}` and `${file:PATH}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
     /// JSON pointer to the result in the answer; the whole answer, when absent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pointer: String,
@@ -323,36 +405,109 @@ impl CallMethod {
     }
 }
 
+/// What there is of a service beside what it offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Around<'a> {
+    /// An HTTP endpoint that paths are relative to.
+    pub endpoint: bool,
+    /// A program that homeostat runs.
+    pub process: bool,
+    /// The metrics, by name.
+    pub metrics: Option<&'a BTreeSet<String>>,
+}
+
 impl ManageSpec {
+    /// Whether observers can subscribe so.
+    pub fn offers(&self, mode: SubscriptionMode) -> bool {
+        self.subscriptions.as_ref().is_none_or(|modes| modes.contains(&mode))
+    }
+
     /// Says what is wrong with it: for each mistake the section (`properties`, `methods`, or none), the name there, and why.
-    /// `based`: whether the service has an HTTP endpoint that paths are relative to.
-    pub fn problems(&self, based: bool) -> Vec<(Option<(&'static str, &str)>, String)> {
+    pub fn problems(&self, around: Around<'_>) -> Vec<(Option<(&'static str, &str)>, String)> {
         let mut wrong: Vec<(Option<(&'static str, &str)>, String)> = Vec::new();
-        match super::endpoint::parse_address(&self.listen) {
-            Ok(address) if !address.ip().is_loopback() => wrong.push((
+        match self.listen.as_deref().map(super::endpoint::parse_address) {
+            Some(Ok(address)) if !address.ip().is_loopback() => wrong.push((
                 None,
                 format!(
-                    "`{}` can be reached by others, and this listener asks nobody who he is; listen on a loopback address such as 127.0.0.1:{}",
-                    self.listen,
+                    "`{address}` can be reached by others, and this listener asks nobody who he is; listen on a loopback address such as 127.0.0.1:{}",
                     address.port()
                 ),
             )),
-            Ok(_) => {}
-            Err(why) => wrong.push((None, why)),
+            Some(Err(why)) => wrong.push((None, why)),
+            Some(Ok(_)) | None => {}
         }
         for (name, property) in &self.properties {
             let named = service_name_problem(name).map_or(Ok(()), Err);
-            if let Err(why) = named.and_then(|()| property.check(based)) {
+            if let Err(why) = named.and_then(|()| property.check(around)) {
                 wrong.push((Some(("properties", name)), why));
             }
         }
         for (name, method) in &self.methods {
             let named = service_name_problem(name).map_or(Ok(()), Err);
-            if let Err(why) = named.and_then(|()| method.check(based)) {
+            if let Err(why) = named.and_then(|()| method.check(around.endpoint)) {
                 wrong.push((Some(("methods", name)), why));
             }
         }
         wrong
+    }
+
+    /// Whether there is anything that an action of this name (`set`, `invoke`) could be carried out on.
+    pub fn carries(&self, action: &str) -> bool {
+        match action {
+            "set" => self.properties.values().any(|property| property.settable),
+            "invoke" => !self.methods.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Why a `set` or `invoke` cannot be carried out on what is offered here; `None` when it can, and for other actions.
+    pub fn refuses(&self, action: &Action) -> Option<String> {
+        match action {
+            Action::Set { property, value, .. } => {
+                let Some(spec) = self.properties.get(property) else {
+                    return Some(format!("there is no property `{property}` ({})", known(&self.properties)));
+                };
+                if !spec.settable {
+                    return Some(format!("the property `{property}` cannot be set"));
+                }
+                fits(spec.kind, property, value).err()
+            }
+            Action::Invoke { method, params, .. } => match self.methods.get(method) {
+                None => Some(format!("there is no method `{method}` ({})", known(&self.methods))),
+                Some(spec) => spec.arguments(method, params.clone().into()).err(),
+            },
+            _ => None,
+        }
+    }
+}
+
+fn known<V>(all: &BTreeMap<String, V>) -> String {
+    match all.is_empty() {
+        true => "there is none".into(),
+        false => format!("there are: {}", all.keys().map(String::as_str).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// Whether a value is of a type.
+///
+/// # Errors
+/// In words, with the name of what should have it.
+pub fn fits(kind: PropertyType, name: &str, value: &Value) -> Result<(), String> {
+    match kind.fits(value) {
+        true => Ok(()),
+        false => Err(format!("`{name}` is of type {}, not {}", kind.word(), type_of(value))),
+    }
+}
+
+/// The type of a value, for people.
+pub fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }
 
@@ -373,15 +528,27 @@ impl PropertySpec {
         self.webhook.as_ref().map_or(Ok(()), |webhook| pointer(&webhook.pointer))
     }
 
-    fn check(&self, based: bool) -> Result<(), String> {
-        self.check_changes(based)?;
-        let sources =
-            [self.file.is_some(), self.http.is_some(), self.environment.is_some(), self.value.is_some()];
+    fn check(&self, around: Around<'_>) -> Result<(), String> {
+        self.check_changes(around.endpoint)?;
+        let sources = [
+            self.file.is_some(),
+            self.http.is_some(),
+            self.environment.is_some(),
+            self.argument.is_some(),
+            self.process.is_some(),
+            self.metric.is_some(),
+            self.value.is_some(),
+        ];
         if sources.iter().filter(|there| **there).count() != 1 {
-            return Err("it is not said, or said more than once, where it is kept; expected one of `file`, `http`, `environment` and `value`".into());
+            return Err("it is not said, or said more than once, where it is kept; expected one of `file`, `http`, `environment`, `argument`, `process`, `metric` and `value`".into());
+        }
+        if self.settable && self.value.is_some() {
+            return Err("what is constant cannot be `settable`; only `file` and `http` can".into());
         }
         if self.settable && self.file.is_none() && self.http.is_none() {
-            return Err("what is constant cannot be `settable`; only `file` and `http` can".into());
+            return Err(
+                "it can only be looked at, so it cannot be `settable`; only `file` and `http` can".into()
+            );
         }
         if let Some(value) = &self.value
             && !self.kind.fits(value)
@@ -391,40 +558,105 @@ impl PropertySpec {
         if self.environment.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
             return Err("`environment` is no name of a variable".into());
         }
+        self.check_process(around)?;
         if let Some(file) = &self.file {
-            file.check(self.settable)?;
+            file.check(self.kind, self.settable, around.process)?;
         }
         if let Some(http) = &self.http {
-            url(&http.url, based, &[])?;
-            pointer(&http.pointer)?;
-            nonzero(http.timeout)?;
-            match &http.set {
-                Some(_) if !self.settable => return Err("`set` goes with `settable: true`".into()),
-                Some(set) => {
-                    set.url.as_deref().map_or(Ok(()), |text| url(text, based, &["value"]))?;
-                    holes("body", set.body.as_deref().unwrap_or_default(), &["value"])?;
-                }
-                None => {}
-            }
+            http.check(self.settable, around.endpoint)?;
         }
         Ok(())
+    }
+
+    /// What is read from the program that homeostat runs, and from the loop.
+    fn check_process(&self, around: Around<'_>) -> Result<(), String> {
+        if self.argument.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            return Err("`argument` is no word of a command line; expected one such as `--rate`".into());
+        }
+        if (self.argument.is_some() || self.process.is_some()) && !around.process {
+            return Err(
+                "homeostat runs no program for the service; say `process: { command: [PROGRAM, …] }`".into(),
+            );
+        }
+        if let Some(fact) = self.process
+            && !fact.fits(self.kind)
+        {
+            return Err(format!("it is told as no {}, which `type` says it is", self.kind.word()));
+        }
+        let Some(metric) = &self.metric else { return Ok(()) };
+        if !matches!(self.kind, PropertyType::Number | PropertyType::Integer) {
+            return Err(format!("a metric is a number, and no {}", self.kind.word()));
+        }
+        match around.metrics {
+            Some(metrics) if !metrics.contains(metric) => {
+                Err(format!("the service has no metric `{metric}`"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl HttpSource {
+    fn check(&self, settable: bool, based: bool) -> Result<(), String> {
+        url(&self.url, based, &[])?;
+        pointer(&self.pointer)?;
+        syntax::headers(&self.headers, Holes::Secrets)?;
+        nonzero(self.timeout)?;
+        if let Some(header) = &self.header {
+            if header.is_empty()
+                || !header.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+            {
+                return Err(format!("`{header}` is no name of a header"));
+            }
+            if !self.pointer.is_empty() {
+                return Err("`header` and `pointer` name two places; leave one out".into());
+            }
+        }
+        match &self.set {
+            Some(_) if !settable => Err("`set` goes with `settable: true`".into()),
+            Some(set) => {
+                set.url.as_deref().map_or(Ok(()), |text| url(text, based, &["value"]))?;
+                holes("body", set.body.as_deref().unwrap_or_default(), &["value"])
+            }
+            None if settable && self.header.is_some() => {
+                Err("a header is not set by writing it; say how with `set: { method, url, body }`".into())
+            }
+            None => Ok(()),
+        }
     }
 }
 
 impl FileSource {
-    fn check(&self, settable: bool) -> Result<(), String> {
+    fn check(&self, kind: PropertyType, settable: bool, runs: bool) -> Result<(), String> {
         if self.path.is_empty() {
             return Err("`path` is empty; expected the name of a file".into());
         }
         pointer(&self.pointer)?;
-        if settable && self.written() != FileFormat::Json {
-            return Err("only files in JSON can be changed in place; leave out `settable`".into());
+        let whole = matches!(kind, PropertyType::Array | PropertyType::Object);
+        match self.written() {
+            FileFormat::Yaml if settable && whole => {
+                return Err("in YAML only single values can be set in place, no lists and mappings; leave out `settable`".into());
+            }
+            FileFormat::Ini if whole => {
+                return Err("INI has single values only; expected the type `string`, `number`, `integer` or `boolean`".into());
+            }
+            FileFormat::Ini if !matches!(self.pointer.matches('/').count(), 1 | 2) => {
+                return Err(format!(
+                    "`{}` is no place in INI; expected `/section/key`, or `/key`",
+                    self.pointer
+                ));
+            }
+            _ => {}
         }
         match &self.tell {
             Some(_) if !settable => Err("`tell` goes with `settable: true`".into()),
-            Some(Tell { exec, signal: None, pid_file: None }) if !exec.is_empty() => Ok(()),
-            Some(Tell { exec, signal: Some(_), pid_file: Some(_) }) if exec.is_empty() => Ok(()),
-            Some(_) => Err("`tell` is `{ exec: [PROGRAM, …] }` or `{ signal: hup, pid_file: FILE }`".into()),
+            Some(Tell { exec, signal: None, pid_file: None, process: false }) if !exec.is_empty() => Ok(()),
+            Some(Tell { exec, signal: Some(_), pid_file: Some(_), process: false }) if exec.is_empty() => Ok(()),
+            Some(Tell { exec, pid_file: None, process: true, .. }) if exec.is_empty() => match runs {
+                true => Ok(()),
+                false => Err("homeostat runs no program for the service that could be told; say `process: { command: [PROGRAM, …] }`, or `pid_file: FILE`".into()),
+            },
+            Some(_) => Err("`tell` is `{ exec: [PROGRAM, …] }`, `{ signal: hup, pid_file: FILE }` or `{ signal: hup, process: true }`".into()),
             None => Ok(()),
         }
     }
@@ -443,9 +675,48 @@ impl MethodSpec {
         }
         let names: Vec<&str> = seen.into_iter().collect();
         url(&self.url, based, &names)?;
+        syntax::headers(&self.headers, Holes::Secrets)?;
         holes("body", self.body.as_deref().unwrap_or_default(), &names)?;
         pointer(&self.pointer)?;
         nonzero(self.timeout)
+    }
+
+    /// The parameters of a call by their names, each of its type; given by position (an array) or by name (an object).
+    ///
+    /// # Errors
+    /// In words: what is missing, unknown or of another type, and what `method` takes.
+    pub fn arguments(&self, method: &str, params: Value) -> Result<serde_json::Map<String, Value>, String> {
+        let expected = || {
+            let list: Vec<String> =
+                self.params.iter().map(|p| format!("{}: {}", p.name, p.kind.word())).collect();
+            format!("`{method}` takes ({})", list.join(", "))
+        };
+        let mut given = match params {
+            Value::Null => serde_json::Map::new(),
+            Value::Object(given) => given,
+            Value::Array(values) if values.len() <= self.params.len() => {
+                self.params.iter().map(|p| p.name.clone()).zip(values).collect()
+            }
+            Value::Array(values) => {
+                return Err(format!("{}, and {} values were given", expected(), values.len()));
+            }
+            other => {
+                let found = type_of(&other);
+                return Err(format!("`params` is {found}; expected an array or an object; {}", expected()));
+            }
+        };
+        let mut named = serde_json::Map::new();
+        for parameter in &self.params {
+            let value = given.remove(&parameter.name);
+            let value =
+                value.ok_or_else(|| format!("{}, and `{}` is missing", expected(), parameter.name))?;
+            fits(parameter.kind, &parameter.name, &value)?;
+            named.insert(parameter.name.clone(), value);
+        }
+        match given.keys().next() {
+            Some(unknown) => Err(format!("{}, and no `{unknown}`", expected())),
+            None => Ok(named),
+        }
     }
 }
 
@@ -481,10 +752,7 @@ fn url(text: &str, based: bool, known: &[&str]) -> Result<(), String> {
             )),
         };
     }
-    match text.strip_prefix("http://") {
-        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(()),
-        _ => Err(format!("`{text}` is no URL; expected `http://HOST:PORT/PATH`, or a path such as `/admin`")),
-    }
+    syntax::url_template("url", text)
 }
 
 #[cfg(test)]
@@ -494,7 +762,8 @@ mod tests {
 
     fn why(spec: Value) -> String {
         let spec: ManageSpec = serde_json::from_value(spec).expect("a shape");
-        spec.problems(true).into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; ")
+        let around = Around { endpoint: true, process: true, metrics: None };
+        spec.problems(around).into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; ")
     }
 
     #[test]
@@ -517,6 +786,31 @@ mod tests {
     }
 
     #[test]
+    fn an_action_is_refused_for_what_is_not_offered_and_for_its_type() {
+        let spec: ManageSpec = serde_json::from_value(json!({
+            "properties": {
+                "rate": { "type": "number", "settable": true, "file": { "path": "a.toml", "pointer": "/rate" } },
+                "fixed": { "type": "number", "value": 1 },
+            },
+            "methods": { "add": { "url": "/add", "params": [{ "name": "a", "type": "integer" }] } },
+        }))
+        .expect("a shape");
+        assert!(spec.carries("set") && spec.carries("invoke") && !spec.carries("start"));
+        let set = |property: &str, value: Value| {
+            spec.refuses(&Action::Set { service: None, property: property.into(), value }).unwrap_or_default()
+        };
+        let invoke = |method: &str, params: Vec<Value>| {
+            spec.refuses(&Action::Invoke { service: None, method: method.into(), params }).unwrap_or_default()
+        };
+        assert_eq!((set("rate", json!(5)), invoke("add", vec![json!(2)])), (String::new(), String::new()));
+        assert!(set("rate", json!("5")).contains("of type number, not string"));
+        assert!(set("fixed", json!(5)).contains("cannot be set"));
+        assert!(set("none", json!(5)).contains("no property `none` (there are: fixed, rate)"));
+        assert!(invoke("add", vec![json!("2")]).contains("of type integer, not string"));
+        assert!(invoke("sub", vec![]).contains("no method `sub`"));
+    }
+
+    #[test]
     fn each_mistake_is_told_by_what_would_be_right() {
         let property = |p: Value| why(json!({ "listen": "127.0.0.1:1", "properties": { "a": p } }));
         let method = |m: Value| why(json!({ "listen": "127.0.0.1:1", "methods": { "a": m } }));
@@ -528,7 +822,26 @@ mod tests {
             (property(json!({ "type": "integer" })), "expected one of"),
             (property(json!({ "type": "integer", "value": "x" })), "is no integer"),
             (property(json!({ "type": "integer", "value": 1, "settable": true })), "constant"),
-            (property(json!({ "type": "integer", "file": { "path": "a.yaml" }, "settable": true })), "JSON"),
+            (
+                property(json!({ "type": "array", "file": { "path": "a.yaml" }, "settable": true })),
+                "single values",
+            ),
+            (property(json!({ "type": "array", "file": { "path": "a.ini", "pointer": "/a/b" } })), "INI has"),
+            (
+                property(json!({ "type": "string", "file": { "path": "a.ini", "pointer": "/a/b/c" } })),
+                "/section/key",
+            ),
+            (property(json!({ "type": "integer", "process": "state" })), "told as no integer"),
+            (property(json!({ "type": "integer", "process": "pid", "settable": true })), "only be looked at"),
+            (property(json!({ "type": "string", "metric": "p99" })), "a metric is a number"),
+            (
+                property(json!({ "type": "integer", "http": { "url": "/a", "header": "x y" } })),
+                "name of a header",
+            ),
+            (
+                property(json!({ "type": "integer", "http": { "url": "/a", "headers": { "a": "${B" } } })),
+                "never closed",
+            ),
             (property(json!({ "type": "integer", "file": { "path": "a", "pointer": "x" } })), "pointer"),
             (property(json!({ "type": "integer", "http": { "url": "ftp://a" } })), "no URL"),
             (method(json!({ "url": "/{b}" })), "no such parameter"),
@@ -538,6 +851,19 @@ mod tests {
         let spec: ManageSpec =
             serde_json::from_value(json!({ "listen": "127.0.0.1:1", "methods": { "a": { "url": "/a" } } }))
                 .expect("a shape");
-        assert!(spec.problems(false)[0].1.contains("endpoint"));
+        assert!(spec.problems(Around::default())[0].1.contains("endpoint"));
+        let spec: ManageSpec = serde_json::from_value(json!({ "properties": {
+            "a": { "type": "integer", "process": "pid" },
+            "b": { "type": "integer", "settable": true, "file": { "path": "a", "tell": { "process": true } } },
+            "c": { "type": "number", "metric": "none" },
+        } }))
+        .expect("a shape");
+        let none = BTreeSet::new();
+        let found = spec.problems(Around { metrics: Some(&none), ..Around::default() });
+        assert!(
+            found.len() == 3 && found[..2].iter().all(|(_, why)| why.contains("runs no program")),
+            "{found:?}"
+        );
+        assert!(found[2].1.contains("no metric `none`"));
     }
 }

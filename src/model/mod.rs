@@ -2,12 +2,14 @@
 
 pub mod action;
 pub mod alarm;
+pub mod calls;
 pub mod change;
 pub mod connector;
 pub mod decision;
 pub mod endpoint;
 pub mod manage;
 pub mod metric;
+pub mod module;
 pub mod name;
 pub mod plan;
 pub mod ports;

@@ -34,6 +34,9 @@ pub struct ProcessSpec {
     /// Its working directory; that of homeostat, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
+    /// When it is started; with its service, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartMode>,
     /// Variables that are added to the environment of homeostat.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
@@ -52,6 +55,17 @@ pub struct ProcessSpec {
     /// Whether it goes on while homeostat is restarted, updated or gone, and is taken over by the next one. Needs a data directory, and Linux.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub survive: bool,
+}
+
+/// When a program is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StartMode {
+    /// With its service.
+    #[default]
+    Always,
+    /// Once it is needed: a reference with `replace: { start: true }` leads to its service, or the action `start` says so.
+    OnDemand,
 }
 
 /// How a program shows that it is ready: exactly one of `port`, `http` and `output`.
@@ -279,6 +293,11 @@ impl ProcessSpec {
             (command, directory, environment, limits, survive)
         };
         what(self) == what(other)
+    }
+
+    /// Whether it does not run before it is needed.
+    pub fn on_demand(&self) -> bool {
+        self.start == Some(StartMode::OnDemand)
     }
 
     /// How long it may take to end by itself.

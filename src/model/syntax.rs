@@ -129,6 +129,15 @@ fn proxy(s: &ProxySensor) -> Result<(), String> {
     if s.what == ProxyQuantity::ResponseTime && s.every.is_some() {
         return Err("`every` goes with the other quantities; `response_time` comes with each call".into());
     }
+    if s.what == ProxyQuantity::Healthy && s.reference.is_none() {
+        return Err("`healthy` is about the candidates of a reference; say which: `reference: NAME`".into());
+    }
+    if s.what == ProxyQuantity::Healthy && s.route.is_some() {
+        return Err(
+            "candidates are able to work or not, whatever the route; `route` does not go with `healthy`"
+                .into(),
+        );
+    }
     if s.what == ProxyQuantity::Failures && s.route.is_some() {
         return Err("`failures` are not told apart by route: a request that is refused has none".into());
     }
@@ -289,7 +298,7 @@ pub fn url(text: &str) -> Result<url::Url, String> {
 }
 
 /// A URL with holes is one that is a URL once the holes are filled with a plain word; a hole in the host or port cannot be checked so.
-fn url_template(what: &str, text: &str) -> Result<(), String> {
+pub(super) fn url_template(what: &str, text: &str) -> Result<(), String> {
     let template = template(what, text, Holes::Arguments)?;
     let filled: String = template
         .parts()
@@ -306,7 +315,7 @@ fn template(what: &str, text: &str, holes: Holes) -> Result<Template, String> {
     Template::parse(text, holes).map_err(|e| format!("in `{what}`: {e}"))
 }
 
-fn headers(headers: &BTreeMap<String, String>, holes: Holes) -> Result<(), String> {
+pub(super) fn headers(headers: &BTreeMap<String, String>, holes: Holes) -> Result<(), String> {
     for (name, value) in headers {
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         if name.is_empty() || !name.bytes().all(token) {

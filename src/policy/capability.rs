@@ -9,6 +9,7 @@ use super::compile::add_found;
 use super::document::PackedDocument;
 use super::set::CompiledFile;
 use super::value::ServicePolicy;
+use crate::model::calls::PortPolicy;
 
 /// Capability → the services that provide it, in order.
 type Providers<'a> = BTreeMap<&'a str, BTreeSet<&'a Arc<str>>>;
@@ -65,6 +66,8 @@ fn in_service(service: &ServicePolicy, providers: &Providers<'_>) -> Option<Serv
         let named = declared.service.iter().chain(&declared.candidates).cloned().collect::<Vec<_>>();
         add_found(&mut reference.candidates, &named);
         add_found(&mut reference.candidates, &declared.found);
+        let candidates = reference.candidates.clone();
+        reference.calls = Arc::new(PortPolicy { candidates, ..(*reference.calls).clone() });
     }
     next.document = PackedDocument::new(&document);
     differs.then_some(next)

@@ -10,6 +10,7 @@ use super::diagnostics::{Problem, suggestion, suggestion_or_list};
 use super::set::{Broken, Draft, Reach};
 use super::tree::{Place, Step};
 use super::value::{GroupPolicy, MetricKind, MetricPolicy, ServicePolicy, Strategy};
+use crate::model::calls::checkable;
 use crate::model::{MetricPath, Resource};
 
 /// Checks a whole set. `broken` are names whose own documents are wrong; what only misses them is left out.
@@ -249,7 +250,16 @@ impl<'a> Everything<'a> {
         for (name, reference) in policy.references.iter().filter(|(_, r)| r.listen.is_some()) {
             for target in &reference.candidates {
                 let Some(other) = self.service(target) else { continue };
-                if self.services[other].policy.endpoint.is_none() {
+                let endpoint = self.services[other].policy.endpoint.as_ref();
+                if let (Some(endpoint), Some(health)) = (endpoint, &reference.calls.health)
+                    && let Err(why) = checkable(health, endpoint)
+                {
+                    let place = Place::value(["references".into(), (&**name).into(), "health".into()]);
+                    let message = format!("`{target}`: {why}");
+                    let hint = "say `tcp: true` instead of `path`".to_string();
+                    self.report(service, Problem::error("invalid-value", place, message).hint(hint));
+                }
+                if endpoint.is_none() {
                     let message = format!(
                         "calls to `{name}` cannot be led to `{target}`: it is not known where that listens"
                     );
@@ -261,16 +271,35 @@ impl<'a> Everything<'a> {
         }
     }
 
+    /// Programs can be started and stopped for a reference only where homeostat runs one.
+    fn programs(&mut self, service: usize) {
+        let policy = self.services[service].policy;
+        for (name, reference) in &policy.references {
+            let replace = reference.calls.replace;
+            let runs = |target: &Arc<str>| {
+                self.service(target).is_some_and(|other| self.services[other].policy.process.is_some())
+            };
+            if (replace.start || replace.stop) && !reference.candidates.iter().any(runs) {
+                let place = Place::value(["references".into(), (&**name).into(), "replace".into()]);
+                let message =
+                    "programs are to be started or stopped, and homeostat runs none of the candidates";
+                let hint = "say `process: { command: [PROGRAM, ARGUMENT, …] }` in the policy of a candidate";
+                self.report(service, Problem::error("no-process", place, message).hint(hint.to_string()));
+            }
+        }
+    }
+
     /// One address is listened on for one purpose.
     fn ports(&mut self) {
         let mut taken: FxHashMap<crate::model::endpoint::Address, String> = FxHashMap::default();
         for service in 0..self.services.len() {
             self.endpoints(service);
+            self.programs(service);
             let policy = self.services[service].policy;
             let own = policy.listen.map(|l| (l, Place::value(["listen".into()]), policy.name.to_string()));
-            let managed = policy.manage.as_ref().map(|m| {
+            let managed = policy.manage.as_ref().and_then(|m| m.listen).map(|listen| {
                 let place = Place::value(["manage".into(), "listen".into()]);
-                (m.listen, place, format!("{}, to be managed", policy.name))
+                (listen, place, format!("{}, to be managed", policy.name))
             });
             let references = policy.references.iter().filter_map(|(name, reference)| {
                 let place = Place::value(["references".into(), Step::from(&**name), "listen".into()]);
@@ -370,6 +399,7 @@ impl<'a> Everything<'a> {
                     action,
                     &place,
                     &|name| there.declares(name),
+                    &|action| there.managing(action.name())?.refuses(action),
                     &|reference| {
                         there
                             .references

@@ -17,9 +17,10 @@ use super::value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, ON_PROCESSES,
     PlanPolicy, PlanRow, ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
 };
+use crate::model::calls::{HealthSpec, LimitsSpec, MAX_RETRIES, MAX_WEIGHT, PortPolicy};
 use crate::model::connector::SensorSpec;
 use crate::model::endpoint::{Address, Endpoint, Protocol, parse_address};
-use crate::model::manage::Manage;
+use crate::model::manage::{Around, Manage};
 use crate::model::name::{identifier_problem, service_name_problem};
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource};
 
@@ -80,6 +81,7 @@ fn build(
     compiler.names();
     let references = compiler.references();
     let (endpoint, listen) = compiler.membrane();
+    let limits = compiler.front_limits();
     compiler.process();
     let manage = compiler.manage(endpoint.as_ref());
     let monitor = compiler.monitor();
@@ -100,6 +102,7 @@ fn build(
         endpoint,
         listen,
         live: document.live,
+        limits,
         process: document.process.clone().map(Arc::new),
         manage,
         monitor: monitor.map(Arc::new),
@@ -220,10 +223,157 @@ impl Compiler<'_> {
             let capability = reference.capability.as_deref().map(Arc::from);
             let place = Place::value(["references".into(), name.as_str().into(), "listen".into()]);
             let listen = reference.listen.as_deref().and_then(|text| self.read(place, text, parse_address));
-            references
-                .insert(name.as_str().into(), ReferencePolicy { service, candidates, capability, listen });
+            let place = Place::value(["references".into(), name.as_str().into()]);
+            let calls = Arc::new(self.calls(&place, reference, &candidates));
+            references.insert(
+                name.as_str().into(),
+                ReferencePolicy { service, candidates, capability, listen, calls },
+            );
         }
         references
+    }
+
+    /// What holds for the calls through the local port of a reference.
+    fn calls(&mut self, place: &Place, reference: &ReferenceDocument, candidates: &[Arc<str>]) -> PortPolicy {
+        self.needs_port(place, reference);
+        let limits = self.limits(place, reference.limits);
+        if let Some(retries) = reference.retries.filter(|r| *r > MAX_RETRIES) {
+            let message = format!("{retries} retries are too many; expected at most {MAX_RETRIES}");
+            self.error(Problem::error("invalid-value", place.then("retries"), message));
+        }
+        for (at, why) in reference.health.iter().flat_map(HealthSpec::problems) {
+            let place = place.then("health");
+            let place = at.map_or(place.clone(), |field| place.then(field));
+            self.error(Problem::error("invalid-value", place, why));
+        }
+        let eject = reference.eject.as_ref().and_then(|spec| match spec.rules() {
+            Ok(rules) => Some(rules),
+            Err(problems) => {
+                for (field, why) in problems {
+                    self.error(Problem::error("invalid-value", place.then("eject").then(field), why));
+                }
+                None
+            }
+        });
+        PortPolicy {
+            named: reference.service.as_deref().map(Arc::from),
+            candidates: candidates.to_vec(),
+            weights: self.weights(place, reference, candidates),
+            retries: reference.retries.unwrap_or(0),
+            health: reference.health.clone(),
+            eject,
+            limits,
+            replace: reference.replace.unwrap_or_default(),
+        }
+    }
+
+    /// Without a local port, homeostat sees no calls of a reference.
+    fn needs_port(&mut self, place: &Place, reference: &ReferenceDocument) {
+        if reference.listen.is_some() {
+            return;
+        }
+        for (field, given) in [
+            ("weights", !reference.weights.is_empty()),
+            ("retries", reference.retries.is_some()),
+            ("limits", reference.limits.is_some()),
+            ("health", reference.health.is_some()),
+            ("eject", reference.eject.is_some()),
+            ("replace", reference.replace.is_some()),
+        ] {
+            if given {
+                let message =
+                    format!("`{field}` is about the calls through a local port, and the reference has none");
+                let hint = "say `listen: 127.0.0.1:PORT`, and let the service call there".to_string();
+                self.error(Problem::error("missing-listen", place.then(field).at_key(), message).hint(hint));
+            }
+        }
+    }
+
+    fn weights(
+        &mut self,
+        place: &Place,
+        reference: &ReferenceDocument,
+        candidates: &[Arc<str>],
+    ) -> BTreeMap<Arc<str>, u32> {
+        let place = place.then("weights");
+        let mut weights = BTreeMap::new();
+        for (name, weight) in &reference.weights {
+            let at = place.then(name.as_str());
+            match candidates.iter().find(|c| ***c == **name) {
+                None => {
+                    let hint = suggestion_or_list(name, "candidates", candidates.iter().map(|c| &**c));
+                    let message = format!("`{name}` has a weight, but is no candidate of the reference");
+                    self.error(Problem::error("unknown-service", at.at_key(), message).hint(hint));
+                }
+                Some(_) if *weight > MAX_WEIGHT => {
+                    let message = format!("the weight {weight} is too large; expected at most {MAX_WEIGHT}");
+                    self.error(Problem::error("invalid-value", at, message));
+                }
+                Some(candidate) => drop(weights.insert(candidate.clone(), *weight)),
+            }
+        }
+        if reference.weights.is_empty() {
+            return weights;
+        }
+        match &reference.service {
+            None => {
+                let message = "calls are shared while the reference is bound to the service that it names, and it names none";
+                let hint = "say `service: NAME`; the others are `candidates`".to_string();
+                self.error(Problem::error("missing-field", place.clone().at_key(), message).hint(hint));
+            }
+            Some(named) if !reference.weights.contains_key(named) => {
+                let message = format!("`{named}`, which the reference names, has no weight");
+                let hint = format!("say `{named}: 1`, or 0 if it is to get calls only when no other can");
+                self.error(Problem::error("missing-field", place.clone(), message).hint(hint));
+            }
+            _ => {}
+        }
+        if reference.weights.values().all(|weight| *weight == 0) {
+            let message = "all weights are 0, so that nobody would get calls before the others";
+            let hint = "say 1 or more for those that are to get calls".to_string();
+            self.error(Problem::error("invalid-value", place, message).hint(hint));
+        }
+        weights
+    }
+
+    /// What a port allows.
+    fn limits(&mut self, place: &Place, limits: Option<LimitsSpec>) -> LimitsSpec {
+        let limits = limits.unwrap_or_default();
+        for (field, why) in limits.problems() {
+            self.error(Problem::error("invalid-value", place.then("limits").then(field), why));
+        }
+        limits
+    }
+
+    /// The reference whose calls a sensor measures must have a port.
+    fn measured(&mut self, name: &str, place: &Place, reference: &str) {
+        let references = &self.document.references;
+        let place = place.then("proxy").then("reference");
+        match references.get(reference) {
+            None => {
+                let hint = suggestion_or_list(reference, "references", references.keys().map(String::as_str));
+                let message = format!("the service has no reference `{reference}`");
+                self.error(Problem::error("unknown-reference", place, message).hint(hint));
+            }
+            Some(found) if found.listen.is_none() => {
+                let message =
+                    format!("`{name}` measures the calls through the port of `{reference}`, which has none");
+                let hint = format!("say `listen: 127.0.0.1:PORT` under references.{reference}");
+                self.error(Problem::error("missing-listen", place, message).hint(hint));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// What is allowed in front of the service.
+    fn front_limits(&mut self) -> LimitsSpec {
+        if self.document.limits.is_some() && self.document.listen.is_none() {
+            let message = "`limits` are about the port in front of the service, and it has none";
+            let hint = "say `listen: ADDRESS`, where clients are to reach it".to_string();
+            let place = Place::value(["limits".into()]).at_key();
+            self.error(Problem::error("missing-listen", place, message).hint(hint));
+        }
+        self.limits(&Place::default(), self.document.limits)
     }
 
     /// Reads a text; what is wrong with it is told at its place.
@@ -248,7 +398,13 @@ impl Compiler<'_> {
             if let Some(why) = spec.problem() {
                 self.error(Problem::error("invalid-value", place.clone(), why));
             }
-            if listen.is_none() {
+            let through = match spec {
+                SensorSpec::Proxy(proxy) => proxy.reference.as_deref(),
+                _ => None,
+            };
+            if let Some(reference) = through {
+                self.measured(name, &place, reference);
+            } else if listen.is_none() {
                 let message =
                     format!("`{name}` measures the calls through the membrane, and the service has none");
                 let hint = "say `listen: ADDRESS`, where clients are to reach it, and `endpoint: HOST:PORT`, where it listens itself";
@@ -320,6 +476,10 @@ impl Compiler<'_> {
                     };
                     problems.push(Problem::error("unknown-property", place, message).hint(hint));
                 }
+                Some(property) if property.metric.is_some() => {
+                    let message = format!("`{}` is a metric of the service already", sensor.name);
+                    problems.push(Problem::error("invalid-value", place, message));
+                }
                 Some(property) if !property.kind.is_numeric() => {
                     let message =
                         format!("`{}` is of type {}, which is no metric", sensor.name, property.kind.word());
@@ -336,7 +496,10 @@ impl Compiler<'_> {
         self.properties();
         let spec = self.document.manage.as_ref()?;
         let based = endpoint.is_some_and(|e| e.protocol == Protocol::Http);
-        let problems = spec.problems(based);
+        let metrics = self.metric_names();
+        let around =
+            Around { endpoint: based, process: self.document.process.is_some(), metrics: Some(&metrics) };
+        let problems = spec.problems(around);
         for (at, why) in &problems {
             let place = Place::value(["manage".into()]);
             let place = match at {
@@ -345,7 +508,10 @@ impl Compiler<'_> {
             };
             self.error(Problem::error("invalid-value", place, why.clone()));
         }
-        let listen = parse_address(&spec.listen).ok().filter(|_| problems.is_empty())?;
+        if !problems.is_empty() {
+            return None;
+        }
+        let listen = spec.listen.as_deref().and_then(|text| parse_address(text).ok());
         for (name, property) in &spec.properties {
             if !property.changed_by.is_empty() && (self.document.listen.is_none() || !based) {
                 let place = Place::value(["manage".into(), "properties".into()])
@@ -355,12 +521,8 @@ impl Compiler<'_> {
                 self.error(Problem::error("missing-field", place, message.to_string()));
             }
         }
-        if self
-            .document
-            .endpoint
-            .as_deref()
-            .and_then(|e| Endpoint::parse(e).ok())
-            .is_some_and(|e| *e.address == *spec.listen)
+        if let Some(listen) = listen
+            && endpoint.is_some_and(|e| Some(&*e.address) == spec.listen.as_deref())
         {
             let message = format!("the service and homeostat cannot both listen on {listen}");
             let place = Place::value(["manage".into(), "listen".into()]);
@@ -903,8 +1065,15 @@ impl Compiler<'_> {
             place,
             &|name| {
                 document.execute.as_ref().is_some_and(|effectors| {
-                    effectors.contains_key(name) || document.process.is_some() && ON_PROCESSES.contains(&name)
+                    effectors.contains_key(name)
+                        || document.process.is_some() && ON_PROCESSES.contains(&name)
+                        || document.manage.as_ref().is_some_and(|m| m.carries(name))
                 })
+            },
+            &|action| {
+                let effectors = document.execute.as_ref()?;
+                let manage = document.manage.as_ref().filter(|_| !effectors.contains_key(action.name()))?;
+                manage.refuses(action)
             },
             &|reference| {
                 let reference = document.references.get(reference)?;
@@ -939,11 +1108,13 @@ impl Compiler<'_> {
     }
 }
 
-/// Checks an action against the service that is to carry it out: is it declared, do its references, candidates and SLOs exist?
+/// Checks an action against the service that is to carry it out: is it declared, do its references, candidates, SLOs and, where no effector
+/// takes it, its property or method exist?
 pub(crate) fn check_action(
     action: &Action,
     place: &Place,
     declared: &dyn Fn(&str) -> bool,
+    refuses: &dyn Fn(&Action) -> Option<String>,
     candidates: &dyn Fn(&str) -> Option<Vec<String>>,
     references: &[&str],
     slos: &[&str],
@@ -1007,6 +1178,10 @@ pub(crate) fn check_action(
                     .hint(suggestion_or_list(slo, "SLOs", slos.iter().copied()))
                     .about(slo),
             )
+        }
+        _ if declared(action.name()) && refuses(action).is_some() => {
+            let why = refuses(action).unwrap_or_default();
+            Some(Problem::error("not-managed", place.clone().at_key(), format!("`{action}`: {why}")))
         }
         _ if BUILT_IN_ACTIONS.contains(&action.name()) || declared(action.name()) => None,
         Action::Restart { .. } if declared("stop") && declared("start") => None,

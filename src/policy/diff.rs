@@ -166,7 +166,7 @@ pub fn service_diff(old: &ServicePolicy, new: &ServicePolicy) -> Option<Change> 
         differ(Component::Resource, resource_lines(old, new));
     }
     let around = |p: &ServicePolicy| (p.endpoint.clone(), p.listen, p.live, p.manage.clone());
-    if around(old) != around(new) {
+    if around(old) != around(new) || old.limits != new.limits {
         differ(Component::Membrane, membrane_lines(old, new));
     }
     if !same(&old.process, &new.process) {
@@ -188,7 +188,8 @@ fn membrane_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
         Some(LiveSpec { pid: None }) => "yes".into(),
         Some(LiveSpec { pid: Some(pid) }) => format!("process {pid}"),
     };
-    let manage = |policy: &ServicePolicy| text(policy.manage.as_ref().map(|m| m.listen.to_string()));
+    let manage =
+        |policy: &ServicePolicy| text(policy.manage.as_ref().and_then(|m| m.listen).map(|l| l.to_string()));
     let mut lines: Vec<String> = [
         ("endpoint", endpoint(old), endpoint(new)),
         ("listen", listen(old), listen(new)),
@@ -199,6 +200,9 @@ fn membrane_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
     .filter(|(_, before, after)| before != after)
     .map(|(field, before, after)| format!("{field} {before} -> {after}"))
     .collect();
+    if old.limits != new.limits {
+        lines.push("limits changed".to_string());
+    }
     let none = ManageSpec::default();
     let spec = |policy: &'_ ServicePolicy| policy.manage.as_ref().map(|m| m.spec.clone());
     let (before, after) = (spec(old), spec(new));

@@ -9,9 +9,11 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::model::calls::{EjectSpec, HealthSpec, LimitsSpec, ReplaceSpec};
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::endpoint::LiveSpec;
 use crate::model::manage::ManageSpec;
+use crate::model::module::PackSpec;
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, Mode, Selector, Severity};
@@ -43,12 +45,18 @@ pub struct ServiceDocument {
     /// The service listens at `listen` itself and runs already: homeostat stands in front of it there, and leaves again, without dropping a connection. Linux only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<LiveSpec>,
+    /// What homeostat allows in front of it. Needs `listen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsSpec>,
     /// The program that homeostat runs for it: started, kept running, ended. `start`, `stop` and `restart` then need no effector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessSpec>,
     /// What of it can be looked at, set, invoked and subscribed to from outside, on a listener of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manage: Option<ManageSpec>,
+    /// What `homeostat pack` makes of it; without meaning when it is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack: Option<PackSpec>,
     /// What it uses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, ReferenceDocument>,
@@ -149,6 +157,26 @@ pub struct ReferenceDocument {
     /// `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// How many of the calls each candidate gets, in proportion, while the reference is bound to `service`: `{ pay-gold: 9, pay-basic: 1 }`.
+    /// 0: only when no other is able to work. What `bind` and `replace` bind gets all calls alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, u32>,
+    /// How often a call of an idempotent method (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) that did not reach the service, or had no body and was
+    /// not answered, is sent again, to another candidate if there is one; none when absent, at most 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+    /// What is allowed to calls through the local port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsSpec>,
+    /// How it is found out whether candidates are able to work; those that are not get no calls while another is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
+    /// When a candidate that answers with errors is taken out for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eject: Option<EjectSpec>,
+    /// What `replace` and `bind` do with the programs that homeostat runs for the candidates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace: Option<ReplaceSpec>,
 }
 
 impl ReferenceDocument {

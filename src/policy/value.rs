@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::document::{MissingPolicy, PackedDocument};
 use super::expression::Expression;
 use super::script::Script;
+use crate::model::calls::{LimitsSpec, PortPolicy};
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::endpoint::{Address, Endpoint, LiveSpec};
-use crate::model::manage::Manage;
+use crate::model::manage::{Manage, ManageSpec};
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
 use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Plan, Resource, Selector, Severity};
@@ -30,6 +31,8 @@ pub struct ServicePolicy {
     pub listen: Option<Address>,
     /// Whether the service listens there itself, and runs already.
     pub live: Option<LiveSpec>,
+    /// What homeostat allows there.
+    pub limits: LimitsSpec,
     /// The program that homeostat runs for it.
     pub process: Option<Arc<ProcessSpec>>,
     /// What of it can be managed from outside, and where homeostat listens for that.
@@ -56,10 +59,19 @@ impl ServicePolicy {
         Some(self.listen.map_or_else(|| endpoint.clone(), fronted).to_string())
     }
 
-    /// Whether its executor can carry out an action of this name by an effector, or on its process.
+    /// Whether its executor can carry out an action of this name by an effector, on its process, or on what of it is manageable.
     pub fn declares(&self, action: &str) -> bool {
         let Some(execute) = &self.execute else { return false };
-        execute.effectors.contains_key(action) || self.process.is_some() && ON_PROCESSES.contains(&action)
+        execute.effectors.contains_key(action)
+            || self.process.is_some() && ON_PROCESSES.contains(&action)
+            || self.managing(action).is_some()
+    }
+
+    /// What `set` and `invoke` are carried out on: its properties and methods, where no effector is declared for them.
+    pub fn managing(&self, action: &str) -> Option<&ManageSpec> {
+        let execute = self.execute.as_ref()?;
+        let spec = &*self.manage.as_ref()?.spec;
+        (spec.carries(action) && !execute.effectors.contains_key(action)).then_some(spec)
     }
 }
 
@@ -77,6 +89,8 @@ pub struct ReferencePolicy {
     pub capability: Option<Arc<str>>,
     /// The local port through which the service reaches it.
     pub listen: Option<Address>,
+    /// What holds for the calls through that.
+    pub calls: Arc<PortPolicy>,
 }
 
 /// M.

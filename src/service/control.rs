@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::model::calls::CandidateStatus;
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::ports::{Actions, Alarms, MetricInfo, Metrics, Slos};
 use crate::model::process::ProcessStatus;
@@ -97,6 +98,9 @@ pub struct ReferenceStatus {
     pub bound: Option<String>,
     /// The services that it may be bound to.
     pub candidates: Vec<String>,
+    /// How those stand, and how many calls each got, where the reference has a local port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<CandidateStatus>,
 }
 
 /// A wire between two components (R3-08).

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::control::{Event, ServiceStatus};
+use crate::model::calls::Port;
 use crate::model::connector::EffectorSpec;
-use crate::model::endpoint::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{MetricInfo, Notification, PortError, SubscriptionMode};
 use crate::model::process::ProcessOrder;
@@ -340,8 +340,14 @@ pub struct Perform {
     pub effectors: Vec<Arc<EffectorSpec>>,
     /// References with a local port that are to lead elsewhere then. The step has ended once no later call reaches what they led to before.
     pub moves: Vec<(Arc<str>, Option<Arc<str>>)>,
+    /// Services whose programs are started before that, those that have one.
+    pub starts: Vec<Arc<str>>,
+    /// Services whose programs are stopped after their last call, those that have one.
+    pub stops: Vec<Arc<str>>,
     /// What is asked of the process of the service then. The step has ended once that is carried out.
     pub process: Option<ProcessOrder>,
+    /// Whether it is carried out on the properties and methods of the service.
+    pub managed: bool,
 }
 
 /// What outlives the daemon.

@@ -22,10 +22,11 @@ use super::turn::Tally;
 use crate::connectors::Connectors;
 use crate::knowledge::store::{Binding, Intent, Pending, Store};
 use crate::membrane::process::{Processes, Told};
-use crate::membrane::{Limits, Membrane};
+use crate::membrane::{Limits, Membrane, News, Served};
 use crate::model::connector::{Command, ConnectorError, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
-use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Timestamp, Verdict};
+use crate::model::process::{ProcessOrder, ProcessState};
+use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Reading, Timestamp, Verdict};
 use crate::plan::strategy::{Deadline, Run, RunLimits, STACK_SIZE, StrategyHost};
 
 /// How many messages from outside may wait in one mailbox; who brings more waits.
@@ -36,6 +37,15 @@ const BATCH: usize = 256;
 
 /// How many scripts that are declared slow run at once; others wait for their turn.
 const ASIDE: usize = 4;
+
+/// How long a step waits until a program is ready that calls are to go to, …
+const READY_TIME: Duration = Duration::from_secs(60);
+
+/// … for the last calls to the one before, …
+const LAST_CALLS: Duration = Duration::from_secs(20);
+
+/// … and until that has ended: together less than a step may take.
+const STOP_TIME: Duration = Duration::from_secs(30);
 
 /// How long a call may take.
 const CALL_TIME: HumanDuration = HumanDuration::seconds(10);
@@ -166,7 +176,9 @@ impl Shell {
             stopping: AtomicBool::new(false),
             runtime,
         }));
+        shell.show_properties_what_is_beside();
         shell.0.runtime.spawn(tell_of_processes(Arc::downgrade(&shell.0), told));
+        shell.0.runtime.spawn(tell_of_references(Arc::downgrade(&shell.0), shell.0.membrane.news()));
         for (number, receiver) in receivers.into_iter().enumerate() {
             let inner = shell.0.clone();
             let thread = std::thread::Builder::new()
@@ -176,6 +188,31 @@ impl Shell {
             shell.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(shell)
+    }
+
+    /// Properties of services are also read from their programs and their metrics.
+    fn show_properties_what_is_beside(&self) {
+        let beside = self.0.membrane.beside();
+        beside.set_programs(self.0.processes.looks());
+        let inner = Arc::downgrade(&self.0);
+        beside.set_metrics(move |service, metric| {
+            let inner = inner.clone();
+            let read = async move {
+                let shell = Shell(inner.upgrade().ok_or("homeostat is stopping")?);
+                // Upstream is asked: what is told is how it is now.
+                let request =
+                    Request::GetMetric { name: metric, max_age: Some(HumanDuration(Duration::ZERO)) };
+                match shell.call(&service, request).await {
+                    Ok(Response::Reading(Reading::Missing { reason })) => Err(reason.to_string()),
+                    Ok(Response::Reading(reading)) => {
+                        reading.value().ok_or_else(|| "it has no value".to_string())
+                    }
+                    Ok(_) => Err("it has no value".into()),
+                    Err(error) => Err(error.to_string()),
+                }
+            };
+            read.boxed()
+        });
     }
 
     /// The clock.
@@ -368,11 +405,13 @@ impl Shell {
     pub async fn reconcile(
         &self,
         effectors: &Effectors,
+        managed: &HashMap<String, Served>,
     ) -> Result<usize, crate::knowledge::store::StoreError> {
         let intents = self.0.store.open_intents().await?;
         let count = intents.len();
         // All are asked at once: one that does not answer delays the start by its own time only.
-        let asked = futures::future::join_all(intents.iter().map(|i| self.took_place(i, effectors))).await;
+        let asked =
+            futures::future::join_all(intents.iter().map(|i| self.took_place(i, effectors, managed))).await;
         for (intent, (status, detail)) in intents.into_iter().zip(asked) {
             self.tell(
                 "act",
@@ -397,7 +436,12 @@ impl Shell {
         Ok(count)
     }
 
-    async fn took_place(&self, intent: &Intent, effectors: &Effectors) -> (OutcomeStatus, String) {
+    async fn took_place(
+        &self,
+        intent: &Intent,
+        effectors: &Effectors,
+        managed: &HashMap<String, Served>,
+    ) -> (OutcomeStatus, String) {
         let command = Command {
             service: intent.executor.clone(),
             action: intent.action.clone(),
@@ -411,7 +455,11 @@ impl Shell {
                     Err(_) => Err(ConnectorError::Timeout(CALL_TIME)),
                 }
             }
-            _ => Ok(TookPlace::Unknown),
+            Some(Err(_)) => Ok(TookPlace::Unknown),
+            None => match managed.get(&intent.executor) {
+                Some(served) => self.0.membrane.took_place(served, &intent.action).await,
+                None => Ok(TookPlace::Unknown),
+            },
         };
         match seen {
             Ok(TookPlace::Yes) => (OutcomeStatus::Done, "seen after a restart".into()),
@@ -685,7 +733,14 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect, intents: &mut VecDeque<Pending<
         Effect::ReadNow(service, metric) => inner.sensing.read_now(&service, &metric, deliver_to(inner)),
         Effect::Perform(perform) => perform_soon(inner, *perform, intents.pop_front()),
         Effect::RunAside(aside) => run_aside(inner, *aside),
-        Effect::Ports(service, ports) => inner.membrane.set_ports(&service, ports),
+        Effect::Ports(service, ports) => {
+            for port in ports.iter().filter(|port| port.policy.replace.start) {
+                for (name, _) in port.to.iter().flat_map(|to| port.policy.sharing(to)) {
+                    inner.processes.need(&name);
+                }
+            }
+            inner.membrane.set_ports(&service, ports);
+        }
         Effect::Alarm(service, alarm) => {
             if let Some(planner) = inner.planners.get(&service).map(|p| p.clone()) {
                 inner.runtime.spawn(async move {
@@ -875,17 +930,58 @@ async fn call_effectors(
         }
     }
     if !perform.moves.is_empty() {
-        let moved = inner.membrane.lead(&perform.service, &perform.moves).await;
-        let rest = moved.map_err(ConnectorError::Config)?;
-        if !rest.is_empty() {
-            said.push(rest);
-        }
+        said.extend(move_calls(inner, perform).await?);
     }
     if let Some(order) = perform.process {
         let done = inner.processes.order(&perform.service, order).await;
         said.extend(Some(done.map_err(ConnectorError::Answer)?).filter(|s| !s.is_empty()));
     }
+    if perform.managed {
+        said.push(inner.membrane.carry_out(&perform.service, &perform.action).await?);
+    }
     Ok(said.join("; "))
+}
+
+/// Lets calls go elsewhere: not before the program there is ready, and what was left is stopped after its last call, if that is wanted.
+async fn move_calls(inner: &Inner, perform: &Perform) -> Result<Vec<String>, ConnectorError> {
+    let mut said = Vec::new();
+    let runs = |name: &&Arc<str>| inner.processes.runs(name);
+    for name in perform.starts.iter().filter(runs) {
+        let stood = inner.processes.status(name).is_some_and(|s| s.state == ProcessState::Stopped);
+        let started =
+            tokio::time::timeout(READY_TIME, inner.processes.order(name, ProcessOrder::Start)).await;
+        match started {
+            Ok(Ok(_)) if stood => said.push(format!("`{name}` was started")),
+            Ok(Ok(_)) => {}
+            Ok(Err(why)) => return Err(ConnectorError::Answer(format!("`{name}` does not start: {why}"))),
+            Err(_) => return Err(ConnectorError::Timeout(HumanDuration(READY_TIME))),
+        }
+    }
+    for to in perform.moves.iter().filter_map(|(_, to)| to.as_ref()) {
+        inner.processes.ready(to, READY_TIME).await.map_err(ConnectorError::Answer)?;
+    }
+    let stops = perform.stops.iter().filter(runs).collect::<Vec<_>>();
+    if stops.is_empty() {
+        let rest = inner.membrane.lead(&perform.service, &perform.moves).await;
+        said.extend(Some(rest.map_err(ConnectorError::Config)?).filter(|rest| !rest.is_empty()));
+        return Ok(said);
+    }
+    let rest = inner.membrane.lead_within(&perform.service, &perform.moves, LAST_CALLS).await;
+    let rest = rest.map_err(ConnectorError::Config)?;
+    said.extend(rest.iter().map(ToString::to_string));
+    for name in stops {
+        if rest.iter().any(|underway| underway.service == *name) {
+            said.push(format!("`{name}` runs on"));
+        } else if let Some(other) = inner.membrane.reached(name) {
+            said.push(format!("`{name}` runs on: `{other}` leads there"));
+        } else {
+            match inner.processes.release(name, STOP_TIME).await {
+                Ok(_) => said.push(format!("`{name}` was stopped")),
+                Err(why) => said.push(format!("`{name}` was not stopped: {why}")),
+            }
+        }
+    }
+    Ok(said)
 }
 
 /// Tells people what becomes of programs.
@@ -893,6 +989,15 @@ async fn tell_of_processes(inner: std::sync::Weak<Inner>, mut told: mpsc::Unboun
     while let Some(Told { service, text }) = told.recv().await {
         let Some(inner) = inner.upgrade() else { return };
         let (at, phase) = (inner.clock.now(), "process".to_string());
+        publish(&inner, Event { at, service: Some(service.to_string()), phase, correlation: None, text });
+    }
+}
+
+/// Tells people what becomes of the candidates of references.
+async fn tell_of_references(inner: std::sync::Weak<Inner>, mut news: mpsc::UnboundedReceiver<News>) {
+    while let Some(News { service, text }) = news.recv().await {
+        let Some(inner) = inner.upgrade() else { return };
+        let (at, phase) = (inner.clock.now(), "membrane".to_string());
         publish(&inner, Event { at, service: Some(service.to_string()), phase, correlation: None, text });
     }
 }

@@ -10,7 +10,7 @@ use super::control::{Event, ServiceStatus};
 use super::message::{Apply, Effect, Letter, Message, Perform, Request, Response, Restored};
 use super::names::Names;
 use super::shard::{Shard, Surroundings, shard_of};
-use crate::model::endpoint::Port;
+use crate::model::calls::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{Notification, PortError, SubscriptionMode};
 use crate::model::{Action, Alarm, Decision, HumanDuration, MetricId, Outcome, Reading, SloState, Timestamp};

@@ -18,6 +18,7 @@ use super::turn::OPEN_DECISIONS;
 use crate::knowledge::store::HandMade;
 use crate::membrane::Served;
 use crate::model::connector::SensorSpec;
+use crate::model::module::Module;
 use crate::model::ports::PortError;
 use crate::model::{MetricId, Resource, ServiceId, Timestamp};
 use crate::policy::compile::compile_by_hand;
@@ -153,7 +154,8 @@ impl Supervisor {
                 effectors.insert((policy.name.to_string(), action.to_string()), effector.clone());
             }
         }
-        self.shell.reconcile(&effectors).await
+        let served = services.values().map(|policy| (policy.name.to_string(), served(policy))).collect();
+        self.shell.reconcile(&effectors, &served).await
     }
 
     /// The set that runs.
@@ -371,16 +373,13 @@ impl Supervisor {
     fn stand_around(&self, next: &PolicySet) {
         let live = next.services.values().filter_map(|p| Some((p.name.clone(), p.live?.pid)));
         self.shell.membrane().set_live(live);
-        let served = next.services.values().map(|policy| Served {
-            name: policy.name.clone(),
-            listen: policy.listen,
-            endpoint: policy.endpoint.clone(),
-            manage: policy.manage.clone(),
-        });
+        let served = next.services.values().map(|policy| served(policy));
         for (service, trouble) in self.shell.membrane().set_services(served) {
             self.shell.tell("membrane", Some(&service), format!("{}; it is tried again", trouble.0));
         }
-        let programs = next.services.values().filter_map(|p| Some((p.name.clone(), p.process.clone()?)));
+        let packed = self.shell.membrane().modules().has(Module::Process);
+        let programs = next.services.values().filter(|_| packed);
+        let programs = programs.filter_map(|p| Some((p.name.clone(), p.process.clone()?)));
         self.shell.processes().set(programs);
     }
 
@@ -570,6 +569,9 @@ impl Supervisor {
         };
         status.origin = self.origins.get(name).map_or(Origin::File, |o| *o);
         status.process = self.shell.processes().status(name);
+        for (reference, status) in &mut status.references {
+            status.traffic = self.shell.membrane().candidates(name, reference).unwrap_or_default();
+        }
         for component in &mut status.components {
             component.origin = status.origin;
         }
@@ -797,4 +799,15 @@ fn with_scripts(policy: &ServicePolicy) -> serde_json::Value {
         }
     }
     json
+}
+
+/// What of a service the membrane stands around.
+fn served(policy: &ServicePolicy) -> Served {
+    Served {
+        name: policy.name.clone(),
+        listen: policy.listen,
+        endpoint: policy.endpoint.clone(),
+        manage: policy.manage.clone(),
+        limits: policy.limits,
+    }
 }

@@ -412,3 +412,34 @@ fn a_full_disk_is_said_and_the_loop_goes_on() {
     let unmounted = std::process::Command::new("umount").arg(path).status();
     assert!(unmounted.unwrap().success());
 }
+
+#[test]
+fn a_property_that_a_crash_interrupted_is_looked_at_and_never_set_again() {
+    let server = target(2_000);
+    let url = server.url();
+    let dir = policy(&format!(
+        "service: a\nmanage: {{ properties: {{ rate: {{ type: integer, settable: true, http: {{ url: \"{url}/rate\" }} }} }} }}\nexecute: {{}}\n"
+    ));
+    let data = tempfile::tempdir().unwrap();
+    let options = ["--data-dir", data.path().to_str().unwrap()];
+    for (value, status, part) in
+        [(4, "done", "seen after a restart"), (5, "interrupted", "it did not take place")]
+    {
+        let mut daemon = Daemon::start(dir.path(), &options);
+        let before = server.got("PUT").len();
+        let (address, body) =
+            (daemon.address, json!({"set": {"property": "rate", "value": value}}).to_string());
+        let caller =
+            std::thread::spawn(move || request(address, "POST", "/v1/services/a/actions", &body).is_ok());
+        wait_for("the call", || (server.got("PUT").len() > before).then_some(()));
+        daemon.process.kill();
+        let _ = caller.join();
+        let daemon = Daemon::start(dir.path(), &options);
+        let decision = daemon.get("/v1/decisions?service=a&limit=1")[0].clone();
+        let outcome = &decision["outcomes"][0];
+        assert_eq!(outcome["status"], status, "{decision}");
+        assert!(outcome["detail"].as_str().unwrap().contains(part), "{decision}");
+        assert_eq!(server.got("PUT").len(), before + 1, "it is not repeated");
+        daemon.stop();
+    }
+}

@@ -24,7 +24,7 @@ pub fn free() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn set(text: &str) -> PolicySet {
+pub fn set(text: &str) -> PolicySet {
     match PolicySet::from_sources(&Sources::from_texts([("p.yaml", text)]), None) {
         Ok((set, _)) => set,
         Err(problems) => {
@@ -33,12 +33,12 @@ fn set(text: &str) -> PolicySet {
     }
 }
 
-fn errors(text: &str) -> Vec<String> {
+pub fn errors(text: &str) -> Vec<String> {
     let problems = PolicySet::from_sources(&Sources::from_texts([("p.yaml", text)]), None).unwrap_err();
     problems.iter().map(ToString::to_string).collect()
 }
 
-async fn start(text: &str, ports: &[SocketAddr]) -> Arc<Supervisor> {
+pub async fn start(text: &str, ports: &[SocketAddr]) -> Arc<Supervisor> {
     let setting = Setting {
         shards: 2,
         connectors: Connectors::new(),
@@ -53,7 +53,7 @@ async fn start(text: &str, ports: &[SocketAddr]) -> Arc<Supervisor> {
     supervisor
 }
 
-async fn reads(handle: &Handle, metric: &str, good: impl Fn(f64) -> bool) -> f64 {
+pub async fn reads(handle: &Handle, metric: &str, good: impl Fn(f64) -> bool) -> f64 {
     let waiting = async {
         loop {
             if let Ok(reading) = handle.get_metric(metric, None).await

@@ -341,3 +341,59 @@ async fn a_service_may_call_when_it_changed() {
         Client::new(address).ask(reqwest::Method::POST, "properties/workers/changed", None).await;
     assert_eq!((status, &problem["type"]), (409, &json!("urn:homeostat:error:no-webhook")));
 }
+
+/// Requirement: RX-1
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn within_its_tolerance_a_subscriber_is_not_told_and_a_drift_is_asked_for_instead() {
+    let (service, endpoint) = pool().await;
+    service.workers.store(100, Ordering::SeqCst);
+    let spec = spec(&json!({ "webhook": {} }));
+    let (_membrane, address) = manage(&endpoint.to_string(), spec);
+    let client = Client::new(address);
+    for (query, why) in [
+        ("mode=hybrid", "needs `tolerance`"),
+        ("mode=change&tolerance=5%25", "goes with"),
+        ("mode=hybrid&tolerance=-1", "no tolerance"),
+    ] {
+        let (status, problem) = client.get(&format!("properties/workers/events?{query}")).await;
+        assert!(status == 400 && problem["detail"].as_str().unwrap().contains(why), "{problem}");
+    }
+    let mut events = client.events("workers", "mode=hybrid&tolerance=5%25").await;
+    let (_, begun) = next(&mut events).await;
+    assert_eq!((&begun["detection"], &begun["value"]), (&json!("webhook"), &json!(100)));
+    for value in [104, 96, 106, 108, 120, 121] {
+        let (status, _) =
+            client.ask(reqwest::Method::POST, "properties/workers/changed", Some(json!(value))).await;
+        assert_eq!(status, 202);
+    }
+    for (old, new) in [(100, 106), (106, 120)] {
+        let (_, told) = next(&mut events).await;
+        assert_eq!((&told["old"], &told["new"]), (&json!(old), &json!(new)));
+    }
+
+    // A stream that tells of every percent is not listened to any longer than it takes to know the drift.
+    let declared = json!({ "events": { "url": "/events", "pointer": "/workers" } });
+    service.workers.store(100, Ordering::SeqCst);
+    let (_other, address) = manage(&endpoint.to_string(), self::spec(&declared));
+    let client = Client::new(address);
+    let mut events = client.events("workers", "mode=hybrid&tolerance=5%25").await;
+    next(&mut events).await;
+    until("it is connected", || service.connected.load(Ordering::SeqCst) == 1).await;
+    let drifting = async {
+        loop {
+            let workers = service.workers.fetch_add(1, Ordering::SeqCst) + 1;
+            let _ = service.told.send(format!("data: {{\"workers\": {workers}}}\n\n"));
+            let (_, list) = client.get("properties/workers/subscriptions").await;
+            if list["subscriptions"][0]["way"] == "pull" {
+                break assert!(list["subscriptions"][0].get("detection").is_none(), "{list}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, drifting).await.expect("it is asked");
+    until("nobody listens to it", || service.told.receiver_count() == 0).await;
+    // A jump is found by asking, and it is listened to again.
+    service.workers.store(10_000, Ordering::SeqCst);
+    while next(&mut events).await.1["new"] != 10_000 {}
+    until("it is connected again", || service.connected.load(Ordering::SeqCst) == 2).await;
+}

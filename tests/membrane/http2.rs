@@ -76,9 +76,11 @@ async fn http2_passes_and_is_measured() {
 async fn calls_over_http2_follow_the_binding_on_a_connection_that_stays_open() {
     let (c1, c2) = (service().await, service().await);
     let membrane = homeostat::membrane::Membrane::new(&homeostat::connectors::Connectors::new(), limits());
-    let user =
-        homeostat::membrane::Served { name: "user".into(), listen: None, endpoint: None, manage: None };
-    membrane.set_services([user, served("C1", any(), &c1.to_string()), served("C2", any(), &c2.to_string())]);
+    membrane.set_services([
+        unserved("user"),
+        served("C1", any(), &c1.to_string()),
+        served("C2", any(), &c2.to_string()),
+    ]);
     membrane.set_ports(&"user".into(), vec![port(Some("C1"))]);
     let stream = TcpStream::connect(membrane.port_address("user", "r").unwrap()).await.unwrap();
     let (mut sender, connection) =

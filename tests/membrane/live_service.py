@@ -26,6 +26,8 @@ for word in words:
     if word.startswith("workers="):
         for _ in range(int(word[8:]) - 1):
             if os.fork() == 0:
+                # It ends with its parent.
+                ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
                 break
         else:
             print(listener.getsockname()[1], flush=True)

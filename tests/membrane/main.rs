@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod actions;
 mod bridge;
+mod candidates;
 mod change;
+mod channel;
 mod failures;
 mod hostile;
 mod http1;
@@ -12,7 +15,10 @@ mod http2;
 mod live;
 mod manage;
 mod measure;
+#[cfg(target_os = "linux")]
+mod pack;
 mod references;
+mod sources;
 mod support;
 #[cfg(unix)]
 mod wrap;

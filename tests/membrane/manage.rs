@@ -94,7 +94,7 @@ fn file_spec(file: &Path) -> Value {
 
 pub(super) fn managed(name: &str, endpoint: &str, spec: Value) -> Served {
     let spec = Arc::new(serde_json::from_value(spec).unwrap());
-    Served { manage: Some(Manage { listen: any().unwrap(), spec }), ..served(name, any(), endpoint) }
+    Served { manage: Some(Manage { listen: any(), spec }), ..served(name, any(), endpoint) }
 }
 
 /// A membrane around one service, and where that is managed.
@@ -137,7 +137,7 @@ impl Client {
         self.ask(reqwest::Method::PUT, &format!("properties/{name}"), Some(json!({ "value": value }))).await
     }
 
-    async fn invoke(&self, name: &str, params: Value) -> (u16, Value) {
+    pub async fn invoke(&self, name: &str, params: Value) -> (u16, Value) {
         self.ask(reqwest::Method::POST, &format!("invoke/{name}"), Some(json!({ "params": params }))).await
     }
 
@@ -204,7 +204,7 @@ fn config(dir: &Path) -> std::path::PathBuf {
 }
 
 /// The same code for any service: what is settable is set to what it is, and read again.
-async fn look_around(client: &Client) -> Vec<(String, String, bool)> {
+pub async fn look_around(client: &Client) -> Vec<(String, String, bool)> {
     let (status, list) = client.get("properties").await;
     assert_eq!(status, 200);
     let mut found = Vec::new();

@@ -29,13 +29,13 @@ impl Stage {
         let (c1, a1) = Service::start("C1").await;
         let (c2, a2) = Service::start("C2").await;
         let membrane = Membrane::new(&Connectors::new(), limits);
-        let nowhere =
-            homeostat::membrane::Served { name: "none".into(), listen: None, endpoint: None, manage: None };
         let user: Arc<str> = "user".into();
-        let own =
-            homeostat::membrane::Served { name: user.clone(), listen: None, endpoint: None, manage: None };
-        let services =
-            [own, served("C1", None, &a1.to_string()), served("C2", any(), &a2.to_string()), nowhere];
+        let services = [
+            unserved("user"),
+            served("C1", None, &a1.to_string()),
+            served("C2", any(), &a2.to_string()),
+            unserved("none"),
+        ];
         assert!(membrane.set_services(services).is_empty());
         membrane.set_ports(&user, vec![port(Some("C1"))]);
         let port = membrane.port_address("user", "r").unwrap();
@@ -93,9 +93,7 @@ async fn an_endpoint_that_moves_takes_its_references_along() {
     let stage = Stage::new().await;
     assert_eq!(get(stage.port, "/").await, (200, "C1".into()));
     let (_c3, address) = Service::start("C3").await;
-    let user =
-        homeostat::membrane::Served { name: "user".into(), listen: None, endpoint: None, manage: None };
-    stage.membrane.set_services([user, served("C1", None, &address.to_string())]);
+    stage.membrane.set_services([unserved("user"), served("C1", None, &address.to_string())]);
     assert_eq!(get(stage.port, "/").await, (200, "C3".into()));
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use homeostat::connectors::Connectors;
 use homeostat::membrane::{Limits, Membrane, Served};
-use homeostat::model::endpoint::{Endpoint, Port};
+use homeostat::model::calls::{LimitsSpec, Port};
+use homeostat::model::endpoint::Endpoint;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -211,7 +212,13 @@ pub fn any() -> Option<SocketAddr> {
 }
 
 pub fn served(name: &str, listen: Option<SocketAddr>, endpoint: &str) -> Served {
-    Served { name: name.into(), listen, endpoint: Some(Endpoint::parse(endpoint).unwrap()), manage: None }
+    let endpoint = Some(Endpoint::parse(endpoint).unwrap());
+    Served { name: name.into(), listen, endpoint, manage: None, limits: LimitsSpec::default() }
+}
+
+/// A service of which nothing is known but its name.
+pub fn unserved(name: &str) -> Served {
+    Served { name: name.into(), listen: None, endpoint: None, manage: None, limits: LimitsSpec::default() }
 }
 
 /// A membrane in front of one endpoint, and where it listens.
@@ -225,7 +232,7 @@ pub fn wrap(endpoint: &str, limits: Limits) -> (Membrane, SocketAddr) {
 
 /// A port of the reference `r` of the service `user`.
 pub fn port(to: Option<&str>) -> Port {
-    Port { reference: "r".into(), listen: any().unwrap(), to: to.map(Into::into) }
+    Port::new("r", any().unwrap(), to.map(Into::into))
 }
 
 /// What a raw client does.

@@ -15,13 +15,13 @@ fn homeostat(words: &[&str]) -> Command {
 }
 
 /// A wrapped program; killed when dropped.
-struct Wrapped {
+pub struct Wrapped {
     child: Child,
-    manage: SocketAddr,
+    pub manage: SocketAddr,
 }
 
 impl Wrapped {
-    async fn start(listen: SocketAddr, to: SocketAddr, program: &[&str]) -> Self {
+    pub async fn start(listen: SocketAddr, to: SocketAddr, program: &[&str]) -> Self {
         let (listen, to) = (listen.to_string(), to.to_string());
         let mut words = vec![
             "wrap",

@@ -108,7 +108,8 @@ impl FakeService {
             .unwrap()
             .iter()
             .map(|(name, to)| {
-                (name.clone(), ReferenceStatus { bound: Some(to.clone()), candidates: vec![to.clone()] })
+                let (bound, candidates) = (Some(to.clone()), vec![to.clone()]);
+                (name.clone(), ReferenceStatus { bound, candidates, traffic: Vec::new() })
             })
             .collect();
         ServiceStatus {

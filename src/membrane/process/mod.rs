@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 pub use output::KEPT;
 
+use super::Program;
 use crate::connectors::Connectors;
 use crate::model::process::{ProcessOrder, ProcessSpec, ProcessState, ProcessStatus};
 use guard::Guard;
@@ -74,6 +75,8 @@ struct Supervised {
     status: watch::Receiver<ProcessStatus>,
     tail: Tail,
     task: JoinHandle<bool>,
+    /// An action wanted it stopped: it is not started because it is needed.
+    stopped: bool,
 }
 
 impl Drop for Inner {
@@ -166,15 +169,77 @@ impl Processes {
     /// # Errors
     /// Why it did not come to that.
     pub async fn order(&self, service: &str, order: ProcessOrder) -> Result<String, String> {
+        self.carry_out(service, order, order == ProcessOrder::Stop, ORDER_TIME).await
+    }
+
+    async fn carry_out(
+        &self,
+        service: &str,
+        order: ProcessOrder,
+        stopped: bool,
+        limit: Duration,
+    ) -> Result<String, String> {
         let (answer, answered) = oneshot::channel();
-        match self.0.lock().supervised.get(service) {
-            Some(supervised) => drop(supervised.asks.send(Ask::Order(order, answer))),
+        match self.0.lock().supervised.get_mut(service) {
+            Some(supervised) => {
+                supervised.stopped = stopped;
+                drop(supervised.asks.send(Ask::Order(order, answer)));
+            }
             None => return Err(format!("`{service}` has no process")),
         }
-        match tokio::time::timeout(ORDER_TIME, answered).await {
+        match tokio::time::timeout(limit, answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err("the process is no longer supervised".into()),
-            Err(_) => Err(format!("no end of it after {} s; it goes on", ORDER_TIME.as_secs())),
+            Err(_) => Err(format!("no end of it after {} s; it goes on", limit.as_secs())),
+        }
+    }
+
+    /// Whether homeostat runs a program for a service.
+    pub fn runs(&self, service: &str) -> bool {
+        self.0.lock().supervised.contains_key(service)
+    }
+
+    /// The program of a service is needed: starts one that waits for that, unless an action has stopped it. Does not wait until it is ready.
+    pub fn need(&self, service: &str) {
+        let state = self.0.lock();
+        if let Some(supervised) = state.supervised.get(service)
+            && supervised.spec.on_demand()
+            && !supervised.stopped
+            && supervised.status.borrow().state == ProcessState::Stopped
+        {
+            let (answer, _) = oneshot::channel();
+            let _ = supervised.asks.send(Ask::Order(ProcessOrder::Start, answer));
+        }
+    }
+
+    /// The program of a service is not needed any more, and is stopped; the next who needs it starts it again. Answers in words when its group
+    /// is gone.
+    ///
+    /// # Errors
+    /// Why it did not come to that within `limit`.
+    pub async fn release(&self, service: &str, limit: Duration) -> Result<String, String> {
+        self.carry_out(service, ProcessOrder::Stop, false, limit).await
+    }
+
+    /// Waits until the program of a service is ready, for at most `limit`; a service without one is.
+    ///
+    /// # Errors
+    /// Why it is not, and will not be by itself.
+    pub async fn ready(&self, service: &str, limit: Duration) -> Result<(), String> {
+        let Some(mut status) = self.watch(service) else { return Ok(()) };
+        let on_its_way = |state| matches!(state, ProcessState::Starting | ProcessState::Waiting);
+        let settled = tokio::time::timeout(limit, status.wait_for(|s| !on_its_way(s.state))).await;
+        let now = match settled {
+            Ok(Ok(now)) => now.clone(),
+            Ok(Err(_)) => return Err(format!("the process of `{service}` is no longer supervised")),
+            Err(_) => {
+                return Err(format!("the process of `{service}` is not ready after {} s", limit.as_secs()));
+            }
+        };
+        match (now.state, now.reason) {
+            (ProcessState::Running, _) => Ok(()),
+            (state, Some(why)) => Err(format!("the process of `{service}` is {state}: {why}")),
+            (state, None) => Err(format!("the process of `{service}` is {state}")),
         }
     }
 
@@ -184,6 +249,17 @@ impl Processes {
         let supervised = state.supervised.get(service)?;
         let status = supervised.status.borrow().clone();
         Some(ProcessStatus { output: supervised.tail.lines(), ..status })
+    }
+
+    /// What there is to know of the program of a service, without its output, whenever that is asked. Holds nothing alive.
+    pub fn looks(&self) -> impl Fn(&str) -> Option<Program> + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.0);
+        move |service| {
+            let inner = inner.upgrade()?;
+            let state = inner.lock();
+            let supervised = state.supervised.get(service)?;
+            Some(Program { spec: supervised.spec.clone(), status: supervised.status.borrow().clone() })
+        }
     }
 
     /// How the program of a service is (without its output), from now on.
@@ -237,7 +313,7 @@ impl Inner {
     ) -> Supervised {
         let (asks, asked) = mpsc::unbounded_channel();
         let first = ProcessStatus {
-            state: ProcessState::Starting,
+            state: if spec.on_demand() { ProcessState::Stopped } else { ProcessState::Starting },
             pid: None,
             restarts: 0,
             reason: None,
@@ -257,7 +333,7 @@ impl Inner {
             asks: asked,
         };
         let task = self.runtime.spawn(driver.run(before));
-        Supervised { spec, asks, status: seen, tail, task }
+        Supervised { spec, asks, status: seen, tail, task, stopped: false }
     }
 }
 

@@ -163,7 +163,7 @@ impl Driver {
         if let Some(record) = before {
             self.take_over(&mut running, record);
         }
-        if self.wanted {
+        if self.wanted && !self.spec.on_demand() {
             self.fold(&mut running, Event::Order(ProcessOrder::Start));
         }
         while !(running.left || running.ending && running.machine.settled()) {
@@ -217,10 +217,13 @@ impl Driver {
             }
             Ask::Spec(spec) => {
                 running.machine.set_rules(Rules::of(&spec));
+                let waited = self.spec.on_demand() && !spec.on_demand();
                 self.spec = spec;
-                // What somebody stopped stays so.
-                (running.machine.state() != ProcessState::Stopped)
-                    .then_some(Event::Order(ProcessOrder::Restart))
+                // What somebody stopped stays so, and what nobody has needed.
+                match running.machine.state() {
+                    ProcessState::Stopped => waited.then_some(Event::Order(ProcessOrder::Start)),
+                    _ => Some(Event::Order(ProcessOrder::Restart)),
+                }
             }
             Ask::End => self.end(running),
             Ask::Leave => match (&running.live, running.machine.state()) {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::channel::Letterbox;
+use super::cloud::CloudEvent;
 use super::{Counters, Notification, Property, TIMEOUT};
 use crate::model::manage::{SignalName, Tell};
 
@@ -16,8 +18,18 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A subscriber to whom so many notifications in a row could not be brought is one no more.
 const GIVEN_UP: u32 = 20;
 
+/// By which way notifications go.
+pub(super) enum Door {
+    /// To this URL, over whatever connection is free.
+    Any(String),
+    /// Over a connection that is for this.
+    Channel(Letterbox),
+}
+
 /// How one try went.
-enum Tried {
+#[derive(Debug, Clone)]
+pub(super) enum Tried {
+    /// The subscriber has it.
     Taken,
     /// It may be taken later.
     Later(String),
@@ -27,17 +39,31 @@ enum Tried {
     Gone,
 }
 
+impl Tried {
+    /// What an answer says.
+    pub(super) fn by(status: u16) -> Self {
+        match status {
+            200..300 => Self::Taken,
+            410 => Self::Gone,
+            408 | 429 | 500.. => Self::Later(format!("answered {status}")),
+            _ => Self::Never(format!("answered {status}")),
+        }
+    }
+}
+
 /// Calls back with every notification, in order, until there are no more.
 pub(super) async fn deliver(
     property: &Property,
-    url: &str,
+    door: &Door,
     mut notifications: mpsc::Receiver<Notification>,
     counters: &Counters,
-    id: u64,
+    (id, changes): (u64, bool),
 ) {
-    let mut lost_in_a_row = 0;
+    let (mut lost_in_a_row, mut number) = (0, 0);
     while let Some(notification) = notifications.recv().await {
-        match one(property, url, &notification, counters).await {
+        number += 1;
+        let event = CloudEvent::new(&notification, changes, id, number);
+        match one(property, door, &event, counters).await {
             Tried::Taken => {
                 lost_in_a_row = 0;
                 property.count(counters, |c| &c.delivered, 1);
@@ -62,12 +88,12 @@ pub(super) async fn deliver(
     }
 }
 
-async fn one(property: &Property, url: &str, notification: &Notification, counters: &Counters) -> Tried {
+async fn one(property: &Property, door: &Door, event: &CloudEvent, counters: &Counters) -> Tried {
     let mut pause = PAUSE;
     let mut tried = 1;
     loop {
         let went = tokio::select! {
-            went = post(&property.shared.client, url, notification) => went,
+            went = bring(&property.shared.client, door, event) => went,
             () = property.gone.cancelled() => return Tried::Gone,
         };
         match went {
@@ -86,15 +112,20 @@ async fn one(property: &Property, url: &str, notification: &Notification, counte
     }
 }
 
-async fn post(client: &reqwest::Client, url: &str, notification: &Notification) -> Tried {
-    match client.post(url).timeout(TIMEOUT).json(notification).send().await {
+async fn bring(client: &reqwest::Client, door: &Door, event: &CloudEvent) -> Tried {
+    let url = match door {
+        Door::Channel(letterbox) => return letterbox.post(event.clone()).await,
+        Door::Any(url) => url,
+    };
+    let sent = client.post(url).timeout(TIMEOUT).headers(event.headers()).body(event.data()).send().await;
+    match sent {
         Err(error) => Tried::Later(error.without_url().to_string()),
-        Ok(answer) => match answer.status().as_u16() {
-            200..300 => Tried::Taken,
-            410 => Tried::Gone,
-            status @ (408 | 429 | 500..) => Tried::Later(format!("answered {status}")),
-            status => Tried::Never(format!("answered {status}")),
-        },
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            // What is not read to its end takes its connection with it.
+            let _ = answer.bytes().await;
+            Tried::by(status)
+        }
     }
 }
 
@@ -119,7 +150,7 @@ pub(super) async fn tell(tell: &Tell) -> Result<(), String> {
 }
 
 #[cfg(unix)]
-fn send(signal: SignalName, pid: &str) -> Result<(), String> {
+pub(super) fn send(signal: SignalName, pid: &str) -> Result<(), String> {
     use rustix::process::{Pid, Signal, kill_process};
     let number = pid.parse::<i32>().ok().filter(|n| *n > 1).and_then(Pid::from_raw);
     let process = number.ok_or_else(|| format!("`{pid}` is no number of a process"))?;
@@ -132,6 +163,6 @@ fn send(signal: SignalName, pid: &str) -> Result<(), String> {
 }
 
 #[cfg(not(unix))]
-fn send(_: SignalName, _: &str) -> Result<(), String> {
+pub(super) fn send(_: SignalName, _: &str) -> Result<(), String> {
     Err("there are no signals on this system".into())
 }

@@ -23,8 +23,7 @@ const SPACING: Duration = Duration::from_millis(20);
 /// Begins to notice changes of a property until `stop`, and says how. What is declared comes first, then what the place of the value can do, then looking.
 pub(super) fn start(property: &Arc<Property>, stop: &CancellationToken) -> Detection {
     let spec = &property.spec;
-    if spec.value.is_some() || spec.environment.is_some() {
-        // Never changes.
+    if property.is_constant() {
         return Detection::Notified;
     }
     let mut how = Vec::new();

@@ -1,36 +1,41 @@
 //! Calls to the service itself: its admin endpoints and what stands for its methods. They go there directly, so that they count as no client's.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use reqwest::header::HeaderMap;
 use serde_json::{Map, Value};
 
 use super::{PropertyError, TIMEOUT};
+use crate::connectors;
 use crate::model::HumanDuration;
-use crate::model::manage::{CallMethod, HttpSource, MethodSpec, SetMethod};
+use crate::model::manage::{CallMethod, HttpSource, MethodSpec, PropertyType, SetMethod};
 use crate::model::template::{Holes, Part, Template};
 
 /// The most of an answer that is taken, bytes.
 const LARGEST: usize = 1 << 20;
 
-/// Follows no redirects and uses no proxy of the environment: what it talks to is this service.
+/// The one of connectors: it follows no redirects and uses no proxy of the environment, because what it talks to is this service.
 pub(super) fn client() -> reqwest::Client {
-    let built = reqwest::Client::builder()
-        .user_agent(concat!("homeostat/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .build();
-    built.unwrap_or_default()
+    connectors::client().unwrap_or_default()
 }
 
 /// The value that a property has by the word of the service.
 pub(super) async fn read(
     client: &reqwest::Client,
     source: &HttpSource,
+    kind: PropertyType,
     base: Option<&str>,
 ) -> Result<Value, PropertyError> {
-    let call = Call { method: "GET", url: address(&source.url, base, &Map::new())?, body: None };
-    let answer = call.send(client, source.timeout).await?;
-    pick(answer, &source.pointer, &call.to_string())
+    let url = address(&source.url, base, &Map::new())?;
+    let call = Call { method: "GET", url, body: None, headers: &source.headers };
+    let (headers, body) = call.send(client, source.timeout).await?;
+    let Some(name) = &source.header else { return pick(body, &source.pointer, &call.to_string()) };
+    let said = headers
+        .get(name)
+        .ok_or_else(|| PropertyError::Failed(format!("{call} answered without the header `{name}`")))?;
+    let text = String::from_utf8_lossy(said.as_bytes());
+    kind.read(&text).map_err(|why| PropertyError::Failed(format!("{call}: `{name}`: {why}")))
 }
 
 /// Sets a property.
@@ -48,7 +53,8 @@ pub(super) async fn set(
         None => value.to_string(),
     };
     let method = set.map_or(SetMethod::default(), |s| s.method).word();
-    let call = Call { method, url: address(url, base, &arguments)?, body: Some(body) };
+    let url = address(url, base, &arguments)?;
+    let call = Call { method, url, body: Some(body), headers: &source.headers };
     call.send(client, source.timeout).await.map(drop)
 }
 
@@ -72,31 +78,33 @@ pub(super) async fn invoke(
             (!rest.is_empty()).then(|| Value::Object(rest).to_string())
         }
     };
-    let call = Call { method: spec.method.word(), url: address(&spec.url, base, params)?, body };
-    let answer = call.send(client, spec.timeout).await?;
+    let url = address(&spec.url, base, params)?;
+    let call = Call { method: spec.method.word(), url, body, headers: &spec.headers };
+    let (_, answer) = call.send(client, spec.timeout).await?;
     pick(answer, &spec.pointer, &call.to_string())
 }
 
 /// One call; shown without what may be secret in its query.
-struct Call {
+struct Call<'a> {
     method: &'static str,
     url: String,
     body: Option<String>,
+    headers: &'a BTreeMap<String, String>,
 }
 
-impl std::fmt::Display for Call {
+impl std::fmt::Display for Call<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.method, self.url.split(['?', '#']).next().unwrap_or_default())
     }
 }
 
-impl Call {
-    /// Makes the call. Answers the body of a 2xx, as JSON or as a text.
+impl Call<'_> {
+    /// Makes the call. Answers the headers of a 2xx, and its body as JSON or as a text.
     async fn send(
         &self,
         client: &reqwest::Client,
         timeout: Option<HumanDuration>,
-    ) -> Result<Value, PropertyError> {
+    ) -> Result<(HeaderMap, Value), PropertyError> {
         let limit = timeout.map_or(TIMEOUT, |t| t.0);
         tokio::time::timeout(limit, self.sent(client))
             .await
@@ -107,7 +115,7 @@ impl Call {
         PropertyError::Timeout(self.to_string(), limit)
     }
 
-    async fn sent(&self, client: &reqwest::Client) -> Result<Value, PropertyError> {
+    async fn sent(&self, client: &reqwest::Client) -> Result<(HeaderMap, Value), PropertyError> {
         let failed = |error: reqwest::Error| {
             let error = error.without_url();
             let mut root: &dyn std::error::Error = &error;
@@ -121,8 +129,12 @@ impl Call {
         if let Some(body) = &self.body {
             request = request.header("content-type", "application/json").body(body.clone());
         }
+        if !self.headers.is_empty() {
+            let secrets = connectors::secret_headers(self.headers).await;
+            request = request.headers(secrets.map_err(|e| PropertyError::Failed(format!("{self}: {e}")))?);
+        }
         let mut response = request.send().await.map_err(failed)?;
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > LARGEST {
@@ -133,7 +145,7 @@ impl Call {
         let body = serde_json::from_slice(&body)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned()));
         match status.is_success() {
-            true => Ok(body),
+            true => Ok((headers, body)),
             false => Err(PropertyError::Answered { what: self.to_string(), status: status.as_u16(), body }),
         }
     }

@@ -1,14 +1,18 @@
 //! The generic proxy (S4): what of a service can be looked at, set, invoked and subscribed to, on a listener of its own, though the service knows nothing
 //! of it.
 //!
-//! Reading order: `file` and `http` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect`, `files` and `stream` (how a
-//! change is noticed), `deliver` (how it is told), `server` (the listener).
+//! Reading order: `file`, `http` and `program` (where values are kept), [`Property`] here (read, set, who is told), `timing` (when), `detect`, `files` and
+//! `stream` (how a change is noticed), `deliver` (how it is told), `server` (the listener).
 
+mod channel;
+mod cloud;
 mod deliver;
 mod detect;
 mod file;
 mod files;
 mod http;
+mod hybrid;
+mod program;
 mod sensor;
 mod server;
 mod stream;
@@ -27,14 +31,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
 use super::now;
+use crate::connectors::Connectors;
+use crate::model::connector::TookPlace;
 use crate::model::endpoint::{Endpoint, Protocol};
-use crate::model::manage::{Manage, MethodSpec, PropertySpec, PropertyType};
-use crate::model::{HumanDuration, Timestamp};
+use crate::model::manage::{
+    FileFormat, Manage, ManageSpec, MethodSpec, PropertySpec, PropertyType, SubscriptionMode, type_of,
+};
+use crate::model::{Action, HumanDuration, Timestamp};
+use channel::{Hub, Topology};
+use deliver::Door;
 use files::Files;
+use hybrid::Way;
 use timing::{Tick, Timing, When};
 
+pub use program::{Beside, Program};
 pub(super) use sensor::PropertyReader;
-pub(super) use server::serve;
+pub(super) use server::{Now, routes, serve};
 
 /// How long one read, call or telling may take unless it is said otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +57,9 @@ const QUEUE: usize = 64;
 /// How many subscriptions one property may have.
 const MAX_SUBSCRIPTIONS: usize = 1_000;
 
+/// The most of an answer that stands in an outcome, characters.
+const LONGEST: usize = 2_000;
+
 /// Why something is not answered. The names are those of the errors on the wire.
 #[derive(Debug, thiserror::Error)]
 enum PropertyError {
@@ -54,6 +69,8 @@ enum PropertyError {
     NoSuchMethod(String),
     #[error("`{0}` has no subscription {1}")]
     NoSuchSubscription(String, u64),
+    #[error("{0}")]
+    NoSuchComponent(&'static str),
     #[error("`{0}` cannot be set")]
     NotSettable(String),
     #[error("`{0}` has no `webhook`, so nobody says when it changes")]
@@ -86,6 +103,13 @@ enum Detection {
     Webhook,
     /// By looking, often after changes and seldom without.
     Polled,
+}
+
+impl Detection {
+    /// Whether it takes nothing while nobody listens to it.
+    fn is_free(self) -> bool {
+        matches!(self, Self::Calls | Self::Notified | Self::Webhook)
+    }
 }
 
 /// What a subscriber is told.
@@ -133,7 +157,26 @@ struct Subscription {
     counters: Arc<Counters>,
     /// To whom changes are told.
     changes: Option<mpsc::Sender<Seen>>,
+    /// With a tolerance: how news come to it at present.
+    way: Option<Way>,
     ended: CancellationToken,
+}
+
+impl Subscription {
+    /// Whether it needs changes to be noticed.
+    fn listens(&self) -> bool {
+        self.changes.is_some() && self.way != Some(Way::Pull)
+    }
+}
+
+/// What a subscriber learns at once.
+struct Begun {
+    id: u64,
+    /// How changes are noticed, when they are told.
+    detection: Option<Detection>,
+    /// What is known already, when changes are told.
+    value: Option<Value>,
+    notifications: mpsc::Receiver<Notification>,
 }
 
 #[derive(Default)]
@@ -144,12 +187,26 @@ struct Subscriptions {
     detector: Option<(Detection, CancellationToken)>,
 }
 
+impl Subscriptions {
+    /// Nothing is noticed while nobody needs it.
+    fn rest(&mut self) {
+        if !self.all.values().any(Subscription::listens)
+            && let Some((_, stop)) = self.detector.take()
+        {
+            stop.cancel();
+        }
+    }
+}
+
 /// What somebody subscribes with.
+#[derive(Clone)]
 struct Wish {
     when: When,
     start: Duration,
     duration: Option<Duration>,
     callback: Option<String>,
+    /// Over which connection it goes; over any, when `None`.
+    channel: Option<Topology>,
 }
 
 /// What all services share: connections to them and to subscribers, and one watch of the file system.
@@ -157,11 +214,18 @@ struct Wish {
 pub(super) struct Shared {
     client: reqwest::Client,
     files: Files,
+    hub: Arc<Hub>,
+    pub(super) beside: Beside,
 }
 
-impl Default for Shared {
-    fn default() -> Self {
-        Self { client: http::client(), files: Files::default() }
+impl Shared {
+    pub(super) fn new(connectors: &Connectors) -> Self {
+        Self { client: http::client(), files: Files::default(), hub: Arc::default(), beside: Beside::new(connectors) }
+    }
+
+    /// A management listener opens.
+    pub(super) fn join(&self, manager: &Arc<arc_swap::ArcSwap<Manager>>) {
+        self.hub.join(manager);
     }
 }
 
@@ -174,6 +238,8 @@ struct Property {
     shared: Shared,
     /// The calls of its clients, where they can be seen.
     calls: Option<Arc<Meter>>,
+    /// Looks at the program; some quantities are differences between two looks.
+    looks: tokio::sync::Mutex<program::Looks>,
     /// The value that was seen last; locked while it is set or looked at for changes, so that what is told comes in order.
     known: tokio::sync::Mutex<Option<Value>>,
     subscriptions: Mutex<Subscriptions>,
@@ -183,28 +249,41 @@ struct Property {
 }
 
 impl Property {
+    fn is_number(&self) -> bool {
+        matches!(self.spec.kind, PropertyType::Number | PropertyType::Integer)
+    }
+
+    fn is_constant(&self) -> bool {
+        self.spec.value.is_some() || self.spec.environment.is_some()
+    }
+
     /// Its value at present, from where it is kept.
     async fn read(&self) -> Result<Value, PropertyError> {
         let (name, kind) = (&self.name, self.spec.kind);
         let value = if let Some(value) = &self.spec.value {
             value.clone()
-        } else if let Some(variable) = &self.spec.environment {
-            let text = std::env::var(variable)
-                .map_err(|e| PropertyError::Failed(format!("`{name}`: the variable {variable}: {e}")))?;
-            kind.read(&text).map_err(|e| PropertyError::Failed(format!("`{name}`: {e}")))?
         } else if let Some(source) = self.spec.file.clone() {
-            blocking(move || file::read(Path::new(&source.path), &source.pointer, source.written())).await?
+            let format = source.written();
+            let read = move || file::read(Path::new(&source.path), &source.pointer, format);
+            match blocking(read).await? {
+                Value::String(text) if format == FileFormat::Ini => {
+                    kind.read(&text).map_err(|e| PropertyError::Failed(format!("`{name}`: {e}")))?
+                }
+                value => value,
+            }
         } else if let Some(source) = &self.spec.http {
-            http::read(&self.shared.client, source, self.base.as_deref()).await?
+            http::read(&self.shared.client, source, kind, self.base.as_deref()).await?
         } else {
-            Value::Null
+            let (service, spec) = (&self.service, &self.spec);
+            let known = program::read(&self.shared.beside, &self.looks, service, spec).await;
+            known.map_err(|why| PropertyError::Failed(format!("`{name}`: {why}")))?
         };
         if kind.fits(&value) {
             return Ok(value);
         }
         Err(PropertyError::Failed(format!(
             "`{name}` is {} there, and should be {}",
-            word(&value),
+            type_of(&value),
             kind.word()
         )))
     }
@@ -214,14 +293,18 @@ impl Property {
         if !self.spec.settable {
             return Err(PropertyError::NotSettable(self.name.to_string()));
         }
-        fits(self.spec.kind, &self.name, &value)?;
+        crate::model::manage::fits(self.spec.kind, &self.name, &value).map_err(PropertyError::WrongType)?;
         let mut known = self.known.lock().await;
         let mut told = Ok(());
         if let Some(source) = self.spec.file.clone() {
-            let (path, pointer, new) = (source.path.clone(), source.pointer.clone(), value.clone());
-            blocking(move || file::write(Path::new(&path), &pointer, new)).await?;
+            let (file, new) = (source.clone(), value.clone());
+            blocking(move || file::write(Path::new(&file.path), &file.pointer, new, file.written())).await?;
             if let Some(tell) = &source.tell {
-                told = deliver::tell(tell).await.map_err(|why| {
+                let done = match tell.process {
+                    true => program::tell(&self.shared.beside, &self.service, tell.signal.unwrap_or_default()),
+                    false => deliver::tell(tell).await,
+                };
+                told = done.map_err(|why| {
                     PropertyError::Failed(format!(
                         "`{}` is set, but the service was not told: {why}",
                         self.name
@@ -298,11 +381,24 @@ impl Property {
     }
 
     /// Begins a subscription. Its notifications come out of what is answered, until it is over; dropping that ends it.
-    async fn subscribe(
-        self: &Arc<Self>,
-        wish: Wish,
-    ) -> Result<(u64, Option<Detection>, mpsc::Receiver<Notification>), PropertyError> {
-        let change = wish.when == When::Change;
+    async fn subscribe(self: &Arc<Self>, wish: Wish) -> Result<Begun, PropertyError> {
+        let change = !matches!(wish.when, When::Every(_));
+        if matches!(wish.when, When::Within(_)) && !self.is_number() {
+            let why = format!(
+                "`mode: hybrid` is for numbers, and `{}` is of type {}",
+                self.name,
+                self.spec.kind.word()
+            );
+            return Err(PropertyError::Invalid(why));
+        }
+        let door = match (&wish.callback, wish.channel) {
+            (None, _) => None,
+            (Some(url), None) => Some(Door::Any(url.clone())),
+            (Some(url), Some(topology)) => {
+                let service = (topology == Topology::Own).then_some(&self.service);
+                Some(Door::Channel(self.shared.hub.channel(url, service).map_err(PropertyError::Invalid)?))
+            }
+        };
         let mut known = self.known.lock().await;
         if self.subscriptions().all.len() >= MAX_SUBSCRIPTIONS {
             return Err(PropertyError::TooMany(self.name.to_string()));
@@ -318,9 +414,7 @@ impl Property {
             detection = Some(match running {
                 Some(how) => how,
                 None => {
-                    let stop = self.gone.child_token();
-                    let how = detect::start(self, &stop);
-                    self.subscriptions().detector = Some((how, stop));
+                    let how = self.detect();
                     // After the watch, so that nothing happens between.
                     *known = self.read().await.ok();
                     how
@@ -332,20 +426,23 @@ impl Property {
             subscriptions.last += 1;
             let id = subscriptions.last;
             let subscription = Subscription {
-                mode: if change { "change" } else { "interval" },
+                mode: wish.when.word(),
                 callback: wish.callback.clone(),
                 counters: counters.clone(),
                 changes: change.then(|| begun.clone()),
+                way: matches!(wish.when, When::Within(_)).then_some(Way::Push),
                 ended: ended.clone(),
             };
             subscriptions.all.insert(id, subscription);
             id
         };
-        let timing = Timing::new(wish.when, wish.start, wish.duration, known.clone().filter(|_| change));
+        let value = known.clone().filter(|_| change);
+        let mut timing = Timing::new(wish.when, wish.start, wish.duration, value.clone());
+        timing.free(detection.is_some_and(Detection::is_free));
         drop(known);
         let (out, notifications) = mpsc::channel(QUEUE);
         let follower =
-            Follower { property: self.clone(), timing, out, counters: counters.clone(), missed: 0 };
+            Follower { id, property: self.clone(), timing, out, counters: counters.clone(), missed: 0 };
         // Held, because an interval is told without changes.
         let held = (!change).then_some(begun);
         tokio::spawn(async move {
@@ -353,19 +450,45 @@ impl Property {
             drop(held);
         });
         let property = self.clone();
-        let notifications = match wish.callback {
+        let notifications = match door {
             None => self.forgetting(id, notifications),
-            Some(url) => {
+            Some(door) => {
                 let (nothing, empty) = mpsc::channel(1);
                 tokio::spawn(async move {
-                    deliver::deliver(&property, &url, notifications, &counters, id).await;
+                    deliver::deliver(&property, &door, notifications, &counters, (id, change)).await;
                     property.end(id);
                     drop(nothing);
                 });
                 empty
             }
         };
-        Ok((id, detection, notifications))
+        Ok(Begun { id, detection, value, notifications })
+    }
+
+    /// Begins to notice changes.
+    fn detect(self: &Arc<Self>) -> Detection {
+        let stop = self.gone.child_token();
+        let how = detect::start(self, &stop);
+        self.subscriptions().detector = Some((how, stop));
+        how
+    }
+
+    /// News come to a subscription in this way from now on: changes are noticed as long as somebody needs that.
+    async fn turn(self: &Arc<Self>, id: u64, way: Way) {
+        let mut known = self.known.lock().await;
+        let begins = {
+            let mut subscriptions = self.subscriptions();
+            let Some(subscription) = subscriptions.all.get_mut(&id) else { return };
+            subscription.way = Some(way);
+            subscriptions.rest();
+            subscriptions.detector.is_none() && way == Way::Push
+        };
+        if begins {
+            self.detect();
+            if let Ok(value) = self.read().await {
+                self.publish(&mut known, value);
+            }
+        }
     }
 
     /// Passes notifications on; forgets the subscription when there are no more, or nobody takes them.
@@ -400,17 +523,14 @@ impl Property {
         let mut subscriptions = self.subscriptions();
         let Some(subscription) = subscriptions.all.remove(&id) else { return false };
         subscription.ended.cancel();
-        if !subscriptions.all.values().any(|s| s.changes.is_some())
-            && let Some((_, stop)) = subscriptions.detector.take()
-        {
-            stop.cancel();
-        }
+        subscriptions.rest();
         true
     }
 }
 
 /// The task of one subscription: nothing that it waits for delays another.
 struct Follower {
+    id: u64,
     property: Arc<Property>,
     timing: Timing,
     out: mpsc::Sender<Notification>,
@@ -429,7 +549,7 @@ impl Follower {
                     None => std::future::pending().await,
                 }
             };
-            let out = self.out.clone();
+            let (out, way) = (self.out.clone(), self.timing.way());
             tokio::select! {
                 biased;
                 () = ended.cancelled() => return,
@@ -453,7 +573,17 @@ impl Follower {
                         }
                         self.tell(old, value);
                     }
+                    Tick::Ask => {
+                        if let Ok(value) = self.property.read().await
+                            && let Some(old) = self.timing.observe(now().duration_since(begin), &value)
+                        {
+                            self.tell(old, Ok(value));
+                        }
+                    }
                 },
+            }
+            if let Some(turned) = self.timing.way().filter(|now| Some(*now) != way) {
+                self.property.turn(self.id, turned).await;
             }
         }
     }
@@ -510,8 +640,10 @@ impl Manager {
             endpoint.filter(|e| e.protocol == Protocol::Http).map(|e| format!("http://{}", e.address).into());
         let property = |(name, spec): (&String, &PropertySpec)| {
             let old = before.and_then(|b| b.properties.get(name.as_str()));
+            let modes = |of: &Manage| of.spec.subscriptions.clone();
+            let subscribed = before.is_some_and(|b| modes(&b.manage) == modes(manage));
             let seen = |p: &Property| p.calls.as_ref().map(Arc::as_ptr) == calls.map(Arc::as_ptr);
-            let same = old.filter(|p| p.spec == *spec && p.base == base && seen(p));
+            let same = old.filter(|p| p.spec == *spec && p.base == base && seen(p) && subscribed);
             let property = same.cloned().unwrap_or_else(|| {
                 Arc::new(Property {
                     service: service.clone(),
@@ -520,6 +652,7 @@ impl Manager {
                     base: base.clone(),
                     shared: shared.clone(),
                     calls: calls.cloned(),
+                    looks: tokio::sync::Mutex::default(),
                     known: tokio::sync::Mutex::default(),
                     subscriptions: Mutex::default(),
                     counters: Arc::default(),
@@ -539,6 +672,42 @@ impl Manager {
             properties,
             methods,
         }
+    }
+
+    /// Of a service of which nothing is offered.
+    pub(super) fn nothing(service: &str, shared: &Shared) -> Self {
+        let manage = Manage { listen: None, spec: Arc::new(ManageSpec::default()) };
+        Self::new(&service.into(), &manage, None, None, None, shared, &CancellationToken::new())
+    }
+
+    /// Carries out a `set` or `invoke`; answers what is to be told of it.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) async fn carry_out(&self, action: &Action) -> Result<String, String> {
+        let done = match action {
+            Action::Set { property, value, .. } => match self.property(property) {
+                Ok(property) => property.set(value.clone()).await.map(|()| String::new()),
+                Err(error) => Err(error),
+            },
+            Action::Invoke { method, params, .. } => {
+                self.invoke(method, params.clone().into()).await.map(|result| result.to_string())
+            }
+            other => return Err(format!("`{}` is no work for a property or a method", other.name())),
+        };
+        done.map(|said| shorten(&said)).map_err(|error| match &error {
+            // What the service said is the reason.
+            PropertyError::Answered { body, .. } => format!("{error}: {}", shorten(&body.to_string())),
+            _ => error.to_string(),
+        })
+    }
+
+    /// Whether a `set` that was interrupted took place: it did when the property has that value.
+    pub(super) async fn took_place(&self, action: &Action) -> Result<TookPlace, String> {
+        let Action::Set { property, value, .. } = action else { return Ok(TookPlace::Unknown) };
+        let property = self.property(property).map_err(|e| e.to_string())?;
+        let now = property.read().await.map_err(|e| e.to_string())?;
+        Ok(if file::same(&now, value) { TookPlace::Yes } else { TookPlace::No })
     }
 
     /// Whether it offers just this.
@@ -564,6 +733,54 @@ impl Manager {
         }
     }
 
+    /// The sub-components of S4 that there are, with what each answers (R4-14).
+    fn components(&self) -> Value {
+        let spec = &self.manage.spec;
+        let mut all = vec![serde_json::json!({
+            "name": "GenericProxy",
+            "routes": ["/_mon/properties", "/_mon/properties/{name}", "/_mon/methods", "/_mon/invoke/{name}"],
+        })];
+        let modes: Vec<SubscriptionMode> = [SubscriptionMode::Interval, SubscriptionMode::Change]
+            .into_iter()
+            .filter(|m| spec.offers(*m))
+            .collect();
+        if !modes.is_empty() {
+            let mut routes = vec![
+                "/_mon/properties/{name}/subscriptions",
+                "/_mon/properties/{name}/subscriptions/{id}",
+                "/_mon/properties/{name}/events",
+            ];
+            if modes.contains(&SubscriptionMode::Change) {
+                routes.push("/_mon/properties/{name}/changed");
+            }
+            all.push(serde_json::json!({
+                "name": "MonitoringBySubscription",
+                "modes": modes,
+                "routes": routes,
+            }));
+        }
+        serde_json::json!({ "service": &*self.service, "components": all })
+    }
+
+    /// Refuses what only a component does that is not there.
+    fn subscribes(&self, mode: Option<SubscriptionMode>) -> Result<(), PropertyError> {
+        let offers = |m| self.manage.spec.offers(m);
+        let any = offers(SubscriptionMode::Interval) || offers(SubscriptionMode::Change);
+        let why = match mode {
+            _ if !any => {
+                "this service was made manageable without MonitoringBySubscription; `/_mon` lists what there is"
+            }
+            Some(SubscriptionMode::Interval) if !offers(SubscriptionMode::Interval) => {
+                "this service was made manageable without subscriptions on interval; `/_mon` lists what there is"
+            }
+            Some(SubscriptionMode::Change) if !offers(SubscriptionMode::Change) => {
+                "this service was made manageable without subscriptions on change; `/_mon` lists what there is"
+            }
+            _ => return Ok(()),
+        };
+        Err(PropertyError::NoSuchComponent(why))
+    }
+
     fn property(&self, name: &str) -> Result<&Arc<Property>, PropertyError> {
         self.properties.get(name).ok_or_else(|| PropertyError::NoSuchProperty(name.into()))
     }
@@ -571,72 +788,16 @@ impl Manager {
     /// Invokes a method with parameters by position (an array) or by name (an object).
     async fn invoke(&self, name: &str, params: Value) -> Result<Value, PropertyError> {
         let spec = self.methods.get(name).ok_or_else(|| PropertyError::NoSuchMethod(name.into()))?;
-        let params = named(name, spec, params)?;
+        let params = spec.arguments(name, params).map_err(PropertyError::WrongType)?;
         http::invoke(&self.shared.client, spec, self.base.as_deref(), &params).await
     }
 }
 
-/// The parameters of a call by their names, each of its type.
-fn named(
-    method: &str,
-    spec: &MethodSpec,
-    params: Value,
-) -> Result<serde_json::Map<String, Value>, PropertyError> {
-    let wrong = |why: String| PropertyError::WrongType(why);
-    let expected = || {
-        let list: Vec<String> =
-            spec.params.iter().map(|p| format!("{}: {}", p.name, p.kind.word())).collect();
-        format!("`{method}` takes ({})", list.join(", "))
-    };
-    let mut given = match params {
-        Value::Null => serde_json::Map::new(),
-        Value::Object(given) => given,
-        Value::Array(values) if values.len() <= spec.params.len() => {
-            spec.params.iter().map(|p| p.name.clone()).zip(values).collect()
-        }
-        Value::Array(values) => {
-            return Err(wrong(format!("{}, and {} values were given", expected(), values.len())));
-        }
-        other => {
-            let found = word(&other);
-            return Err(wrong(format!(
-                "`params` is {found}; expected an array or an object; {}",
-                expected()
-            )));
-        }
-    };
-    let mut named = serde_json::Map::new();
-    for parameter in &spec.params {
-        let value = given.remove(&parameter.name);
-        let value =
-            value.ok_or_else(|| wrong(format!("{}, and `{}` is missing", expected(), parameter.name)))?;
-        fits(parameter.kind, &parameter.name, &value)?;
-        named.insert(parameter.name.clone(), value);
-    }
-    match given.keys().next() {
-        Some(unknown) => Err(wrong(format!("{}, and no `{unknown}`", expected()))),
-        None => Ok(named),
-    }
-}
-
-fn fits(kind: PropertyType, name: &str, value: &Value) -> Result<(), PropertyError> {
-    match kind.fits(value) {
-        true => Ok(()),
-        false => {
-            Err(PropertyError::WrongType(format!("`{name}` is of type {}, not {}", kind.word(), word(value))))
-        }
-    }
-}
-
-/// The type of a value, for people.
-fn word(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
+/// An answer as it stands in an outcome.
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_string(),
     }
 }
 
@@ -671,7 +832,7 @@ mod tests {
 
     #[test]
     fn parameters_go_by_position_or_by_name() {
-        let by = |params| named("add", &method(), params).map(Value::Object).map_err(|e| e.to_string());
+        let by = |params| method().arguments("add", params).map(Value::Object);
         assert_eq!(by(json!([2, 3])), Ok(json!({ "a": 2, "b": 3 })));
         assert_eq!(by(json!({ "b": 3, "a": 2 })), Ok(json!({ "a": 2, "b": 3 })));
         for (bad, part) in [

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
@@ -13,7 +12,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -21,11 +20,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use super::channel::Topology;
+use super::hybrid::Tolerance;
 use super::timing::When;
-use super::{Counters, Manager, Property, PropertyError, Wish};
+use super::{Begun, Counters, Manager, Notification, Property, PropertyError, Wish};
 use crate::model::HumanDuration;
+use crate::model::manage::SubscriptionMode;
 
 /// The largest body, bytes.
 const LARGEST: usize = 1 << 20;
@@ -37,13 +40,25 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What is offered at present.
-type Now = Arc<ArcSwap<Manager>>;
+#[derive(Clone)]
+pub(in crate::membrane) struct Now(Arc<dyn Fn() -> Arc<Manager> + Send + Sync>);
+
+impl Now {
+    pub(in crate::membrane) fn new(find: impl Fn() -> Arc<Manager> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(find))
+    }
+
+    fn load_full(&self) -> Arc<Manager> {
+        (self.0)()
+    }
+}
 
 type Answer = Result<Response, PropertyError>;
 
 /// Serves one connection, until the listener closes.
 pub(in crate::membrane) async fn serve(client: TcpStream, manager: Now, closed: CancellationToken) {
-    let service = TowerToHyperService::new(router(manager));
+    let router = routes(manager).fallback(no_route).method_not_allowed_fallback(wrong_method);
+    let service = TowerToHyperService::new(router);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
@@ -60,19 +75,24 @@ pub(in crate::membrane) async fn serve(client: TcpStream, manager: Now, closed: 
     }
 }
 
-fn router(manager: Now) -> Router {
+/// The routes of the listener, without what answers to others: a listener with routes of its own can have these too.
+pub(in crate::membrane) fn routes(manager: Now) -> Router {
     Router::new()
+        .route("/_mon", get(components))
         .route("/_mon/properties", get(list))
         .route("/_mon/properties/{name}", get(value).put(set))
         .route("/_mon/properties/{name}/subscriptions", get(subscriptions).post(subscribe))
         .route("/_mon/properties/{name}/subscriptions/{id}", delete(unsubscribe))
         .route("/_mon/properties/{name}/events", get(events))
         .route("/_mon/properties/{name}/changed", post(changed))
+        .route("/_mon/events", get(all_events))
         .route("/_mon/methods", get(methods))
         .route("/_mon/invoke/{name}", post(invoke))
-        .fallback(no_route)
-        .method_not_allowed_fallback(wrong_method)
         .with_state(manager)
+}
+
+async fn components(State(manager): State<Now>) -> Response {
+    Json(manager.load_full().components()).into_response()
 }
 
 async fn list(State(manager): State<Now>) -> Answer {
@@ -148,6 +168,7 @@ async fn changed(
     body: Body,
 ) -> Result<Response, Refused> {
     let manager = manager.load_full();
+    manager.subscribes(Some(SubscriptionMode::Change))?;
     let property = manager.property(&name)?.clone();
     let Some(webhook) = property.spec.webhook.clone() else {
         return Err(PropertyError::NoWebhook(name).into());
@@ -219,6 +240,7 @@ async fn invoke(
 enum ModeName {
     Interval,
     Change,
+    Hybrid,
 }
 
 #[derive(Debug, Deserialize)]
@@ -226,9 +248,20 @@ enum ModeName {
 struct How {
     mode: ModeName,
     interval: Option<HumanDuration>,
+    tolerance: Option<Tolerance>,
     start: Option<HumanDuration>,
     duration: Option<HumanDuration>,
     callback: Option<String>,
+    channel: Option<Topology>,
+}
+
+impl ModeName {
+    fn needs(self) -> SubscriptionMode {
+        match self {
+            Self::Interval => SubscriptionMode::Interval,
+            Self::Change | Self::Hybrid => SubscriptionMode::Change,
+        }
+    }
 }
 
 impl How {
@@ -240,11 +273,21 @@ impl How {
             }
             (ModeName::Interval, Some(_)) => return invalid("`interval` must be 1ms or longer"),
             (ModeName::Interval, None) => return invalid("`mode: interval` needs `interval`, such as 2s"),
-            (ModeName::Change, Some(_)) => return invalid("`interval` goes with `mode: interval`"),
+            (ModeName::Change | ModeName::Hybrid, Some(_)) => {
+                return invalid("`interval` goes with `mode: interval`");
+            }
             (ModeName::Change, None) => When::Change,
+            (ModeName::Hybrid, None) => match self.tolerance {
+                Some(tolerance) => When::Within(tolerance),
+                None => return invalid("`mode: hybrid` needs `tolerance`, such as 5% or 0.5"),
+            },
         };
+        if self.tolerance.is_some() && self.mode != ModeName::Hybrid {
+            return invalid("`tolerance` goes with `mode: hybrid`");
+        }
         let start = self.start.map_or(Duration::ZERO, |start| start.0);
-        Ok(Wish { when, start, duration: self.duration.map(|d| d.0), callback: self.callback })
+        let duration = self.duration.map(|d| d.0);
+        Ok(Wish { when, start, duration, callback: self.callback, channel: self.channel })
     }
 }
 
@@ -256,7 +299,10 @@ async fn subscribe(
 ) -> Result<Response, Refused> {
     let manager = manager.load_full();
     let property = manager.property(&name)?.clone();
-    let wish = read::<How>(&headers, body).await?.wish()?;
+    manager.subscribes(None)?;
+    let how = read::<How>(&headers, body).await?;
+    manager.subscribes(Some(how.mode.needs()))?;
+    let wish = how.wish()?;
     let Some(callback) = &wish.callback else {
         let why = format!("`callback` is missing; without one, GET /_mon/properties/{name}/events");
         return Err(PropertyError::Invalid(why).into());
@@ -267,15 +313,22 @@ async fn subscribe(
         return Err(PropertyError::Invalid(format!("`{callback}` is no URL that can be called back")).into());
     }
     let work = async move {
-        let (id, detection, _) = property.subscribe(wish).await?;
-        let place = format!("/_mon/properties/{}/subscriptions/{id}", property.name);
-        let mut answer = json!({ "id": id, "property": &*property.name });
-        if let Some(detection) = detection {
-            answer["detection"] = json!(detection);
-        }
+        let begun = property.subscribe(wish).await?;
+        let place = format!("/_mon/properties/{}/subscriptions/{}", property.name, begun.id);
+        let answer = shown(&property, &begun);
         Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(answer)).into_response())
     };
     Ok(finish(work).await?)
+}
+
+/// What a subscriber learns at once.
+fn shown(property: &Property, begun: &Begun) -> Value {
+    let mut shown = json!({ "id": begun.id, "property": &*property.name });
+    if let Some(detection) = begun.detection {
+        shown["detection"] = json!(detection);
+        shown["value"] = json!(begun.value);
+    }
+    shown
 }
 
 async fn events(
@@ -285,19 +338,58 @@ async fn events(
 ) -> Answer {
     let manager = manager.load_full();
     let property = manager.property(&name)?;
+    manager.subscribes(None)?;
+    let Query(how) = how.map_err(|e| PropertyError::Invalid(e.body_text()))?;
+    manager.subscribes(Some(how.mode.needs()))?;
+    let wish = how.wish()?;
+    if wish.callback.is_some() || wish.channel.is_some() {
+        let why = format!(
+            "`callback` goes with POST /_mon/properties/{name}/subscriptions, `channel` with that and with GET /_mon/events"
+        );
+        return Err(PropertyError::Invalid(why));
+    }
+    let begun = property.subscribe(wish).await?;
+    let first = sent("subscribed", &shown(property, &begun));
+    Ok(stream(first, ReceiverStream::new(begun.notifications)))
+}
+
+/// Every property of the service, or with `channel=shared` of all services, over one connection.
+async fn all_events(
+    State(manager): State<Now>,
+    how: Result<Query<How>, axum::extract::rejection::QueryRejection>,
+) -> Answer {
     let Query(how) = how.map_err(|e| PropertyError::Invalid(e.body_text()))?;
     let wish = how.wish()?;
     if wish.callback.is_some() {
-        let why = format!("`callback` goes with POST /_mon/properties/{name}/subscriptions");
-        return Err(PropertyError::Invalid(why));
+        return Err(PropertyError::Invalid("`callback` goes with subscriptions to a single property".into()));
     }
-    let (id, detection, notifications) = property.subscribe(wish).await?;
-    let begun = json!({ "id": id, "property": &*property.name, "detection": detection });
-    let begun = futures::stream::iter([sent("subscribed", &begun)]);
-    let told = tokio_stream::wrappers::ReceiverStream::new(notifications).map(|n| sent("value", &n));
+    let manager = manager.load_full();
+    let managers = match wish.channel {
+        None | Some(Topology::Own) => vec![manager],
+        Some(Topology::Shared) => manager.shared.hub.managers(),
+    };
+    let (mut begun, mut streams) = (Vec::new(), Vec::new());
+    let suits = |property: &&Arc<Property>| match wish.when {
+        When::Every(_) => true,
+        When::Change => !property.is_constant(),
+        When::Within(_) => !property.is_constant() && property.is_number(),
+    };
+    for property in managers.iter().flat_map(|m| m.properties.values()).filter(suits) {
+        let subscription = property.subscribe(wish.clone()).await?;
+        let mut shown = shown(property, &subscription);
+        shown["service"] = (&*property.service).into();
+        begun.push(shown);
+        streams.push(ReceiverStream::new(subscription.notifications));
+    }
+    let first = sent("subscribed", &json!({ "subscriptions": begun }));
+    Ok(stream(first, futures::stream::select_all(streams)))
+}
+
+fn stream(first: Event, told: impl Stream<Item = Notification> + Send + 'static) -> Response {
     let end = futures::stream::iter([Event::default().event("end").data("{}")]);
-    let all = begun.chain(told).chain(end).map(Ok::<_, Infallible>);
-    Ok(Sse::new(all).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    let told = told.map(|notification| sent("value", &notification));
+    let all = futures::stream::iter([first]).chain(told).chain(end).map(Ok::<_, Infallible>);
+    Sse::new(all).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
 fn sent<T: serde::Serialize>(name: &str, data: &T) -> Event {
@@ -309,6 +401,7 @@ fn sent<T: serde::Serialize>(name: &str, data: &T) -> Event {
 
 async fn subscriptions(State(manager): State<Now>, Path(name): Path<String>) -> Answer {
     let manager = manager.load_full();
+    manager.subscribes(None)?;
     let property = manager.property(&name)?;
     let state = property.subscriptions();
     let all: Vec<Value> = state
@@ -319,7 +412,10 @@ async fn subscriptions(State(manager): State<Now>, Path(name): Path<String>) -> 
             if let Some(callback) = &s.callback {
                 shown["callback"] = callback.as_str().into();
             }
-            if s.changes.is_some() {
+            if let Some(way) = s.way {
+                shown["way"] = json!(way);
+            }
+            if s.listens() {
                 shown["detection"] = json!(state.detector.as_ref().map(|(how, _)| how));
             }
             counted(&mut shown, &s.counters);
@@ -346,6 +442,7 @@ fn counted(shown: &mut Value, counters: &Counters) {
 
 async fn unsubscribe(State(manager): State<Now>, Path((name, id)): Path<(String, u64)>) -> Answer {
     let manager = manager.load_full();
+    manager.subscribes(None)?;
     match manager.property(&name)?.end(id) {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
         false => Err(PropertyError::NoSuchSubscription(name, id)),
@@ -354,7 +451,7 @@ async fn unsubscribe(State(manager): State<Now>, Path((name, id)): Path<(String,
 
 async fn no_route(uri: Uri) -> Response {
     let detail = format!(
-        "there is no `{}` here; `/_mon/properties` and `/_mon/methods` list what there is",
+        "there is no `{}` here; `/_mon`, `/_mon/properties` and `/_mon/methods` list what there is",
         uri.path()
     );
     problem(StatusCode::NOT_FOUND, "no-such-route", &detail, None)
@@ -418,6 +515,7 @@ impl IntoResponse for PropertyError {
             Self::NoSuchProperty(_) => (StatusCode::NOT_FOUND, "no-such-property"),
             Self::NoSuchMethod(_) => (StatusCode::NOT_FOUND, "no-such-method"),
             Self::NoSuchSubscription(..) => (StatusCode::NOT_FOUND, "no-such-subscription"),
+            Self::NoSuchComponent(_) => (StatusCode::NOT_FOUND, "no-such-component"),
             Self::NotSettable(_) => (StatusCode::CONFLICT, "not-settable"),
             Self::NoWebhook(_) => (StatusCode::CONFLICT, "no-webhook"),
             Self::WrongType(_) => (StatusCode::UNPROCESSABLE_ENTITY, "wrong-type"),

@@ -4,17 +4,32 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::hybrid::{Hybrid, Tolerance, Way};
+
 /// The shortest and the longest time between two looks at what says nothing by itself.
 const QUICK: Duration = Duration::from_millis(100);
 const SLOW: Duration = Duration::from_secs(2);
 
 /// When a subscriber wants to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum When {
     /// At `start`, then this often.
     Every(Duration),
     /// At every change.
     Change,
+    /// When a number is further off than this from what was told last.
+    Within(Tolerance),
+}
+
+impl When {
+    /// Its name.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Every(_) => "interval",
+            Self::Change => "change",
+            Self::Within(_) => "hybrid",
+        }
+    }
 }
 
 /// One subscription: told first at `start`, last at or before `start + duration`, both included (R4-07, R4-09).
@@ -25,8 +40,9 @@ pub(super) struct Timing {
     end: Option<Duration>,
     /// The number of the next notification of an interval.
     next: u32,
-    /// What was seen last.
+    /// What was seen last; with a tolerance, what was told last.
     last: Option<Value>,
+    hybrid: Option<Hybrid>,
 }
 
 /// What the time asks for.
@@ -36,6 +52,8 @@ pub(super) enum Tick {
     Wait,
     /// The value is to be told; so many times for that were missed before, because nobody looked.
     Tell(u32),
+    /// The value is to be looked at, and then perhaps to be told.
+    Ask,
     /// Nothing is ever told again.
     Over,
 }
@@ -43,7 +61,23 @@ pub(super) enum Tick {
 impl Timing {
     /// `last` is the value at the time of subscribing, as far as it is known.
     pub(super) fn new(when: When, start: Duration, duration: Option<Duration>, last: Option<Value>) -> Self {
-        Self { when, start, end: duration.map(|d| start.saturating_add(d)), next: 0, last }
+        let hybrid = match when {
+            When::Within(tolerance) => Some(Hybrid::new(tolerance, last.as_ref().and_then(Value::as_f64))),
+            When::Every(_) | When::Change => None,
+        };
+        Self { when, start, end: duration.map(|d| start.saturating_add(d)), next: 0, last, hybrid }
+    }
+
+    /// How news come at present, with a tolerance.
+    pub(super) fn way(&self) -> Option<Way> {
+        self.hybrid.as_ref().map(Hybrid::way)
+    }
+
+    /// Whether the source tells for nothing, listened to or not.
+    pub(super) fn free(&mut self, free: bool) {
+        if let Some(hybrid) = &mut self.hybrid {
+            hybrid.free(free);
+        }
     }
 
     /// When [`Timing::tick`] is to be asked next; never, when `None`.
@@ -51,14 +85,18 @@ impl Timing {
         match self.when {
             When::Every(_) => Some(self.due().filter(|due| self.includes(*due)).unwrap_or_default()),
             // Just after the end, which is included.
-            When::Change => self.end.map(|end| end.saturating_add(Duration::from_millis(1))),
+            When::Change | When::Within(_) => {
+                let end = self.end.map(|end| end.saturating_add(Duration::from_millis(1)));
+                let ask = self.hybrid.as_ref().and_then(Hybrid::wake);
+                end.into_iter().chain(ask).min()
+            }
         }
     }
 
     fn due(&self) -> Option<Duration> {
         match self.when {
             When::Every(interval) => interval.checked_mul(self.next).and_then(|t| t.checked_add(self.start)),
-            When::Change => None,
+            When::Change | When::Within(_) => None,
         }
     }
 
@@ -69,7 +107,13 @@ impl Timing {
     /// What is to be done at `now`.
     pub(super) fn tick(&mut self, now: Duration) -> Tick {
         let When::Every(interval) = self.when else {
-            return if self.end.is_some_and(|end| now > end) { Tick::Over } else { Tick::Wait };
+            let over = self.end.is_some_and(|end| now > end);
+            let asks = !over && self.hybrid.as_mut().is_some_and(|hybrid| hybrid.asks(now));
+            return match (over, asks) {
+                (true, _) => Tick::Over,
+                (false, true) => Tick::Ask,
+                (false, false) => Tick::Wait,
+            };
         };
         let Some(due) = self.due().filter(|due| self.includes(*due)) else { return Tick::Over };
         if now < due {
@@ -85,6 +129,11 @@ impl Timing {
 
     /// A value was seen at `now`. Answers what it was before, when that is to be told.
     pub(super) fn observe(&mut self, now: Duration, value: &Value) -> Option<Option<Value>> {
+        if let Some(hybrid) = &mut self.hybrid {
+            let within = now >= self.start && self.end.is_none_or(|end| now <= end);
+            let tells = within && value.as_f64().is_some_and(|number| hybrid.observe(now, number));
+            return tells.then(|| self.last.replace(value.clone()));
+        }
         if self.last.as_ref() == Some(value) {
             return None;
         }
@@ -140,7 +189,7 @@ mod tests {
             match timing.tick(now) {
                 Tick::Tell(_) => times.push(now.as_secs_f64()),
                 Tick::Over => break,
-                Tick::Wait => {}
+                Tick::Wait | Tick::Ask => {}
             }
         }
         times
@@ -185,6 +234,23 @@ mod tests {
         assert_eq!(later.observe(s(5), &json!(2)), None, "it changed before");
         assert_eq!(later.observe(s(6), &json!(3)), Some(Some(json!(2))));
         assert_eq!(later.wake(), None);
+    }
+
+    /// Requirement: RX-1
+    #[test]
+    fn with_a_tolerance_what_is_within_it_is_not_told_and_a_drift_is_asked_for() {
+        let tolerance = Tolerance::parse("5%").expect("a tolerance");
+        let mut timing = Timing::new(When::Within(tolerance), s(1), Some(s(60)), Some(json!(100)));
+        assert_eq!(timing.observe(s(0), &json!(150)), None, "before its time");
+        assert_eq!(timing.observe(s(1), &json!(104)), None);
+        assert_eq!(timing.observe(s(2), &json!(130)), Some(Some(json!(100))));
+        for second in 3..20 {
+            timing.observe(s(second), &json!(130.0 + second as f64));
+        }
+        assert_eq!(timing.way(), Some(Way::Pull));
+        let wake = timing.wake().expect("a time");
+        assert_eq!((timing.tick(s(19)), timing.tick(wake)), (Tick::Wait, Tick::Ask));
+        assert_eq!(timing.tick(s(62)), Tick::Over);
     }
 
     #[test]

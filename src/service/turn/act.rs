@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ServiceLoop, Turn};
 use crate::execute::Next;
-use crate::model::endpoint::Port;
+use crate::model::calls::Port;
 use crate::model::ports::PortError;
 use crate::model::process::ProcessOrder;
 use crate::model::{Action, DecisionId, Outcome, OutcomeStatus, Timestamp};
@@ -81,7 +81,8 @@ impl ServiceLoop {
             Ok(effectors)
                 if effectors.is_empty()
                     && self.moves(&action).is_empty()
-                    && self.on_process(&action).is_none() =>
+                    && self.on_process(&action).is_none()
+                    && self.policy.managing(action.name()).is_none() =>
             {
                 let ended = self.built_in(&action, turn);
                 self.end_step(from, decision, step, action, ended, turn);
@@ -90,7 +91,11 @@ impl ServiceLoop {
                 let key = format!("{from}/{decision}/{step}");
                 let moves = self.moves(&action);
                 let process = effectors.is_empty().then(|| self.on_process(&action)).flatten();
+                let (starts, stops) = self.programs(&moves);
+                let managed = effectors.is_empty() && self.policy.managing(action.name()).is_some();
                 let perform = Perform {
+                    starts,
+                    stops,
                     service: self.name.clone(),
                     key,
                     origin: from,
@@ -100,6 +105,7 @@ impl ServiceLoop {
                     effectors,
                     moves,
                     process,
+                    managed,
                 };
                 self.performing.insert(perform.key.clone(), perform.clone());
                 turn.effects.push(Effect::Perform(Box::new(perform)));
@@ -138,6 +144,11 @@ impl ServiceLoop {
         );
         if built_in || self.on_process(action).is_some() {
             return Ok(Vec::new());
+        }
+        if let Some(spec) = self.policy.managing(action.name()) {
+            // What cannot be is not tried.
+            let why = spec.refuses(action);
+            return why.map_or(Ok(Vec::new()), |why| Err(refused(format!("`{}`: {why}", self.name))));
         }
         let declared: Vec<&str> = executor.effectors.keys().map(|k| &**k).collect();
         Err(refused(format!(
@@ -191,11 +202,47 @@ impl ServiceLoop {
         rebindings.into_iter().filter(|(name, _)| has_port(name)).collect()
     }
 
+    /// Whose programs are to be started before references lead elsewhere, and whose are to be stopped after that: what a reference says in
+    /// `replace`, unless another reference of this service leads there.
+    fn programs(&self, moves: &[(Arc<str>, Option<Arc<str>>)]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        let sharing = |reference: &Arc<str>, to: &Option<Arc<str>>| -> Vec<Arc<str>> {
+            let calls = self.policy.references.get(reference).map(|r| &r.calls);
+            let shares = calls.zip(to.as_ref()).map(|(calls, to)| calls.sharing(to)).unwrap_or_default();
+            shares.into_iter().map(|(name, _)| name).collect()
+        };
+        let moved = |reference: &Arc<str>| moves.iter().find(|(name, _)| name == reference).map(|(_, to)| to);
+        let after = |(reference, now): (&Arc<str>, &Option<Arc<str>>)| {
+            sharing(reference, moved(reference).unwrap_or(now))
+        };
+        let used: Vec<Arc<str>> = self.bindings.iter().flat_map(after).collect();
+        let (mut starts, mut stops) = (Vec::new(), Vec::new());
+        for (reference, to) in moves.iter().filter(|(_, to)| to.is_some()) {
+            let Some(policy) = self.policy.references.get(reference) else { continue };
+            if policy.calls.replace.start {
+                starts.extend(
+                    sharing(reference, to)
+                        .into_iter()
+                        .filter(|name| !starts.contains(name))
+                        .collect::<Vec<_>>(),
+                );
+            }
+            let before = self.bindings.get(reference).cloned().flatten();
+            if policy.calls.replace.stop {
+                let left = sharing(reference, &before).into_iter();
+                stops.extend(
+                    left.filter(|name| !used.contains(name) && !stops.contains(name)).collect::<Vec<_>>(),
+                );
+            }
+        }
+        (starts, stops)
+    }
+
     /// Lets the local ports of references lead to what those are bound to.
     pub(super) fn show_ports(&self, turn: &mut Turn<'_>) {
         let ports = self.policy.references.iter().filter_map(|(name, reference)| {
             let to = self.bindings.get(name).cloned().flatten();
-            Some(Port { reference: name.clone(), listen: reference.listen?, to })
+            let policy = reference.calls.clone();
+            Some(Port { reference: name.clone(), listen: reference.listen?, to, policy })
         });
         turn.effects.push(Effect::Ports(self.name.clone(), ports.collect()));
     }

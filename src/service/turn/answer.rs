@@ -262,6 +262,7 @@ impl ServiceLoop {
                         .iter()
                         .map(ToString::to_string)
                         .collect(),
+                    traffic: Vec::new(),
                 };
                 (name.to_string(), status)
             })
