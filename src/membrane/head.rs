@@ -153,8 +153,9 @@ pub(super) fn response(buffer: &mut BytesMut, length: usize, method: &str) -> Re
         (Some(_), Some(_)) => {
             return Err(BadHead::Malformed("there are both Content-Length and Transfer-Encoding"));
         }
-        (Some(true), None) => Framing::Chunked,
-        (Some(false), None) | (None, None) => Framing::UntilClose,
+        // Whatever the bytes are coded in besides (RFC 9112 section 6.3).
+        (Some(_), None) if fields.last_chunked => Framing::Chunked,
+        (Some(_), None) | (None, None) => Framing::UntilClose,
         (None, Some(0)) => Framing::Empty,
         (None, Some(length)) => Framing::Length(length),
     };
@@ -197,8 +198,10 @@ fn complete(parsed: httparse::Result<usize>) -> Result<(), BadHead> {
 struct Fields {
     hosts: usize,
     length: Option<u64>,
-    /// Whether the last transfer coding is chunked; `None`: no transfer coding.
+    /// Whether chunked is the only transfer coding; `None`: no transfer coding.
     chunked: Option<bool>,
+    /// Whether it is the last of several, and only that.
+    last_chunked: bool,
     close: bool,
     keep_alive: bool,
     upgrade: bool,
@@ -241,6 +244,9 @@ impl Fields {
                     return Err(BadHead::Malformed("there is more than one Transfer-Encoding"));
                 }
                 fields.chunked = Some(line.value.eq_ignore_ascii_case(b"chunked"));
+                let mut codings = line.value.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                let chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+                fields.last_chunked = codings.next().is_some_and(chunked) && !codings.any(chunked);
             } else if is("host") {
                 fields.hosts += 1;
             } else if is("upgrade") {
@@ -403,6 +409,17 @@ mod tests {
             framing("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", "GET")
                 .is_err()
         );
+        for (coding, expected) in [
+            ("chunked", Framing::Chunked),
+            ("gzip, Chunked", Framing::Chunked),
+            ("gzip", Framing::UntilClose),
+            ("chunked, gzip", Framing::UntilClose),
+            ("chunked, chunked", Framing::UntilClose),
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n");
+            let persistent = expected == Framing::Chunked;
+            assert_eq!(framing(&text, "GET"), Ok((expected, persistent)), "{coding}");
+        }
         assert!(framing("SSH-2.0-OpenSSH\r\n\r\n", "GET").is_err());
     }
 
