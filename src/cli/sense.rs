@@ -83,7 +83,7 @@ fn judged(options: &SenseOptions, measured: &[Measurement]) -> (State, String) {
         (output, label) => {
             let output = output.iter().map(|o| format!("_{o}"));
             let label = label.iter().map(|l| format!("[{l}]"));
-            let name = output.chain(label).fold(options.name.clone(), |name, part| name + &part);
+            let name = output.chain(label).fold(options.name.clone(), |name, part| format!("{name}{part}"));
             format!("{}={}", quoted(&name), m.value)
         }
     });
