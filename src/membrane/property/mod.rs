@@ -220,7 +220,12 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(connectors: &Connectors) -> Self {
-        Self { client: http::client(), files: Files::default(), hub: Arc::default(), beside: Beside::new(connectors) }
+        Self {
+            client: http::client(),
+            files: Files::default(),
+            hub: Arc::default(),
+            beside: Beside::new(connectors),
+        }
     }
 
     /// A management listener opens.
@@ -301,7 +306,9 @@ impl Property {
             blocking(move || file::write(Path::new(&file.path), &file.pointer, new, file.written())).await?;
             if let Some(tell) = &source.tell {
                 let done = match tell.process {
-                    true => program::tell(&self.shared.beside, &self.service, tell.signal.unwrap_or_default()),
+                    true => {
+                        program::tell(&self.shared.beside, &self.service, tell.signal.unwrap_or_default())
+                    }
                     false => deliver::tell(tell).await,
                 };
                 told = done.map_err(|why| {
