@@ -9,54 +9,16 @@ The proxy under test is pinned to one core; the backend (nginx with a fixed answ
 backend is never the proxy's neighbour. Each proxy is measured in turn, three rounds, and the middle round counts.
 """
 
+import argparse
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-HOMEOSTAT = os.path.join(ROOT, "target", "release", "homeostat")
+from running import Programs, arguments, describe, free_ports
+
 BODY = "x" * 1024
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def await_port(port, process):
-    for _ in range(200):
-        if process.poll() is not None:
-            sys.exit(f"{process.args} ended with {process.returncode}")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    sys.exit(f"{process.args} does not listen on {port}")
-
-
-def start(core, command, port):
-    process = subprocess.Popen(
-        ["taskset", "-c", str(core), *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    await_port(port, process)
-    return process
-
-
-def end(process):
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def nginx(directory, name, port, server):
@@ -103,21 +65,22 @@ def middle(rounds):
 
 
 def main():
-    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", type=int, nargs="?", default=5)
+    options = arguments(parser)
+    seconds = options.seconds
     for program in ("taskset", "wrk", "nginx", "haproxy"):
         if not shutil.which(program):
             sys.exit(f"{program} is not installed; see the head of this file")
-    if not os.path.exists(HOMEOSTAT):
-        sys.exit("build it first: cargo build --release")
-    directory = tempfile.mkdtemp(prefix="proxies")
-    running = []
-    try:
-        backend, ours, manage, theirs, other = (free_port() for _ in range(5))
+    describe(options.binary)
+    with Programs("proxies") as programs:
+        directory = programs.directory
+        backend, ours, manage, theirs, other = free_ports(5)
         command = nginx(directory, "backend", backend, f'server {{ listen 127.0.0.1:{backend}; location / {{ return 200 "{BODY}"; }} }}')
-        running.append(start(1, command, backend))
-        command = [HOMEOSTAT, "wrap", "--listen", f"127.0.0.1:{ours}", "--to", f"127.0.0.1:{backend}"]
+        programs.start(command, backend, core=1)
+        command = [options.binary, "wrap", "--listen", f"127.0.0.1:{ours}", "--to", f"127.0.0.1:{backend}"]
         command += ["--manage", f"127.0.0.1:{manage}", "--", "sleep", "1000000"]
-        running.append(start(0, command, ours))
+        programs.start(command, ours, core=0)
         config = os.path.join(directory, "haproxy.cfg")
         with open(config, "w") as file:
             file.write(
@@ -135,10 +98,10 @@ backend back
   server one 127.0.0.1:{backend}
 """
             )
-        running.append(start(0, ["haproxy", "-db", "-f", config], theirs))
+        programs.start(["haproxy", "-db", "-f", config], theirs, core=0)
         server = f"""upstream back {{ server 127.0.0.1:{backend}; keepalive 256; }}
 server {{ listen 127.0.0.1:{other}; location / {{ proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Connection ""; }} }}"""
-        running.append(start(0, nginx(directory, "proxy", other, server), other))
+        programs.start(nginx(directory, "proxy", other, server), other, core=0)
         for connections in (1, 32, 128):
             rounds = {}
             for _ in range(3):
@@ -153,10 +116,7 @@ server {{ listen 127.0.0.1:{other}; location / {{ proxy_pass http://back; proxy_
                     f"  {name:9}  {rate[name]:9.0f} requests/s ({rate[name] / rate['haproxy']:.2f} of haproxy)"
                     f"   99 % within {p99[name]:7.0f} us (added {added:7.0f} us)"
                 )
-    finally:
-        for process in running:
-            end(process)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

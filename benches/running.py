@@ -35,7 +35,7 @@ def describe(binary):
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:
             model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
-    build = "debug build: figures say nothing" if f"{os.sep}debug{os.sep}" in binary else "release build"
+    build = "release build" if f"{os.sep}release{os.sep}" in binary else "perhaps no release build: figures say nothing"
     print(f"{os.cpu_count()} cores ({model}), {platform.system()} {platform.release()}; commit {commit or 'unknown'}, {build}", flush=True)
 
 
@@ -76,7 +76,7 @@ class Programs:
 
     def __init__(self, name):
         self.directory = tempfile.mkdtemp(prefix=name)
-        self.running = []
+        self.running, self.started = [], 0
 
     def __enter__(self):
         return self
@@ -89,9 +89,10 @@ class Programs:
     def start(self, command, port=None, core=None, seconds=30):
         """On one core, if it is named; waits until it listens on a port, if that is."""
         pinned = ["taskset", "-c", str(core)] if core is not None else []
-        log = open(os.path.join(self.directory, f"{len(self.running)}.log"), "w")
+        self.started += 1
+        log = open(os.path.join(self.directory, f"{self.started}.log"), "w")
         process = subprocess.Popen([*pinned, *command], stdout=log, stderr=log, start_new_session=True)
-        process.log = log.name
+        log.close()
         self.running.append(process)
         if port is not None:
             await_port(port, process, seconds)
@@ -99,7 +100,7 @@ class Programs:
 
     def homeostat(self, binary, policy, core=None):
         """A daemon with this policy, once it is ready; answers it and its port."""
-        folder = os.path.join(self.directory, f"policy{len(self.running)}")
+        folder = os.path.join(self.directory, f"policy{self.started}")
         os.makedirs(folder)
         with open(os.path.join(folder, "policy.yaml"), "w") as file:
             file.write(policy)

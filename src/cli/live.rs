@@ -39,6 +39,27 @@ fn name(options: &WrapOptions, running: &Running) -> Result<String, Failure> {
 /// The policy of a service that runs already: where it is, everything that is measured of it, and no objective.
 fn policy(name: &str, options: &WrapOptions, running: &Running) -> Sources {
     let scheme = if options.tcp { "tcp" } else { "http" };
+    let mut properties = json!({});
+    for name in [
+        "memory",
+        "threads",
+        "descriptors",
+        "requests",
+        "errors",
+        "failures",
+        "in_flight",
+        "bytes_in",
+        "bytes_out",
+    ] {
+        properties[name] = json!({ "type": "integer", "metric": name });
+    }
+    for name in ["cpu", "rate", "p50", "p99"] {
+        properties[name] = json!({ "type": "number", "metric": name });
+    }
+    let mut manage = json!({ "properties": properties });
+    if let Some(mode) = options.mode {
+        manage["subscriptions"] = json!(mode.subscriptions());
+    }
     let policy = json!({
         "service": name,
         "endpoint": format!("{scheme}://{}", running.endpoint),
@@ -46,6 +67,7 @@ fn policy(name: &str, options: &WrapOptions, running: &Running) -> Sources {
         "live": { "pid": running.pid },
         "monitor": super::wrap::monitor(&json!({ "pid": running.pid })),
         "execute": {},
+        "manage": manage,
     });
     Sources::from_texts([("wrap.yaml", policy.to_string().as_str())])
 }
@@ -84,9 +106,10 @@ pub(super) async fn wrap(options: WrapOptions, common: &Common, output: &mut Out
     .map_err(|error| start_failure(error, output))?;
     let control: Arc<dyn Control> = daemon.clone();
     let stop = CancellationToken::new();
-    let api = crate::api::serve(manage, crate::api::router(control, access), stop.clone().cancelled_owned());
-    let api = tokio::spawn(api);
     let membrane = daemon.supervisor().shell().membrane().clone();
+    let properties = membrane.management(&name);
+    let router = crate::api::router_beside(control, access, crate::api::Limits::default(), properties);
+    let api = tokio::spawn(crate::api::serve(manage, router, stop.clone().cancelled_owned()));
     let mut gone = membrane.trouble(&name);
     if gone.is_none() {
         let Running { pid, bound, .. } = running;

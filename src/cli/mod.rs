@@ -10,6 +10,7 @@ pub mod options;
 pub mod output;
 mod pack;
 mod remote;
+mod sense;
 pub mod status;
 mod trial;
 pub mod why;
@@ -125,6 +126,7 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
         Command::Test(options) => (local.test)(options, common).await,
         Command::Schema(options) => (local.schema)(options, common).await,
         Command::Replay(options) => (local.replay)(options, common).await,
+        Command::Sense(options) => sense::sense(options, common).await,
         Command::Fake(options) => match fake::serve(options).await {
             Ok(()) => Exit::Ok,
             Err(error) => output.failure(&error.into()),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nagios_range::NagiosRange;
 
 use super::fake::FakeOptions;
 use crate::api::{Access, Role, check_listen};
@@ -136,6 +137,11 @@ pub enum Command {
     Schema(SchemaOptions),
     /// Feed a recording (run --record) through the same turns
     Replay(ReplayOptions),
+    /// Read one sensor once, as a plug-in of Nagios does
+    ///
+    /// Prints one line with performance data. Exits with 0 (ok), 1 (warning), 2 (critical) or 3 (unknown).
+    #[command(after_help = "Example: homeostat sense '{ host: disk_used_ratio }' --warning 0.8 --critical 0.9 --name disk")]
+    Sense(SenseOptions),
     /// Serve a fake service to try policies out on
     Fake(FakeOptions),
     /// Print a completion script for a shell
@@ -359,6 +365,26 @@ pub enum SchemaKind {
     Test,
     /// An action.
     Action,
+}
+
+/// `sense`.
+#[derive(Debug, Clone, Args)]
+pub struct SenseOptions {
+    /// The sensor, as a policy describes it, in YAML or JSON; `@FILE` reads a file
+    pub sensor: String,
+    /// What the value is called
+    #[arg(long, default_value = "value")]
+    pub name: String,
+    /// The range of values that are no warning: END, START:, START:END, ~:END, or @START:END for those that are one
+    #[arg(long, short, value_name = "RANGE", value_parser = range, allow_hyphen_values = true)]
+    pub warning: Option<NagiosRange>,
+    /// The range of values that are not critical
+    #[arg(long, short, value_name = "RANGE", value_parser = range, allow_hyphen_values = true)]
+    pub critical: Option<NagiosRange>,
+}
+
+fn range(text: &str) -> Result<NagiosRange, String> {
+    NagiosRange::from(text).map_err(|_| "expected a range such as 10, 10:, 5:10, ~:10 or @5:10".into())
 }
 
 /// `replay`.

@@ -51,7 +51,15 @@ pub(super) async fn serve(mut client: TcpStream, front: Arc<Front>, stopping: Ca
     }
     let (from, to) = client.split();
     let mut session = Session { from, to, buffer, backends: Vec::new(), front: &front };
-    while session.next(&stopping).await == Then::Again {}
+    let last = loop {
+        let then = session.next(&stopping).await;
+        if then != Then::Again {
+            break then;
+        }
+    };
+    if last == Then::Reset {
+        let _ = client.set_zero_linger();
+    }
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2.
@@ -75,6 +83,8 @@ async fn speaks_http2(client: &mut TcpStream, buffer: &mut BytesMut) -> io::Resu
 enum Then {
     Again,
     End,
+    /// What would look like the end of an answer is none.
+    Reset,
 }
 
 /// The connection to a service that belongs to one connection of a client.
@@ -129,6 +139,8 @@ enum Ended {
     Again,
     /// It failed; whether the client has seen the beginning of an answer.
     Failed(FailureKind, String, bool),
+    /// It broke off where an end of the connection would mean the end of the answer.
+    Cut(FailureKind),
 }
 
 /// One connection of a client.
@@ -276,6 +288,10 @@ impl Session<'_> {
                     call.failed(kind);
                     return Then::End;
                 }
+                Ended::Cut(kind) => {
+                    call.failed(kind);
+                    return Then::Reset;
+                }
             }
         }
         Then::End
@@ -367,6 +383,7 @@ impl Session<'_> {
             Err((FailureKind::BrokenOff, _)) if repeatable && !progress.heard.load(Ordering::SeqCst) => {
                 Ended::Again
             }
+            Err((kind, _)) if progress.cut.load(Ordering::SeqCst) => Ended::Cut(kind),
             Err((kind, why)) => Ended::Failed(kind, why, progress.begun.load(Ordering::SeqCst)),
         }
     }
@@ -427,6 +444,8 @@ struct Progress {
     heard: AtomicBool,
     /// Whether the client has seen the beginning of a final answer.
     begun: AtomicBool,
+    /// Whether the service reset the connection whose end was to be that of its answer.
+    cut: AtomicBool,
 }
 
 impl Progress {
@@ -667,7 +686,10 @@ impl Download<'_, '_, '_> {
                     match self.from.read_buf(self.buffer).await {
                         Ok(0) => return Ok(()),
                         Ok(_) => {}
-                        Err(error) => return Err((FailureKind::BrokenOff, error.to_string())),
+                        Err(error) => {
+                            self.progress.cut.store(true, Ordering::SeqCst);
+                            return Err((FailureKind::BrokenOff, error.to_string()));
+                        }
                     }
                 }
                 _ => self.more().await?,

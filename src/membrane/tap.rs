@@ -23,10 +23,13 @@ pub(super) enum Side {
     Response,
 }
 
+/// Whether something is a call that matters, by its method and target.
+pub(super) type Matches = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
 /// Which calls are seen, and what is copied of them.
 pub(super) struct Rule {
     /// Whether a call by this method to this target is seen.
-    pub(super) matches: Box<dyn Fn(&str, &str) -> bool + Send + Sync>,
+    pub(super) matches: Matches,
     /// Whose body is copied.
     pub(super) copies: Option<Side>,
 }

@@ -6,12 +6,14 @@
 mod support;
 
 mod abuse;
+mod client;
 mod commands;
 mod components;
 mod crash;
 mod discovery;
 mod edges;
 mod mail;
+mod probe;
 mod processes;
 mod recording;
 mod reload;

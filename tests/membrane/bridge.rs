@@ -39,12 +39,11 @@ pub fn errors(text: &str) -> Vec<String> {
 }
 
 pub async fn start(text: &str, ports: &[SocketAddr]) -> Arc<Supervisor> {
-    let setting = Setting {
-        shards: 2,
-        connectors: Connectors::new(),
-        store: Store::in_memory().unwrap(),
-        tape: Tape::off(),
-    };
+    start_with(text, ports, Store::in_memory().unwrap()).await
+}
+
+pub async fn start_with(text: &str, ports: &[SocketAddr], store: Store) -> Arc<Supervisor> {
+    let setting = Setting { shards: 2, connectors: Connectors::new(), store, tape: Tape::off() };
     let supervisor = Arc::new(Supervisor::new(Shell::start(setting).unwrap()));
     supervisor.apply(set(text), &[]).await.unwrap();
     for port in ports {

@@ -15,7 +15,7 @@ use homeostat::service::handle::Handle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::bridge::{errors, free, reads, set, start};
+use super::bridge::{errors, free, reads, set, start, start_with};
 use super::support::*;
 
 const BOTH: [(&str, u32); 2] = [("C1", 1), ("C2", 1)];
@@ -723,6 +723,33 @@ async fn replace_starts_the_candidate_first_and_stops_the_old_one_after_its_last
     assert_eq!(calls.await.unwrap(), "C1");
     assert_eq!(meter.whole().errors(), 0);
     supervisor.shell().stop(PATIENCE).await;
+}
+
+/// Requirement: R3-62
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_the_program_runs_that_the_reference_was_left_bound_to() {
+    let (port, a1, a2) = (free(), free(), free());
+    let store = homeostat::knowledge::store::Store::in_memory().unwrap();
+    let text = programs(port, a1, a2);
+    // Another service leads to C1 as well: that is not stopped while it does.
+    let other = free();
+    let text =
+        format!("{text}---\nservice: B\nreferences: {{ pay: {{ service: C1, listen: '{other}' }} }}\n");
+    let first = start_with(&text, &[port, a1], store.clone()).await;
+    let a = Handle::new(first.clone(), "A");
+    let replace = Action::Replace { service: None, from: "C1".into(), to: "C2".into() };
+    let outcome = a.send_action(replace).await.unwrap();
+    assert_eq!(outcome.status, OutcomeStatus::Done, "{}", outcome.detail);
+    assert_eq!(outcome.detail, "`C2` was started; `C1` runs on: `B.pay` leads there");
+    assert_eq!(get(other, "/").await, (200, "C1".into()));
+    first.shell().stop(PATIENCE).await;
+    assert!([a1, a2].iter().all(|address| std::net::TcpStream::connect(address).is_err()), "all have ended");
+
+    let second = start_with(&text, &[port, a2], store).await;
+    assert_eq!(get(port, "/").await, (200, "C2".into()));
+    let processes = second.shell().processes().clone();
+    assert_eq!(processes.status("C1").unwrap().state.to_string(), "stopped", "nobody needs it");
+    second.shell().stop(PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

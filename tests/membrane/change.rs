@@ -223,7 +223,7 @@ async fn a_change_is_seen_in_a_call_over_http2() {
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         for workers in [2, 3] {
-            let parts = futures::stream::iter([format!("{{\"work"), format!("ers\": {workers}}}")]);
+            let parts = futures::stream::iter(["{\"work".to_string(), format!("ers\": {workers}}}")]);
             let parts = parts.map(|part| Ok::<_, std::io::Error>(Bytes::from(part)));
             let request = hyper::Request::put("http://it/admin/pool").body(Body::from_stream(parts)).unwrap();
             let answer = sender.send_request(request).await.unwrap();

@@ -121,7 +121,6 @@ async fn what_could_be_read_in_two_ways_never_reaches_the_service() {
         format!("POST / HTTP/1.0\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}").into(),
     );
     attacks.push(format!("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n{smuggled}").into());
-    attacks.push(format!("GET / HTTP/1.1\r\nX: y\r\n\r\n{smuggled}").into());
     for length in [
         "+6",
         "0x6",
@@ -220,7 +219,6 @@ async fn a_service_that_answers_in_two_ways_is_not_believed() {
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
         "HTTP/1.1 200 OK\r\nContent-Length: 5x\r\n\r\nabcde",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX\r\n\r\n",
         "HTTP/1.1 2OO OK\r\n\r\n",
         "\0\u{1}\u{2}\u{3}\r\n\r\n",
@@ -235,12 +233,9 @@ async fn a_service_that_answers_in_two_ways_is_not_believed() {
         let heard = talk(beside.front, &[Step::Send(ASK), Step::End]).await;
         assert!(heard.starts_with("HTTP/1.1 502 "), "{answer:?}: {heard}");
         let meter = beside.meter();
-        assert_eq!(
-            meter.failures(FailureKind::Garbage) + meter.failures(FailureKind::BrokenOff),
-            1,
-            "{answer:?}"
-        );
-        assert_eq!(meter.whole().errors(), 1);
+        until("the call to be over", || meter.whole().errors() == 1).await;
+        let counted = meter.failures(FailureKind::Garbage) + meter.failures(FailureKind::BrokenOff);
+        assert_eq!(counted, 1, "{answer:?}");
         beside.end().await;
     }
 }
@@ -513,7 +508,7 @@ async fn plain_tcp_to_nowhere_ends_at_once_and_a_reset_is_passed_on_as_an_end() 
 fn managed(name: &str, endpoint: SocketAddr, manage: SocketAddr, properties: &Value) -> Served {
     let spec = json!({ "listen": "127.0.0.1:1", "properties": properties });
     let spec = Arc::new(serde_json::from_value(spec).unwrap());
-    Served { manage: Some(Manage { listen: manage, spec }), ..served(name, any(), &endpoint.to_string()) }
+    Served { manage: Some(Manage { listen: Some(manage), spec }), ..served(name, any(), &endpoint.to_string()) }
 }
 
 /// Requirement: R3-20
@@ -592,7 +587,7 @@ async fn a_management_listener_or_a_reference_whose_port_is_taken_waits_and_the_
     let place = taken.local_addr().unwrap();
     membrane.set_ports(
         &"it".into(),
-        vec![homeostat::model::endpoint::Port { listen: place, ..port(Some("it")) }],
+        vec![homeostat::model::calls::Port { listen: place, ..port(Some("it")) }],
     );
     assert_eq!(get(membrane.address("it").unwrap(), "/").await.0, 200);
     drop(taken);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -359,6 +360,26 @@ async fn any_address_and_workers_that_share_a_socket_are_stood_in_front_of() {
         assert_eq!(live.metric("errors").await, 0.0, "{words:?}");
         live.leave().await;
         assert_eq!(get(client, "/").await.0, 200, "{words:?}");
+    }
+}
+
+/// Requirement: R4-14, R4-28
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_service_gets_exactly_the_sub_components_of_the_mode() {
+    let service = Service::start(&["127.0.0.1"]);
+    let at = service.at("127.0.0.1");
+    for (mode, modes) in
+        [("polling", json!(null)), ("interval", json!(["interval"])), ("change", json!(["change"]))]
+    {
+        let live = Live::start(at, &["--mode", mode]).await;
+        let (status, text) = get(live.manage, "/_mon").await;
+        let listed: Value = serde_json::from_str(&text).unwrap_or_default();
+        assert_eq!((status, &listed["components"][0]["name"]), (200, &json!("GenericProxy")), "{text}");
+        assert_eq!(listed["components"][1]["modes"], modes, "{text}");
+        live.until("requests", |n| n == 0.0).await;
+        let (status, text) = get(live.manage, "/_mon/properties/requests").await;
+        assert!(status == 200 && text.contains(r#""value":0"#), "{text}");
+        live.leave().await;
     }
 }
 

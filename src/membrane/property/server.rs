@@ -358,12 +358,15 @@ async fn all_events(
     State(manager): State<Now>,
     how: Result<Query<How>, axum::extract::rejection::QueryRejection>,
 ) -> Answer {
+    let manager = manager.load_full();
+    manager.subscribes(None)?;
     let Query(how) = how.map_err(|e| PropertyError::Invalid(e.body_text()))?;
+    let needs = how.mode.needs();
+    manager.subscribes(Some(needs))?;
     let wish = how.wish()?;
     if wish.callback.is_some() {
         return Err(PropertyError::Invalid("`callback` goes with subscriptions to a single property".into()));
     }
-    let manager = manager.load_full();
     let managers = match wish.channel {
         None | Some(Topology::Own) => vec![manager],
         Some(Topology::Shared) => manager.shared.hub.managers(),
@@ -374,7 +377,12 @@ async fn all_events(
         When::Change => !property.is_constant(),
         When::Within(_) => !property.is_constant() && property.is_number(),
     };
-    for property in managers.iter().flat_map(|m| m.properties.values()).filter(suits) {
+    for property in managers
+        .iter()
+        .filter(|m| m.subscribes(Some(needs)).is_ok())
+        .flat_map(|m| m.properties.values())
+        .filter(suits)
+    {
         let subscription = property.subscribe(wish.clone()).await?;
         let mut shown = shown(property, &subscription);
         shown["service"] = (&*property.service).into();
