@@ -271,9 +271,9 @@ fn collect(base: &Path, inside: &Path, files: &mut Vec<PathBuf>) -> std::io::Res
 fn monitoring(descriptor: &Descriptor) -> Vec<Chosen> {
     let mut chosen: BTreeMap<Module, Vec<String>> = BTreeMap::new();
     for manage in descriptor.set.services.values().filter_map(|p| p.manage.as_ref()) {
-        // Without a listener of its own there is nothing to pack.
-        let Some(listen) = manage.listen else { continue };
-        let mut add = |module: Module| chosen.entry(module).or_default().push(listen.to_string());
+        // Without a listener of its own, what is offered is for actions and sensors.
+        let at = manage.listen.map(|at| at.to_string());
+        let mut add = |module: Module| chosen.entry(module).or_default().extend(at.clone());
         add(Module::Polling);
         if manage.spec.offers(SubscriptionMode::Interval) {
             add(Module::Interval);
