@@ -147,7 +147,7 @@ monitor: {{ sensors: {{ x: push }} }}
     daemon.expect(0, &["metric", "push", "ok", "x", "1"]);
     let reason = |service: &str| {
         let why = daemon.cli(&["get", service, "x"]);
-        (why.code == 1).then_some(why.out + &why.err)
+        (why.code == 1).then_some(why.out + why.err.as_str())
     };
     for (service, part) in
         [("silent", "300ms"), ("endless", "300ms"), ("garbage", "x"), ("gone", "127.0.0.1:1")]

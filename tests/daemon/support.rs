@@ -155,7 +155,7 @@ impl Daemon {
     pub fn expect(&self, code: i32, words: &[&str]) -> String {
         let said = self.cli(words);
         assert_eq!(said.code, code, "{words:?}: {said:?}\n{}", self.process.log());
-        said.out + &said.err
+        said.out + said.err.as_str()
     }
 
     /// `GET path`, which must be answered with 200.
