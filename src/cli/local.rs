@@ -210,7 +210,7 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
         }
     };
     let control: Arc<dyn Control> = daemon.clone();
-    tracing::info!(address, services = control.policy_status().services, "homeostat runs");
+    tracing::info!(address = %address, services = control.policy_status().services, "homeostat runs");
     let stop = CancellationToken::new();
     let api = listener.map(|listener| {
         let router = crate::api::router(control.clone(), access);

@@ -140,7 +140,9 @@ pub enum Command {
     /// Read one sensor once, as a plug-in of Nagios does
     ///
     /// Prints one line with performance data. Exits with 0 (ok), 1 (warning), 2 (critical) or 3 (unknown).
-    #[command(after_help = "Example: homeostat sense '{ host: disk_used_ratio }' --warning 0.8 --critical 0.9 --name disk")]
+    #[command(
+        after_help = "Example: homeostat sense '{ host: disk_used_ratio }' --warning 0.8 --critical 0.9 --name disk"
+    )]
     Sense(SenseOptions),
     /// Serve a fake service to try policies out on
     Fake(FakeOptions),

@@ -57,7 +57,10 @@ async fn read(options: &SenseOptions) -> Result<Vec<Measurement>, String> {
     let wait = spec.timeout();
     let built = Connectors::new().sensor("sense", &options.name, &spec).map_err(|why| why.to_string())?;
     let BuiltSensor::Polled(mut sensor) = built else {
-        return Err(format!("a sensor of kind `{}` waits for values; only those that look can be read once", spec.protocol()));
+        return Err(format!(
+            "a sensor of kind `{}` waits for values; only those that look can be read once",
+            spec.protocol()
+        ));
     };
     match tokio::time::timeout(wait.0, sensor.read()).await {
         Ok(Ok(measured)) => Ok(measured),
@@ -69,7 +72,9 @@ async fn read(options: &SenseOptions) -> Result<Vec<Measurement>, String> {
 /// The worst state of the ranges, what is said of the value, and everything that was measured as performance data.
 fn judged(options: &SenseOptions, measured: &[Measurement]) -> (State, String) {
     let headline = measured.iter().find(|m| m.output.is_none() && m.label.is_none());
-    let Some(value) = headline.map(|m| m.value) else { return (State::Unknown, "nothing was measured".into()) };
+    let Some(value) = headline.map(|m| m.value) else {
+        return (State::Unknown, "nothing was measured".into());
+    };
     let breaks = |range: &Option<NagiosRange>| range.as_ref().is_some_and(|range| range.check(value));
     let state = match (breaks(&options.critical), breaks(&options.warning)) {
         (true, _) => State::Critical,

@@ -64,8 +64,8 @@ manage:
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/client.py"));
         command.args([format!("http://{manage_toy}"), format!("http://{manage_files}")]).args(more);
         let done = command.output().unwrap();
-        let said =
-            String::from_utf8_lossy(&done.stdout).into_owned() + String::from_utf8_lossy(&done.stderr).as_ref();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned()
+            + String::from_utf8_lossy(&done.stderr).as_ref();
         (done.status.code(), said)
     };
     let call = format!("http://{front}/");

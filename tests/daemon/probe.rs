@@ -33,7 +33,8 @@ fn a_sensor_is_a_plug_in_for_others_and_for_ourselves() {
     }
 
     // What Nagios runs, our own sensor of plug-ins runs as well.
-    let plug_in = json!([env!("CARGO_BIN_EXE_homeostat"), "sense", sensor, "--name", "cost", "--warning", "20"]);
+    let plug_in =
+        json!([env!("CARGO_BIN_EXE_homeostat"), "sense", sensor, "--name", "cost", "--warning", "20"]);
     let dir = policy(&format!(
         "service: C1\nmonitor: {{ sensors: {{ cost: {{ nagios: {{ command: {plug_in}, every: 1s }} }} }} }}\n"
     ));

@@ -508,7 +508,10 @@ async fn plain_tcp_to_nowhere_ends_at_once_and_a_reset_is_passed_on_as_an_end() 
 fn managed(name: &str, endpoint: SocketAddr, manage: SocketAddr, properties: &Value) -> Served {
     let spec = json!({ "listen": "127.0.0.1:1", "properties": properties });
     let spec = Arc::new(serde_json::from_value(spec).unwrap());
-    Served { manage: Some(Manage { listen: Some(manage), spec }), ..served(name, any(), &endpoint.to_string()) }
+    Served {
+        manage: Some(Manage { listen: Some(manage), spec }),
+        ..served(name, any(), &endpoint.to_string())
+    }
 }
 
 /// Requirement: R3-20
@@ -585,10 +588,8 @@ async fn a_management_listener_or_a_reference_whose_port_is_taken_waits_and_the_
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let place = taken.local_addr().unwrap();
-    membrane.set_ports(
-        &"it".into(),
-        vec![homeostat::model::calls::Port { listen: place, ..port(Some("it")) }],
-    );
+    membrane
+        .set_ports(&"it".into(), vec![homeostat::model::calls::Port { listen: place, ..port(Some("it")) }]);
     assert_eq!(get(membrane.address("it").unwrap(), "/").await.0, 200);
     drop(taken);
     until("the port of the reference to open", || std::net::TcpStream::connect(place).is_ok()).await;

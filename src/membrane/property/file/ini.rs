@@ -160,7 +160,14 @@ pub(super) fn set(text: &str, path: &[String], new: &str) -> Result<String, Stri
     // `key =` at the end of a line keeps its distance.
     let gap =
         if text[..entry.value.start].ends_with(['=', ':']) && entry.value.is_empty() { " " } else { "" };
-    Ok(format!("{}{gap}{new}{}", &text[..entry.value.start], &text[entry.value.end..]))
+    let changed = format!("{}{gap}{new}{}", &text[..entry.value.start], &text[entry.value.end..]);
+    // What comes after the value may be taken for it now: the comment in `key =; # why`, without the `;`.
+    let again = entries(&changed)?;
+    let holds =
+        again.iter().any(|e| e.section == section && e.key == key && changed[e.value.clone()] == *new);
+    holds
+        .then_some(changed)
+        .ok_or_else(|| format!("`{new}` cannot be written there so that every reader reads the same"))
 }
 
 #[cfg(test)]
