@@ -1078,7 +1078,7 @@ impl Compiler<'_> {
             &|reference| {
                 let reference = document.references.get(reference)?;
                 // Who provides a capability is known when all documents are.
-                let named = reference.capability.is_some().then(|| action.leads_to()).unwrap_or_default();
+                let named = if reference.capability.is_some() { action.leads_to() } else { Vec::new() };
                 Some(reference.services().cloned().chain(named.into_iter().map(str::to_string)).collect())
             },
             &document.references.keys().map(String::as_str).collect::<Vec<_>>(),

@@ -305,7 +305,7 @@ async fn an_answer_that_began_before_homeostat_left_is_served_to_its_end() {
     let through = tokio::spawn(async move { answer(&mut through, &mut Vec::new()).await.unwrap().1 });
     // It has left for new connections long before.
     let ended = async {
-        while get(at, "/").await.1.ends_with(" 127.0.0.1") == false {
+        while !get(at, "/").await.1.ends_with(" 127.0.0.1") {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

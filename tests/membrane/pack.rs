@@ -118,7 +118,7 @@ impl Drop for Running {
     }
 }
 
-/// Requirement: R4-16, R4-20, R4-21, R4-22, R4-23, R4-24, R4-27
+/// Requirement: R4-16, R4-20, R4-21, R4-22, R4-23, R4-24
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_micro_container_runs_anywhere_and_listens_to_nothing_that_was_not_asked_for() {
     let dir = tempfile::tempdir().unwrap();

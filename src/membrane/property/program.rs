@@ -1,6 +1,7 @@
 //! Values that are known of the service's own program, of its command line and environment, and of its metrics.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
@@ -129,23 +130,25 @@ async fn look(
     service: &str,
     what: ProcessQuantity,
 ) -> Result<f64, String> {
-    if !looks.contains_key(&what) {
-        let spec = ProcessSensor {
-            what,
-            name: None,
-            pid: None,
-            own: true,
-            top: None,
-            every: None,
-            stale_after: None,
-        };
-        let built = beside.0.connectors.sensor(service, "process", &SensorSpec::Process(spec));
-        let BuiltSensor::Polled(sensor) = built.map_err(|e| e.to_string())? else {
-            return Err("it cannot be looked at".into());
-        };
-        looks.insert(what, (sensor, None));
-    }
-    let (sensor, last) = looks.get_mut(&what).ok_or("it cannot be looked at")?;
+    let (sensor, last) = match looks.entry(what) {
+        Entry::Occupied(there) => there.into_mut(),
+        Entry::Vacant(place) => {
+            let spec = ProcessSensor {
+                what,
+                name: None,
+                pid: None,
+                own: true,
+                top: None,
+                every: None,
+                stale_after: None,
+            };
+            let built = beside.0.connectors.sensor(service, "process", &SensorSpec::Process(spec));
+            let BuiltSensor::Polled(sensor) = built.map_err(|e| e.to_string())? else {
+                return Err("it cannot be looked at".into());
+            };
+            place.insert((sensor, None))
+        }
+    };
     if let Some(seen) = sensor.read().await.map_err(|e| e.to_string())?.first() {
         *last = Some(seen.value);
     }
