@@ -12,6 +12,8 @@ that takes alone is measured first, with bare requests at the same rate.
 Memory is what the daemon holds (VmRSS) after the notifications, with 1, 100 and all services; the slope is that of one service.
 """
 
+# Requirement: R4-25, R4-26
+
 import argparse
 import asyncio
 import json

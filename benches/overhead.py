@@ -17,6 +17,8 @@ Properties are the service's own words (its admin endpoint), so that polling and
 notifications come by themselves. `--source file` keeps all of them in files. Modes are measured in turn, three rounds, and the middle round counts.
 """
 
+# Requirement: R4-29
+
 import argparse
 import asyncio
 import json

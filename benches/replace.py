@@ -11,6 +11,8 @@ operator are programs of their own. The operator sends `replace` over the API, t
 Late is an answer that a service began to give after the `replace` away from it was reported complete, and before the next one back to it was sent.
 """
 
+# Requirement: R3-62
+
 import argparse
 import asyncio
 import json

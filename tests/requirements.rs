@@ -77,9 +77,30 @@ fn read_marks(file: &str, text: &str, shown: &mut Shown, errors: &mut Vec<String
     }
 }
 
+/// The benchmarks that are programs of their own.
+fn benchmarks() -> Vec<(String, String)> {
+    let entries = fs::read_dir(root().join("benches")).expect("benches").map(|e| e.expect("an entry").path());
+    let mut found: Vec<_> = entries
+        .filter(|path| path.extension().is_some_and(|e| e == "py"))
+        .map(|path| {
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            (format!("benches/{name}"), fs::read_to_string(path).expect("text"))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
 /// What all marks say, and which are wrong.
 fn marks() -> (Shown, Vec<String>) {
     let (mut shown, mut errors) = (Shown::new(), Vec::new());
+    // What is shown by figures is shown by a command, which no test runs.
+    for (file, text) in benchmarks() {
+        let lists = text.lines().filter_map(|line| line.strip_prefix("# Requirement: "));
+        for id in lists.flat_map(|list| list.split(',')) {
+            shown.entry(id.trim().to_string()).or_default().insert(file.clone());
+        }
+    }
     for (file, text) in ["src", "tests"].iter().flat_map(|dir| rust_files(dir)) {
         read_marks(&file, &text, &mut shown, &mut errors);
     }
