@@ -345,7 +345,9 @@ impl Driver {
         let kept = self.kept()?;
         let output = kept.as_ref().map(|records| records.new_output(&self.service)).transpose();
         let output = output.map_err(|error| format!("there is no place for its output: {error}"))?;
-        let mut launched = launch(&self.spec, kept.is_some() || self.spec.limits.is_some(), output)?;
+        // It must not begin before the guard knows of it: homeostat may be killed in between.
+        let gated = cfg!(unix) || kept.is_some() || self.spec.limits.is_some();
+        let mut launched = launch(&self.spec, gated, output)?;
         let group = launched.child.id().ok_or("it has ended before it began")?;
         let watch = self.watch();
         running.ready = self.ready(watch.as_ref());
