@@ -1041,3 +1041,22 @@ fn ten_thousand_services_cost() {
         .expect("written");
     assert_eq!(timed("one file is wrong", Some(&second)).expect_err("an error").len(), 1);
 }
+
+#[test]
+fn calls_do_not_go_round_in_a_circle() {
+    for (text, place) in [
+        (
+            "service: a\nreferences: { x: { service: b, listen: 127.0.0.1:7101 } }\n---\nservice: b\nendpoint: 127.0.0.1:7101\n",
+            "p.yaml:5:11",
+        ),
+        ("service: a\nendpoint: 127.0.0.1:7101\nlisten: 0.0.0.0:7101\n", "p.yaml:2:11"),
+        ("service: a\nendpoint: localhost:7101\nmanage: { listen: 127.0.0.1:7101 }\n", "p.yaml:2:11"),
+    ] {
+        let said = problems([("p.yaml", text)]);
+        assert!(said.contains("circle") && said.starts_with(place), "{text}{said}");
+    }
+    let apart = "service: a\nendpoint: 127.0.0.2:7101\nlisten: 127.0.0.1:7101\n";
+    assert_eq!(problems([("p.yaml", apart)]), "");
+    let live = "service: a\nendpoint: 127.0.0.1:7101\nlisten: 127.0.0.1:7101\nlive: {}\n";
+    assert_eq!(problems([("p.yaml", live)]), "");
+}

@@ -11,6 +11,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::Shared;
 use super::problem::Problem;
+use crate::model::endpoint::is_loopback;
 
 /// What the holder of a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -162,7 +163,7 @@ fn forbidden(detail: String) -> Box<Response> {
 /// makes it the page's own origin (DNS rebinding). So the host must be this machine by name, and so must the origin, if there is one.
 fn from_here(uri: &Uri, headers: &HeaderMap) -> Result<(), Box<Response>> {
     let text = |name: header::HeaderName| headers.get(name).map(|v| v.to_str().unwrap_or("?"));
-    let host = uri.host().or_else(|| text(header::HOST).map(without_port));
+    let host = uri.host().or_else(|| text(header::HOST));
     if let Some(host) = host
         && !is_loopback(host)
     {
@@ -172,26 +173,13 @@ fn from_here(uri: &Uri, headers: &HeaderMap) -> Result<(), Box<Response>> {
     }
     if let Some(origin) = text(header::ORIGIN) {
         let authority = origin.split_once("://").map_or(origin, |(_, rest)| rest);
-        if !is_loopback(without_port(authority)) {
+        if !is_loopback(authority) {
             return Err(forbidden(format!(
                 "the request comes from the origin `{origin}`, and without a token only pages of this machine may ask"
             )));
         }
     }
     Ok(())
-}
-
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !port.is_empty() => host,
-        _ => authority,
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -231,10 +219,10 @@ mod tests {
     #[test]
     fn loopback_names_are_told_from_others() {
         for good in ["localhost:7700", "127.0.0.1:7700", "[::1]:7700", "LOCALHOST", "[::1]"] {
-            assert!(is_loopback(without_port(good)), "{good}");
+            assert!(is_loopback(good), "{good}");
         }
         for bad in ["evil.example:7700", "127.0.0.1.evil.example", "localhost.evil", "10.0.0.1", "", "null"] {
-            assert!(!is_loopback(without_port(bad)), "{bad}");
+            assert!(!is_loopback(bad), "{bad}");
         }
     }
 

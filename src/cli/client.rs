@@ -11,7 +11,7 @@ use crate::api::Problem;
 
 /// How long to wait for a connection, and for an answer that is no stream.
 const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(180);
 
 /// Knows where the daemon is and how to be recognised by it.
 #[derive(Clone)]

@@ -17,6 +17,9 @@ use crate::policy::diagnostics::Problem;
 use crate::policy::load::Sources;
 use crate::policy::set::PolicySet;
 
+/// What pack writes at the top of a container.
+const OURS: [&str; 6] = ["run", "bin", "policy", "manifest.json", "Containerfile", "build.log"];
+
 /// The image that the Containerfile begins with.
 const IMAGE: &str = "debian:stable-slim";
 
@@ -184,6 +187,14 @@ fn process(descriptor: &Descriptor, base: &Path) -> Result<(Vec<Chosen>, Vec<Pat
     let mut files = Vec::new();
     for source in &descriptor.spec.source {
         let inside = Path::new(source);
+        let first = inside.components().find(|c| !matches!(c, std::path::Component::CurDir));
+        let first = first.map(|c| c.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+        if OURS.contains(&first.as_str()) {
+            return Err(usage(format!(
+                "`pack.source`: `{source}` has the name of something that pack writes itself ({}); rename it",
+                OURS.join(", ")
+            )));
+        }
         if !stays_inside(inside) {
             return Err(usage(format!(
                 "`pack.source`: `{source}` does not lie beside the descriptor; expected a relative path without `..`"

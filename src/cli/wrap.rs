@@ -126,6 +126,15 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
         std::net::TcpListener::bind(options.listen)
             .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen)))?,
     );
+    if let Some(to) = &options.to
+        && tokio::net::TcpStream::connect(&*to.address).await.is_ok()
+    {
+        // It would be taken for the program.
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{} is taken: something listens there before the program starts", to.address),
+        ));
+    }
     let (leave, left) = mpsc::channel(1);
     let mut causes = Causes::new(&[], left);
     let daemon = Daemon::start_from(

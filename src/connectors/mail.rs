@@ -60,8 +60,7 @@ impl Mailer {
         let mut mail = Message::builder()
             .from(self.from.clone())
             .subject(shorten(&subject, SUBJECT_LIMIT))
-            // The same for every attempt at the same action, so that a receiver can tell a repetition.
-            .message_id(Some(format!("<{}@homeostat>", command.key.replace('/', "."))));
+            .message_id(None);
         for to in &self.to {
             mail = mail.to(to.clone());
         }

@@ -54,8 +54,11 @@ impl Places<'_> {
             return Err(format!("`{service}` has no endpoint, so no calls can be led there"));
         };
         Ok(match self.fronts.get(service) {
-            Some(gate) => Endpoint { address: gate.address.to_string().into(), ..endpoint },
-            None => endpoint,
+            // While its port is somebody else's, calls to it do not go there.
+            Some(gate) if gate.trouble().is_none() => {
+                Endpoint { address: gate.address.to_string().into(), ..endpoint }
+            }
+            _ => endpoint,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Where services listen, and where homeostat does.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -25,6 +25,34 @@ pub fn parse_address(text: &str) -> Result<Address, String> {
             Err(format!("`{text}` is no address; expected an IP address and a port, such as 127.0.0.1:8080"))
         }
     }
+}
+
+/// Whether `host` or `host:port` names this machine, and nothing else can: a loopback address, or `localhost`.
+pub fn is_loopback(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !port.is_empty() => host,
+        _ => authority,
+    };
+    // An IPv6 address without a port ends like one with a port.
+    let local = |host: &str| {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host.eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    };
+    local(host) || local(authority)
+}
+
+/// Whether what connects to `host:port` reaches a listener at `listen`, as far as the text shows.
+pub fn reaches(endpoint: &str, listen: &Address) -> bool {
+    let to = match endpoint.rsplit_once(':') {
+        Some((host, port)) if host.eq_ignore_ascii_case("localhost") => format!("127.0.0.1:{port}").parse(),
+        _ => endpoint.parse::<Address>(),
+    };
+    let Ok(to) = to else { return false };
+    let (ip, at) = (to.ip().to_canonical(), listen.ip().to_canonical());
+    let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+    to.port() == listen.port()
+        && (ip == at || local(ip) && at.is_unspecified() || ip.is_unspecified() && local(at))
 }
 
 /// What is spoken at an endpoint.

@@ -601,7 +601,7 @@ impl HttpSource {
         url(&self.url, based, &[])?;
         pointer(&self.pointer)?;
         syntax::headers(&self.headers, Holes::Secrets)?;
-        nonzero(self.timeout)?;
+        possible(self.timeout)?;
         if let Some(header) = &self.header {
             if header.is_empty()
                 || !header.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
@@ -678,7 +678,7 @@ impl MethodSpec {
         syntax::headers(&self.headers, Holes::Secrets)?;
         holes("body", self.body.as_deref().unwrap_or_default(), &names)?;
         pointer(&self.pointer)?;
-        nonzero(self.timeout)
+        possible(self.timeout)
     }
 
     /// The parameters of a call by their names, each of its type; given by position (an array) or by name (an object).
@@ -720,9 +720,15 @@ impl MethodSpec {
     }
 }
 
-fn nonzero(timeout: Option<HumanDuration>) -> Result<(), String> {
+/// The longest that a property or method may take: less than the step of a plan may.
+const LONGEST: HumanDuration = HumanDuration::seconds(100);
+
+fn possible(timeout: Option<HumanDuration>) -> Result<(), String> {
     match timeout {
         Some(time) if time.0.is_zero() => Err("`timeout` is zero; expected a duration such as 5s".into()),
+        Some(time) if time > LONGEST => {
+            Err(format!("`timeout` is {time}; expected at most {LONGEST}, which an action has for one step"))
+        }
         _ => Ok(()),
     }
 }

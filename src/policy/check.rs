@@ -11,6 +11,7 @@ use super::set::{Broken, Draft, Reach};
 use super::tree::{Place, Step};
 use super::value::{GroupPolicy, MetricKind, MetricPolicy, ServicePolicy, Strategy};
 use crate::model::calls::checkable;
+use crate::model::endpoint::{Address, reaches};
 use crate::model::{MetricPath, Resource};
 
 /// Checks a whole set. `broken` are names whose own documents are wrong; what only misses them is left out.
@@ -291,7 +292,7 @@ impl<'a> Everything<'a> {
 
     /// One address is listened on for one purpose.
     fn ports(&mut self) {
-        let mut taken: FxHashMap<crate::model::endpoint::Address, String> = FxHashMap::default();
+        let mut taken: std::collections::BTreeMap<Address, String> = std::collections::BTreeMap::new();
         for service in 0..self.services.len() {
             self.endpoints(service);
             self.programs(service);
@@ -314,6 +315,22 @@ impl<'a> Everything<'a> {
                     }
                     None => drop(taken.insert(listen, what)),
                 }
+            }
+        }
+        for service in 0..self.services.len() {
+            let policy = self.services[service].policy;
+            let Some(endpoint) = &policy.endpoint else { continue };
+            // The port in front of a service that runs already is its own.
+            let own = |listen: &Address| policy.live.is_some() && policy.listen == Some(*listen);
+            let mut reached =
+                taken.iter().filter(|(listen, _)| reaches(&endpoint.address, listen) && !own(listen));
+            if let Some((listen, what)) = reached.next() {
+                let message = format!(
+                    "homeostat listens on {listen} itself, for `{what}`: calls would go round in a circle"
+                );
+                let hint = "say where the service itself listens".to_string();
+                let place = Place::value(["endpoint".into()]);
+                self.report(service, Problem::error("conflicting-fields", place, message).hint(hint));
             }
         }
     }

@@ -946,20 +946,24 @@ async fn call_effectors(
 async fn move_calls(inner: &Inner, perform: &Perform) -> Result<Vec<String>, ConnectorError> {
     let mut said = Vec::new();
     let runs = |name: &&Arc<str>| inner.processes.runs(name);
-    for name in perform.starts.iter().filter(runs) {
-        let stood = inner.processes.status(name).is_some_and(|s| s.state == ProcessState::Stopped);
-        let started =
-            tokio::time::timeout(READY_TIME, inner.processes.order(name, ProcessOrder::Start)).await;
-        match started {
-            Ok(Ok(_)) if stood => said.push(format!("`{name}` was started")),
-            Ok(Ok(_)) => {}
-            Ok(Err(why)) => return Err(ConnectorError::Answer(format!("`{name}` does not start: {why}"))),
-            Err(_) => return Err(ConnectorError::Timeout(HumanDuration(READY_TIME))),
+    let begin = async {
+        let starts = perform.starts.iter().filter(runs).map(|name| async move {
+            let stood = inner.processes.status(name).is_some_and(|s| s.state == ProcessState::Stopped);
+            let started = inner.processes.order(name, ProcessOrder::Start).await;
+            let why = |why| ConnectorError::Answer(format!("`{name}` does not start: {why}"));
+            started.map(|_| stood.then(|| format!("`{name}` was started"))).map_err(why)
+        });
+        let said = futures::future::try_join_all(starts).await?;
+        for to in perform.moves.iter().filter_map(|(_, to)| to.as_ref()) {
+            inner.processes.ready(to, READY_TIME).await.map_err(ConnectorError::Answer)?;
         }
-    }
-    for to in perform.moves.iter().filter_map(|(_, to)| to.as_ref()) {
-        inner.processes.ready(to, READY_TIME).await.map_err(ConnectorError::Answer)?;
-    }
+        Ok(said)
+    };
+    // All of them together: a step has its time.
+    let begun = tokio::time::timeout(READY_TIME, begin).await;
+    said.extend(
+        begun.unwrap_or(Err(ConnectorError::Timeout(HumanDuration(READY_TIME))))?.into_iter().flatten(),
+    );
     let stops = perform.stops.iter().filter(runs).collect::<Vec<_>>();
     if stops.is_empty() {
         let rest = inner.membrane.lead(&perform.service, &perform.moves).await;
@@ -969,18 +973,20 @@ async fn move_calls(inner: &Inner, perform: &Perform) -> Result<Vec<String>, Con
     let rest = inner.membrane.lead_within(&perform.service, &perform.moves, LAST_CALLS).await;
     let rest = rest.map_err(ConnectorError::Config)?;
     said.extend(rest.iter().map(ToString::to_string));
-    for name in stops {
+    let rest = &rest;
+    let ends = stops.into_iter().map(|name| async move {
         if rest.iter().any(|underway| underway.service == *name) {
-            said.push(format!("`{name}` runs on"));
-        } else if let Some(other) = inner.membrane.reached(name) {
-            said.push(format!("`{name}` runs on: `{other}` leads there"));
-        } else {
-            match inner.processes.release(name, STOP_TIME).await {
-                Ok(_) => said.push(format!("`{name}` was stopped")),
-                Err(why) => said.push(format!("`{name}` was not stopped: {why}")),
-            }
+            return format!("`{name}` runs on");
         }
-    }
+        if let Some(other) = inner.membrane.reached(name) {
+            return format!("`{name}` runs on: `{other}` leads there");
+        }
+        match inner.processes.release(name, STOP_TIME).await {
+            Ok(_) => format!("`{name}` was stopped"),
+            Err(why) => format!("`{name}` was not stopped: {why}"),
+        }
+    });
+    said.extend(futures::future::join_all(ends).await);
     Ok(said)
 }
 

@@ -173,7 +173,7 @@ fn a_kill_at_any_moment_loses_nothing_reported_and_repeats_nothing() {
     for (number, property) in numbers {
         assert_eq!(record.get(&property).map(|r| r.0), Some(number), "{property} is not on record any more");
     }
-    assert!(reported.len() > 20, "{}", reported.len());
+    assert!(reported.len() > 5, "{}", reported.len());
     for property in reported {
         let found = record.get(&property);
         assert!(found.is_some_and(|(_, status, _)| status == "done"), "{property} was done: {found:?}");

@@ -125,7 +125,7 @@ fn a_service_that_cannot_be_reached_is_reported_by_mail_and_so_is_its_return() {
     let to: Vec<&String> = mail.iter().filter(|line| line.starts_with("RCPT")).collect();
     assert!(to.len() == 2 && to[0].contains("<ops@example.org>"), "{mail:?}");
     assert!(mail.iter().any(|line| line == "Subject: web: web cannot be reached"), "{mail:?}");
-    assert!(mail.iter().any(|line| line == "Message-ID: <web.1.0@homeostat>"), "{mail:?}");
+    assert!(mail.iter().any(|line| line.starts_with("Message-ID: <")), "{mail:?}");
 
     let _web_server = TcpListener::bind(at).expect("bound again");
     let mail = post.mails.recv_timeout(PATIENCE).expect("another mail");

@@ -528,6 +528,12 @@ async fn management_and_function_do_not_meet() {
     assert_eq!(super::support::get(front, "/_mon/properties").await, (200, "it".into()));
     assert_eq!(service.requests.load(Ordering::SeqCst), 1);
     assert_eq!(super::support::get(address, "/").await.0, 404);
+    // A page of a stranger whose name leads here is a stranger's (DNS rebinding).
+    for (name, value) in [("host", "evil.example"), ("origin", "http://evil.example:8081")] {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let asked = client.get(format!("http://{address}/_mon/properties")).header(name, value).send().await;
+        assert_eq!(asked.unwrap().status(), 403, "{name}");
+    }
     assert_eq!(super::support::get(address, "/anything").await.0, 404);
     assert_eq!(service.requests.load(Ordering::SeqCst), 1);
     assert!(membrane.stop(Duration::from_secs(5)).await);

@@ -193,6 +193,7 @@ fn what_cannot_be_packed_is_told() {
     refused("service: a\npack: { sources: [app] }\n", 4, "sources");
     refused("service: a\npack: { source: [../app] }\n", 2, "does not lie beside the descriptor");
     refused("service: a\npack: { source: [app] }\n", 2, "`pack.source`: `app`");
+    refused("service: a\npack: { source: [./policy/more.yaml] }\n", 2, "pack writes itself");
     refused("service: a\nprocess: { command: [/usr/bin/true] }\npack: {}\n", 2, "is only on this machine");
     refused(
         "service: a\nendpoint: tcp://127.0.0.1:1\nlisten: 127.0.0.1:2\npack: { protocols: [http] }\n",

@@ -177,6 +177,11 @@ fn what_cannot_be_wrapped_is_told_with_its_exit_code() {
     let (code, said) = fails(&[&start[..], &[&port, "--", "sleep", "60"]].concat());
     assert!(code == Some(7) && said.contains("cannot listen on"), "{said}");
 
+    let strange =
+        ["wrap", "--manage", "127.0.0.1:0", "--to", &port, "--listen", &listen, "--", "sleep", "60"];
+    let (code, said) = fails(&strange);
+    assert!(code == Some(7) && said.contains("something listens there before"), "{said}");
+
     let (code, said) = fails(&[&start[..], &[&listen, "--", "sh", "-c", "exit 3"]].concat());
     assert!(code == Some(7) && said.contains("`sh` ended by itself: exit status: 3"), "{said}");
 

@@ -320,6 +320,10 @@ impl Property {
             }
         } else if let Some(source) = &self.spec.http {
             http::set(&self.shared.client, source, self.base.as_deref(), &value).await?;
+            // What the service makes of it is what is told.
+            let taken = self.read().await.unwrap_or(value);
+            self.publish(&mut known, taken);
+            return told;
         }
         self.publish(&mut known, value);
         told
@@ -452,6 +456,7 @@ impl Property {
             Follower { id, property: self.clone(), timing, out, counters: counters.clone(), missed: 0 };
         // Held, because an interval is told without changes.
         let held = (!change).then_some(begun);
+        let unsubscribed = ended.clone();
         tokio::spawn(async move {
             follower.follow(seen, &ended).await;
             drop(held);
@@ -462,7 +467,10 @@ impl Property {
             Some(door) => {
                 let (nothing, empty) = mpsc::channel(1);
                 tokio::spawn(async move {
-                    deliver::deliver(&property, &door, notifications, &counters, (id, change)).await;
+                    tokio::select! {
+                        () = deliver::deliver(&property, &door, notifications, &counters, (id, change)) => {}
+                        () = unsubscribed.cancelled() => {}
+                    }
                     property.end(id);
                     drop(nothing);
                 });
@@ -714,7 +722,13 @@ impl Manager {
         let Action::Set { property, value, .. } = action else { return Ok(TookPlace::Unknown) };
         let property = self.property(property).map_err(|e| e.to_string())?;
         let now = property.read().await.map_err(|e| e.to_string())?;
-        Ok(if file::same(&now, value) { TookPlace::Yes } else { TookPlace::No })
+        let tells = property.spec.file.as_ref().is_some_and(|file| file.tell.is_some());
+        Ok(match file::same(&now, value) {
+            // Whether the service was told of it cannot be seen.
+            true if tells => TookPlace::Unknown,
+            true => TookPlace::Yes,
+            false => TookPlace::No,
+        })
     }
 
     /// Whether it offers just this.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -28,6 +29,7 @@ use super::hybrid::Tolerance;
 use super::timing::When;
 use super::{Begun, Counters, Manager, Notification, Property, PropertyError, Wish};
 use crate::model::HumanDuration;
+use crate::model::endpoint::is_loopback;
 use crate::model::manage::SubscriptionMode;
 
 /// The largest body, bytes.
@@ -58,6 +60,7 @@ type Answer = Result<Response, PropertyError>;
 /// Serves one connection, until the listener closes.
 pub(in crate::membrane) async fn serve(client: TcpStream, manager: Now, closed: CancellationToken) {
     let router = routes(manager).fallback(no_route).method_not_allowed_fallback(wrong_method);
+    let router = router.layer(axum::middleware::from_fn(from_here));
     let service = TowerToHyperService::new(router);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -455,6 +458,28 @@ async fn unsubscribe(State(manager): State<Now>, Path((name, id)): Path<(String,
         true => Ok(StatusCode::NO_CONTENT.into_response()),
         false => Err(PropertyError::NoSuchSubscription(name, id)),
     }
+}
+
+/// A web page could reach this port through the browser of someone here: a name that resolves to 127.0.0.1 makes it the page's own origin
+/// (DNS rebinding). So the host must be this machine by name, and so must the origin, if there is one.
+async fn from_here(request: Request, next: Next) -> Response {
+    match stranger(&request) {
+        Some(stranger) => {
+            let detail = format!(
+                "the request is for, or from, `{stranger}`; only loopback names such as `localhost` are served here"
+            );
+            problem(StatusCode::FORBIDDEN, "forbidden", &detail, None)
+        }
+        None => next.run(request).await,
+    }
+}
+
+/// The host or the origin of a request, when that is not this machine.
+fn stranger(request: &Request) -> Option<String> {
+    let text = |name| request.headers().get(name).map(|v: &HeaderValue| v.to_str().unwrap_or("?"));
+    let host = request.uri().authority().map(|a| a.as_str()).or_else(|| text(header::HOST));
+    let origin = text(header::ORIGIN).map(|o| o.split_once("://").map_or(o, |(_, rest)| rest));
+    host.into_iter().chain(origin).find(|name| !is_loopback(name)).map(str::to_string)
 }
 
 async fn no_route(uri: Uri) -> Response {

@@ -420,7 +420,11 @@ impl ServiceLoop {
 
     /// An effector has answered.
     pub(super) fn performed(&mut self, key: &str, result: Result<String, String>, turn: &mut Turn<'_>) {
-        let Some(perform) = self.performing.remove(key) else { return };
+        let Some(perform) = self.performing.remove(key) else {
+            // It was given up, and has moved calls since, perhaps: they go where the bindings say.
+            self.show_ports(turn);
+            return;
+        };
         let ended = match result {
             Err(error) => Err((OutcomeStatus::Failed, error)),
             Ok(said) => match self.after_effector(&perform.action, turn) {

@@ -4,7 +4,9 @@ mod ini;
 mod toml;
 mod yaml;
 
-use std::fs::{self, File};
+use std::collections::hash_map::RandomState;
+use std::fs::{self, File, OpenOptions};
+use std::hash::BuildHasher;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -105,11 +107,10 @@ pub(super) fn write(path: &Path, pointer: &str, value: Value, format: FileFormat
         refused("it cannot be written there so that it is read as this, and all else as before".into())
     })?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}.homeostat", std::process::id()));
+    // Nobody who may write there can have prepared it.
+    let chance = RandomState::new().hash_one(std::process::id());
+    let beside = path.with_file_name(format!(".{name}.{chance:016x}.homeostat"));
     let replaced = replace(path, &beside, &text);
-    if replaced.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
     replaced.map_err(|e| FileError::Io(path.clone(), e))
 }
 
@@ -133,7 +134,10 @@ fn with(mut document: Value, pointer: &str, value: Value) -> Option<Value> {
 /// Equal, whether a number is written `3` or `3.0`.
 pub(super) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        // Whole numbers are compared as such: as floating point, large ones that differ are the same.
+        (Value::Number(a), Value::Number(b)) => {
+            a == b || (a.is_f64() || b.is_f64()) && a.as_f64() == b.as_f64()
+        }
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
@@ -143,9 +147,22 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
 }
 
 fn replace(path: &Path, beside: &Path, text: &str) -> std::io::Result<()> {
-    let permissions = fs::metadata(path)?.permissions();
-    let mut file = File::create(beside)?;
-    file.set_permissions(permissions)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(beside)?;
+    let replaced = write_and_rename(path, beside, file, text);
+    if replaced.is_err() {
+        let _ = fs::remove_file(beside);
+    }
+    replaced
+}
+
+fn write_and_rename(path: &Path, beside: &Path, mut file: File, text: &str) -> std::io::Result<()> {
+    let about = fs::metadata(path)?;
+    keep_owner(&file, &about)?;
+    file.set_permissions(about.permissions())?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     drop(file);
@@ -154,6 +171,22 @@ fn replace(path: &Path, beside: &Path, text: &str) -> std::io::Result<()> {
         Some(dir) if cfg!(unix) => File::open(dir)?.sync_all(),
         _ => Ok(()),
     }
+}
+
+/// The file belongs to whom it belonged to before; who cannot see to that does not replace it.
+#[cfg(unix)]
+fn keep_owner(file: &File, about: &fs::Metadata) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let now = file.metadata()?;
+    match (now.uid(), now.gid()) == (about.uid(), about.gid()) {
+        true => Ok(()),
+        false => std::os::unix::fs::fchown(file, Some(about.uid()), Some(about.gid())),
+    }
+}
+
+#[cfg(not(unix))]
+fn keep_owner(_: &File, _: &fs::Metadata) -> std::io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]
@@ -220,5 +253,32 @@ mod tests {
         assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o640);
         assert_eq!(read(&path, "", FileFormat::Json).expect("read"), json!(2));
+    }
+
+    #[test]
+    fn large_whole_numbers_that_differ_are_not_the_same() {
+        assert!(same(&json!(3), &json!(3.0)) && !same(&json!(3), &json!(3.5)));
+        assert!(!same(&json!(9_007_199_254_740_992_u64), &json!(9_007_199_254_740_993_u64)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_keeps_its_owner_and_what_others_left_beside_it_is_not_touched() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, victim) = (dir.path().join("a.json"), dir.path().join("victim"));
+        fs::write(&path, "{\"rate\": 5}").expect("written");
+        fs::write(&victim, "mine").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("mode");
+        // Only who may give files away can see whether they are given back.
+        let owner = std::os::unix::fs::chown(&path, Some(65534), Some(65534)).is_ok().then_some(65534);
+        let beside = dir.path().join(".a.json.1.homeostat");
+        std::os::unix::fs::symlink(&victim, &beside).expect("a link");
+        assert!(replace(&path, &beside, "{}").is_err(), "what is there is not opened");
+        write(&path, "/rate", json!(7), FileFormat::Json).expect("set");
+        assert_eq!(fs::read_to_string(&victim).expect("text"), "mine");
+        let about = fs::metadata(&path).expect("there");
+        assert_eq!(about.mode() & 0o777, 0o640);
+        assert!(owner.is_none_or(|owner| (about.uid(), about.gid()) == (owner, owner)));
     }
 }
