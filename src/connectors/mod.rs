@@ -22,6 +22,7 @@ mod prometheus;
 mod statsd;
 mod text;
 mod udp;
+mod websocket;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -233,6 +234,7 @@ impl Connectors {
             EffectorSpec::Http(e) => Arc::new(http::HttpCaller::new(e, self.client()?)?),
             EffectorSpec::Exec(e) => Arc::new(exec::ExecCaller::new(e, self.client()?)?),
             EffectorSpec::Mail(e) => Arc::new(mail::Mailer::new(e)?),
+            EffectorSpec::Websocket(e) => Arc::new(websocket::Sender::new(e)?),
             EffectorSpec::Log(e) => Arc::new(log::Logger::new(e)?),
             EffectorSpec::Custom(c) => {
                 let factory = find(&self.shared.effectors, &c.kind, "effector")?;
