@@ -295,12 +295,7 @@ impl Membrane {
 
     /// As [`Membrane::set_ports`], but those of the references `held`, which are open, stay as they are. Answers which targets that they led to they lead
     /// to no more.
-    pub fn set_ports_but(
-        &self,
-        service: &Arc<str>,
-        mut ports: Vec<Port>,
-        held: &[Arc<str>],
-    ) -> Vec<Left> {
+    pub fn set_ports_but(&self, service: &Arc<str>, mut ports: Vec<Port>, held: &[Arc<str>]) -> Vec<Left> {
         if !self.0.modules.has(Module::References) {
             ports.clear();
         }

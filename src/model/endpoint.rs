@@ -154,9 +154,11 @@ mod tests {
         ] {
             assert!(is(endpoint, listen), "{endpoint} {listen}");
         }
-        for (endpoint, listen) in
-            [("127.0.0.1:81", "127.0.0.1:80"), ("127.0.0.2:80", "127.0.0.1:80"), ("localhost:81", "0.0.0.0:80")]
-        {
+        for (endpoint, listen) in [
+            ("127.0.0.1:81", "127.0.0.1:80"),
+            ("127.0.0.2:80", "127.0.0.1:80"),
+            ("localhost:81", "0.0.0.0:80"),
+        ] {
             assert!(!is(endpoint, listen), "{endpoint} {listen}");
         }
     }
