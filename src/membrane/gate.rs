@@ -207,7 +207,11 @@ impl Door {
                         () = live.leaving.cancelled() => break,
                     }
                     let again = tokio::task::spawn_blocking(take).await;
-                    next = Some(again.unwrap_or_else(|e| Err(Trouble(e.to_string().into()))));
+                    let again = again.unwrap_or_else(|e| Err(Trouble(e.to_string().into())));
+                    if let Err(why) = &again {
+                        set(&trouble, Some(why));
+                    }
+                    next = Some(again);
                 }
                 live.never();
             }
