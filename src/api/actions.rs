@@ -100,12 +100,20 @@ pub(super) async fn send_actions(
     let bytes = read(body, app.limits.body, app.limits.read).await?;
     let ports = app.control.ports(&service);
     if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
-        let actions: Vec<Action> = parse(&bytes)?;
+        let actions: Vec<Action> = parse(&bytes).map_err(said_right)?;
         Ok(Json(ports?.send_actions(actions).await?).into_response())
     } else {
-        let action: Action = parse(&bytes)?;
+        let action: Action = parse(&bytes).map_err(said_right)?;
         Ok(Json(ports?.send_action(action).await?).into_response())
     }
+}
+
+/// What is no action, with what would be one.
+fn said_right(mut problem: Box<Problem>) -> Box<Problem> {
+    problem.detail.push_str(
+        "; expected an action such as {\"start\": {}} or {\"set\": {\"property\": \"rate\", \"value\": 5}}, or a list [ … ] of actions",
+    );
+    problem
 }
 
 /// Which decisions.
