@@ -199,7 +199,7 @@ impl Connectors {
             return Err(ConnectorError::Config("not packed: nothing listens for datagrams here".into()));
         }
         Ok(match spec {
-            SensorSpec::Push(_) => BuiltSensor::Passive,
+            SensorSpec::Push(_) | SensorSpec::Collect(_) => BuiltSensor::Passive,
             SensorSpec::Host(s) => {
                 BuiltSensor::Polled(Box::new(host::HostReader::new(s, shared.host.clone())))
             }
