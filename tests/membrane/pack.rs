@@ -245,7 +245,7 @@ async fn who_was_not_packed_to_wait_for_datagrams_does_not_and_the_api_is_where_
         let mut command = Command::new(built.join("run"));
         command.args(["--listen", &api.to_string(), "--log"]).stdout(Stdio::null()).stderr(Stdio::null());
         let running = Running(command.spawn().unwrap());
-        let path = "/v1/services/a";
+        let path = "/v1/services/a/metrics/s";
         super::support::until("it serves", || std::net::TcpStream::connect(api).is_ok()).await;
         let settled = async {
             loop {
