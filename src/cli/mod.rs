@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod fake;
+mod foreign;
 pub mod input;
 mod live;
 pub mod local;

@@ -25,6 +25,7 @@ mod udp;
 mod websocket;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -69,6 +70,8 @@ struct Shared {
     property: RwLock<Option<Arc<PropertyFactory>>>,
     sensors: RwLock<HashMap<String, Arc<SensorFactory>>>,
     effectors: RwLock<HashMap<String, Arc<EffectorFactory>>>,
+    /// Whether sensors may wait for datagrams.
+    datagrams: AtomicBool,
 }
 
 impl Default for Connectors {
@@ -98,6 +101,7 @@ impl Connectors {
                 property: RwLock::default(),
                 sensors: RwLock::default(),
                 effectors: RwLock::default(),
+                datagrams: AtomicBool::new(true),
             }),
         }
     }
@@ -122,6 +126,11 @@ impl Connectors {
     ) {
         let mut kinds = self.shared.effectors.write().unwrap_or_else(PoisonError::into_inner);
         kinds.insert(kind.into(), Arc::new(factory));
+    }
+
+    /// From now on no sensor that waits for datagrams (`udp`, `statsd`) is built: a micro-container was packed without.
+    pub fn refuse_datagrams(&self) {
+        self.shared.datagrams.store(false, Ordering::SeqCst);
     }
 
     /// Makes `proxy` sensors buildable; the membrane does this.
@@ -185,6 +194,11 @@ impl Connectors {
             return Err(ConnectorError::Config(problem));
         }
         let shared = &self.shared;
+        if matches!(spec, SensorSpec::Udp(_) | SensorSpec::Statsd(_))
+            && !shared.datagrams.load(Ordering::SeqCst)
+        {
+            return Err(ConnectorError::Config("not packed: nothing listens for datagrams here".into()));
+        }
         Ok(match spec {
             SensorSpec::Push(_) | SensorSpec::Collect(_) => BuiltSensor::Passive,
             SensorSpec::Host(s) => {
