@@ -77,7 +77,7 @@ async def poll(manage, n, rate, count):
     reader, writer = await asyncio.open_connection("127.0.0.1", manage)
     loop, due = asyncio.get_running_loop(), asyncio.get_running_loop().time()
     while True:
-        writer.write(f"GET /_mon/properties/p{n} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+        writer.write(f"GET /_mon/properties/p{n} HTTP/1.1\r\nHost: 127.0.0.1:{manage}\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]))
         if not head.startswith(b"HTTP/1.1 200"):
@@ -133,6 +133,14 @@ def observe(mode, manage, callback, options, files, pipe):
     pipe.send(asyncio.run(run()))
 
 
+def hear(pipe):
+    """What the observer says next."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        sys.exit("the observer has ended; see above")
+
+
 def one(mode, options, backend, programs):
     """One round of one mode: per number of connections (requests/s, 99th percentile in microseconds), values per second, processor time per second."""
     files = [os.path.join(programs.directory, f"p{n}.json") for n in range(options.properties)]
@@ -147,8 +155,8 @@ def one(mode, options, backend, programs):
     observer = multiprocessing.Process(target=observe, args=(mode, manage, callback, options, files, theirs), daemon=True)
     if mode != "none":
         observer.start()
-        if ours.recv() != "ready":
-            sys.exit("the observer did not begin")
+        theirs.close()  # so that its end is seen here
+        hear(ours)
     figures, used, begin = {}, processor_time(daemon.pid), time.monotonic()
     for connections in options.connections:
         figures[connections] = wrk(listen, connections, options.seconds)
@@ -156,7 +164,7 @@ def one(mode, options, backend, programs):
     values = 0.0
     if mode != "none":
         ours.send("stop")
-        values = ours.recv()
+        values = hear(ours)
         observer.join()
     programs.end(daemon)
     return figures, values, used

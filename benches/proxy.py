@@ -75,12 +75,10 @@ def main():
     describe(options.binary)
     with Programs("proxies") as programs:
         directory = programs.directory
-        backend, ours, manage, theirs, other = free_ports(5)
+        backend, ours, theirs, other = free_ports(4)
         command = nginx(directory, "backend", backend, f'server {{ listen 127.0.0.1:{backend}; location / {{ return 200 "{BODY}"; }} }}')
         programs.start(command, backend, core=1)
-        command = [options.binary, "wrap", "--listen", f"127.0.0.1:{ours}", "--to", f"127.0.0.1:{backend}"]
-        command += ["--manage", f"127.0.0.1:{manage}", "--", "sleep", "1000000"]
-        programs.start(command, ours, core=0)
+        programs.homeostat(options.binary, f"service: it\nendpoint: 127.0.0.1:{backend}\nlisten: 127.0.0.1:{ours}\n", core=0)
         config = os.path.join(directory, "haproxy.cfg")
         with open(config, "w") as file:
             file.write(

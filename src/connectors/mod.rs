@@ -185,7 +185,7 @@ impl Connectors {
         }
         let shared = &self.shared;
         Ok(match spec {
-            SensorSpec::Push(_) => BuiltSensor::Passive,
+            SensorSpec::Push(_) | SensorSpec::Collect(_) => BuiltSensor::Passive,
             SensorSpec::Host(s) => {
                 BuiltSensor::Polled(Box::new(host::HostReader::new(s, shared.host.clone())))
             }

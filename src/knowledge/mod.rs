@@ -6,6 +6,7 @@ pub mod record;
 pub mod resources;
 mod sorted;
 pub mod store;
+pub mod stream;
 mod summary;
 pub mod window;
 

@@ -30,6 +30,10 @@ pub struct Resources {
     version: u64,
 }
 
+/// Relations that lead from a whole to its parts (Tower 4Clouds: an `InternalComponent` and its methods, a `Node` and its VMs, a `Cluster` or
+/// `Rack` and its nodes).
+pub const WHOLE_TO_PART: &[&str] = &["providedMethods", "vms", "nodes"];
+
 impl Resources {
     /// An empty model.
     pub fn new() -> Self {
@@ -182,6 +186,36 @@ impl Resources {
         closure(id, |id| self.related_to(id, relation).collect())
     }
 
+    /// What of `class` the resource is on, in or of: itself when it is one, otherwise those that are reached along its relations, over as many
+    /// resources as it takes, each path ending at the first of that class (R2-25). Relations lead from a part to what carries it
+    /// (`requiredComponents`, `cloudProvider`, `location`, …), but for those of [`WHOLE_TO_PART`], which are followed backwards. A target of a
+    /// relation that is called like the class (`cloudProvider`) is of that class, whether or not the model has it. By id; a circle ends.
+    pub fn upward(&self, id: &str, class: &str) -> Vec<Arc<str>> {
+        let is = |id: &str| self.get(id).and_then(|r| r.class.as_deref()).is_some_and(|c| c == class);
+        if is(id) {
+            return vec![id.into()];
+        }
+        let mut found = BTreeSet::new();
+        let (mut seen, mut open) = (BTreeSet::from([id]), vec![id]);
+        while let Some(id) = open.pop() {
+            let relations = self.get(id).into_iter().flat_map(|r| &r.relations);
+            let forward = relations
+                .filter(|(relation, _)| !WHOLE_TO_PART.contains(&relation.as_str()))
+                .flat_map(|(relation, to)| to.iter().map(move |to| (relation.as_str(), to.as_str())));
+            let backward = WHOLE_TO_PART
+                .iter()
+                .flat_map(|relation| self.related_to(id, relation).map(|whole| ("", whole)));
+            for (relation, next) in forward.chain(backward) {
+                if is(next) || relation.eq_ignore_ascii_case(class) {
+                    found.insert(next);
+                } else if seen.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        found.into_iter().map(Into::into).collect()
+    }
+
     /// The ids that have `relation` to `target` directly.
     pub fn related_to<'a>(&'a self, target: &str, relation: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         let sources = self.by_target.get(relation).and_then(|targets| targets.get(target));
@@ -332,6 +366,46 @@ mod tests {
             }
             prop_assert_eq!(resources.len(), naive.len());
         }
+    }
+
+    /// Requirement: R2-25
+    #[test]
+    fn a_group_is_found_however_far_up_it_is() {
+        let mut resources = Resources::new();
+        for (id, class, relations) in [
+            ("checkout", "Method", &[][..]),
+            (
+                "web",
+                "InternalComponent",
+                &[
+                    ("providedMethods", "checkout"),
+                    ("requiredComponents", "vm1"),
+                    ("requiredComponents", "db"),
+                ],
+            ),
+            ("db", "InternalComponent", &[("requiredComponents", "vm2"), ("requiredComponents", "web")]),
+            ("vm1", "VM", &[("cloudProvider", "amazon"), ("location", "eu")]),
+            ("vm2", "VM", &[("cloudProvider", "flexiant")]),
+            ("amazon", "CloudProvider", &[]),
+            ("node1", "Node", &[("vms", "vm2")]),
+            ("cluster1", "Cluster", &[("nodes", "node1")]),
+            ("rack1", "Rack", &[("nodes", "node1")]),
+        ] {
+            resources.insert(resource(id, class, "", relations));
+        }
+        let up =
+            |class| resources.upward("checkout", class).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(up("Method"), ["checkout"]);
+        assert_eq!(up("InternalComponent"), ["web"], "what web needs does not provide the method");
+        assert_eq!(up("VM"), ["vm1", "vm2"], "over required components, however many");
+        assert_eq!(up("CloudProvider"), ["amazon", "flexiant"], "a provider that is only named is one");
+        assert_eq!(up("Location"), ["eu"]);
+        assert_eq!(up("Node"), ["node1"]);
+        assert_eq!(up("Cluster"), ["cluster1"]);
+        assert_eq!(up("Rack"), ["rack1"]);
+        assert!(up("PaaSService").is_empty());
+        assert!(resources.upward("amazon", "VM").is_empty(), "not downwards");
+        assert!(resources.upward("nobody", "VM").is_empty());
     }
 
     #[test]

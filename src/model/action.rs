@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{AlarmKind, Timestamp};
 
 /// One command. Externally tagged: `{"replace": {"from": "C1", "to": "C2"}}`.
 ///
@@ -96,6 +96,29 @@ pub enum Action {
         /// Which SLO.
         slo: String,
     },
+    /// Changes a parameter of a `collect` sensor, which collectors are told (R2-35).
+    Tune {
+        /// Whose sensor.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+        /// Which sensor.
+        sensor: String,
+        /// Which parameter: `samplingTime`.
+        parameter: String,
+        /// Its new value.
+        value: String,
+    },
+    /// Raises an alarm at a service, as its analyzer would: its plans answer it (R2-38).
+    Raise {
+        /// Whose alarm.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+        /// About which SLO.
+        slo: String,
+        /// Which alarm; a violation, when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<AlarmKind>,
+    },
     /// Gives a metric of the service a new value.
     Publish {
         /// Whose metric.
@@ -151,6 +174,8 @@ impl Action {
             Self::Invoke { .. } => "invoke",
             Self::EnableSlo { .. } => "enable_slo",
             Self::DisableSlo { .. } => "disable_slo",
+            Self::Tune { .. } => "tune",
+            Self::Raise { .. } => "raise",
             Self::Publish { .. } => "publish",
             Self::Notify { .. } => "notify",
             Self::Remember { .. } => "remember",
@@ -180,6 +205,8 @@ impl Action {
             | Self::Invoke { service, .. }
             | Self::EnableSlo { service, .. }
             | Self::DisableSlo { service, .. }
+            | Self::Tune { service, .. }
+            | Self::Raise { service, .. }
             | Self::Publish { service, .. }
             | Self::Notify { service, .. }
             | Self::Remember { service, .. }
@@ -213,6 +240,12 @@ impl Action {
                 put("params", params.clone().into());
             }
             Self::EnableSlo { slo, .. } | Self::DisableSlo { slo, .. } => put("slo", slo.as_str().into()),
+            Self::Tune { sensor, parameter, value, .. } => {
+                put("sensor", sensor.as_str().into());
+                put("parameter", parameter.as_str().into());
+                put("value", value.as_str().into());
+            }
+            Self::Raise { slo, .. } => put("slo", slo.as_str().into()),
             Self::Publish { metric, value, .. } => {
                 put("metric", metric.as_str().into());
                 put(
@@ -250,6 +283,10 @@ impl std::fmt::Display for Action {
                 words.extend(params.iter().map(text));
             }
             Self::EnableSlo { slo, .. } | Self::DisableSlo { slo, .. } => words.push(slo.clone()),
+            Self::Tune { sensor, parameter, value, .. } => {
+                words.extend([sensor.clone(), parameter.clone(), value.clone()]);
+            }
+            Self::Raise { slo, .. } => words.push(slo.clone()),
             Self::Publish { metric, value, .. } => words.extend([metric.clone(), value.to_string()]),
             Self::Notify { text, .. } => words.push(text.clone()),
             Self::Remember { key, value, .. } => words.extend([key.clone(), text(value)]),

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, HumanDuration, Measurement};
+use super::{Action, HumanDuration, Measurement, Selector};
 
 /// How often a polled sensor is read when its policy does not say.
 pub const DEFAULT_EVERY: HumanDuration = HumanDuration::seconds(5);
@@ -45,8 +45,31 @@ pub enum SensorSpec {
     Proxy(ProxySensor),
     /// A property of the service, as its `manage` section declares it.
     Property(PropertySensor),
+    /// Data about many resources, which collectors or other services send while somebody needs them.
+    Collect(CollectSensor),
     /// A sensor that the embedding Rust program registered under this kind.
     Custom(CustomConnector),
+}
+
+/// Data about many resources. It has no value of its own: metrics `of` it aggregate its data, by resource or over all.
+///
+/// Whoever can measure asks what is needed: while a metric of it is, collectors are told to send data with these parameters, and otherwise
+/// they are not (R2-33, R2-34).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CollectSensor {
+    /// The metric as collectors call it; the sensor's own name, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
+    /// The resources of the model: those that any of these selects. None given: every resource, known or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<Selector>,
+    /// What collectors are told besides (`samplingTime: "10"`); which there are, they say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
 }
 
 /// A pushed metric.
@@ -499,6 +522,7 @@ impl SensorSpec {
             Self::Statsd(_) => "statsd",
             Self::Proxy(_) => "proxy",
             Self::Property(_) => "property",
+            Self::Collect(_) => "collect",
             Self::Custom(c) => &c.kind,
         }
     }
@@ -506,7 +530,7 @@ impl SensorSpec {
     /// How often it is polled; `None` for sensors that listen.
     pub fn every(&self) -> Option<HumanDuration> {
         let every = match self {
-            Self::Push(_) | Self::Udp(_) | Self::Statsd(_) => return None,
+            Self::Push(_) | Self::Udp(_) | Self::Statsd(_) | Self::Collect(_) => return None,
             Self::Proxy(s) if s.what == ProxyQuantity::ResponseTime => return None,
             Self::Proxy(s) => s.every,
             Self::Property(s) => s.every,
@@ -551,6 +575,7 @@ impl SensorSpec {
             Self::Statsd(s) => s.stale_after,
             Self::Proxy(s) => s.stale_after,
             Self::Property(s) => s.stale_after,
+            Self::Collect(_) => None,
             Self::Custom(s) => s.stale_after,
         };
         written.or_else(|| self.every().map(|e| HumanDuration(e.0.saturating_mul(3))))
@@ -561,6 +586,7 @@ impl SensorSpec {
         match self {
             Self::Push(s) => s.unit.as_deref(),
             Self::Property(s) => s.unit.as_deref(),
+            Self::Collect(s) => s.unit.as_deref(),
             Self::Http(s) => s.unit.as_deref(),
             Self::Exec(s) => s.unit.as_deref(),
             Self::Prometheus(s) => s.unit.as_deref(),
@@ -803,7 +829,7 @@ macro_rules! tagged {
 
 tagged!(SensorSpec, "a sensor such as `push` or `{ http: { url: … } }`", "push" => Push(PushSensor),
     "host" => Host, "process" => Process, "http" => Http, "exec" => Exec, "nagios" => Nagios, "ping" => Ping,
-    "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "proxy" => Proxy, "property" => Property, "custom" => Custom);
+    "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "proxy" => Proxy, "property" => Property, "collect" => Collect, "custom" => Custom);
 
 tagged!(EffectorSpec, "an effector such as `log` or `{ http: { url: … } }`", "log" => Log(LogEffector),
     "http" => Http, "exec" => Exec, "mail" => Mail, "custom" => Custom);

@@ -5,6 +5,7 @@ pub mod alarm;
 pub mod calls;
 pub mod change;
 pub mod connector;
+pub mod datum;
 pub mod decision;
 pub mod endpoint;
 pub mod manage;
@@ -23,6 +24,7 @@ pub mod units;
 
 pub use action::{Action, Outcome, OutcomeStatus};
 pub use alarm::{Alarm, AlarmKind, Severity, SloState, SloStatus};
+pub use datum::{Datum, ModelChange};
 pub use decision::{Decision, DecisionId};
 pub use metric::{Aggregate, Measurement, MetricPath, MissingReason, Reading};
 pub use name::{MetricId, ServiceId};

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use super::HumanDuration;
 use super::connector::{
-    CustomConnector, EffectCheck, EffectorSpec, HostQuantity, HostSensor, HttpEffector, HttpSensor,
-    MailEffector, PingSensor, ProcessQuantity, ProcessSensor, PrometheusSensor, ProxyQuantity, ProxySensor,
-    SensorSpec,
+    CollectSensor, CustomConnector, EffectCheck, EffectorSpec, HostQuantity, HostSensor, HttpEffector,
+    HttpSensor, MailEffector, PingSensor, ProcessQuantity, ProcessSensor, PrometheusSensor, ProxyQuantity,
+    ProxySensor, SensorSpec,
 };
 use super::series::{SeriesSelector, name_length};
 use super::template::{Holes, Part, Template};
@@ -43,6 +43,7 @@ impl SensorSpec {
             }
             Self::Proxy(s) => proxy(s),
             Self::Property(s) => super::name::service_name_problem(&s.name).map_or(Ok(()), Err),
+            Self::Collect(s) => collect(s),
             Self::Custom(c) => custom(c),
         }
     }
@@ -377,6 +378,17 @@ fn address(text: &str) -> Result<(), String> {
         Err(_) => {
             Err(format!("`{text}` is no address; expected an IP address and a port, such as 127.0.0.1:8125"))
         }
+    }
+}
+
+fn collect(sensor: &CollectSensor) -> Result<(), String> {
+    let long = |text: &str| text.is_empty() || text.len() > 1024 || text.contains(char::is_control);
+    if sensor.metric.as_deref().is_some_and(long) {
+        return Err("`metric` is not the name of a metric; expected up to 1024 bytes of text".into());
+    }
+    match sensor.parameters.iter().find(|(name, value)| long(name) || value.len() > 4096) {
+        Some((name, _)) => Err(format!("the parameter `{name}` is empty or too long")),
+        None => Ok(()),
     }
 }
 

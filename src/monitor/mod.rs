@@ -12,9 +12,10 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::knowledge::resources::Resources;
 use crate::model::connector::SensorSpec;
 use crate::model::ports::MetricInfo;
-use crate::model::{Measurement, MetricId, MetricPath, MissingReason, Reading, Timestamp};
+use crate::model::{Datum, Measurement, MetricId, MetricPath, MissingReason, Reading, Timestamp};
 use crate::policy::MonitorPolicy;
 pub use slot::Refused;
 use slot::{Slot, Source};
@@ -65,6 +66,9 @@ impl Held {
         self.missing.as_deref().is_some_and(awaited)
     }
 }
+
+/// Results that are data: the metric, and the data.
+pub type Emitted = (Arc<str>, Arc<[Datum]>);
 
 /// The number of a slot. Valid until the monitor is built again.
 pub type SlotId = u32;
@@ -448,14 +452,100 @@ impl Monitor {
         rest[0].compute(before, &mut self.inputs, self.generation, now)
     }
 
-    /// Does what is due at `now`: windows that lost samples, metrics computed every so often.
-    pub fn tick(&mut self, now: Timestamp, changed: &mut Vec<SlotId>) {
+    /// Does what is due at `now`: windows that lost samples, metrics computed every so often, streams whose step is over. Results that are data
+    /// of a metric go to `emitted`.
+    pub fn tick(
+        &mut self,
+        now: Timestamp,
+        model: &Resources,
+        changed: &mut Vec<SlotId>,
+        emitted: &mut Vec<Emitted>,
+    ) {
         for number in 0..self.slots.len() as SlotId {
-            if self.slots[number as usize].due().is_some_and(|t| t <= now) {
+            if !self.slots[number as usize].due().is_some_and(|t| t <= now) {
+                continue;
+            }
+            if matches!(self.slots[number as usize].source, Source::Stream(_)) {
+                self.step(number, now, model, changed, emitted);
+            } else {
                 self.slots[number as usize].refresh(now);
                 self.spread(number, now, changed);
             }
         }
+    }
+
+    /// Evaluates a stream.
+    fn step(
+        &mut self,
+        number: SlotId,
+        now: Timestamp,
+        model: &Resources,
+        changed: &mut Vec<SlotId>,
+        emitted: &mut Vec<Emitted>,
+    ) {
+        let slot = &mut self.slots[number as usize];
+        let Source::Stream(flow) = &mut slot.source else { return };
+        let (evaluated, emit) = (flow.evaluate(now, model), flow.policy.emit.clone());
+        let Some(newest) = evaluated.last() else { return };
+        slot.settle(newest);
+        self.spread(number, now, changed);
+        for window in evaluated {
+            if let Some(metric) = emit.clone().filter(|_| !window.results.is_empty()) {
+                emitted.push((metric, window.results.into()));
+            }
+        }
+    }
+
+    /// Takes data of a metric into every stream that needs them; answers how many were taken, and how many were refused.
+    pub fn collect(&mut self, metric: &str, data: &[Datum]) -> (u64, u64) {
+        let (mut taken, mut refused) = (0, 0);
+        for slot in &mut self.slots {
+            if let Source::Stream(flow) = &mut slot.source
+                && *flow.policy.metric == *metric
+                && flow.next.is_some()
+            {
+                for datum in data {
+                    match flow.stream.insert(datum) {
+                        true => taken += 1,
+                        false => refused += 1,
+                    }
+                }
+            }
+        }
+        (taken, refused)
+    }
+
+    /// The metrics whose data some stream may need.
+    pub fn collected(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.slots.iter().filter_map(|slot| match &slot.source {
+            Source::Stream(flow) => Some(&flow.policy.metric),
+            _ => None,
+        })
+    }
+
+    /// Lets streams begin or end, after [`Monitor::weigh`].
+    pub fn pace(&mut self, now: Timestamp) {
+        for slot in &mut self.slots {
+            let needed = slot.needed;
+            if let Source::Stream(flow) = &mut slot.source {
+                flow.pace(needed, now);
+            }
+        }
+    }
+
+    /// Changes a parameter of a `collect` sensor; answers what it was.
+    ///
+    /// # Errors
+    /// When there is no such sensor.
+    pub fn tune(&mut self, sensor: &str, parameter: &str, value: &str) -> Result<Option<String>, String> {
+        let slot = self.named(sensor).map(|slot| &mut self.slots[slot as usize].source);
+        let Some(Source::Sensor { spec, .. }) = slot else {
+            return Err(format!("there is no sensor `{sensor}`"));
+        };
+        let SensorSpec::Collect(collect) = Arc::make_mut(spec) else {
+            return Err(format!("the sensor `{sensor}` is no `collect` sensor"));
+        };
+        Ok(collect.parameters.insert(parameter.to_string(), value.to_string()))
     }
 
     /// When the next thing is due that [`Monitor::tick`] does.

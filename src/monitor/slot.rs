@@ -7,12 +7,14 @@ use std::time::Duration;
 use super::{Held, SlotId};
 use crate::knowledge::history::History;
 use crate::knowledge::pool::Pool;
+use crate::knowledge::resources::Resources;
+use crate::knowledge::stream::Stream;
 use crate::knowledge::window::Window;
 use crate::model::connector::{ProxyQuantity, SensorSpec};
 use crate::model::ports::MetricInfo;
-use crate::model::{Aggregate, MetricPath, MissingReason, Reading, Timestamp};
+use crate::model::{Aggregate, Datum, MetricPath, MissingReason, Reading, Timestamp};
 use crate::policy::expression::{EvalError, Expression};
-use crate::policy::{GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, WindowPolicy};
+use crate::policy::{GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, StreamPolicy, WindowPolicy};
 
 /// How far ahead of the loop's time a sample may be.
 const FUTURE: Duration = Duration::from_secs(10);
@@ -99,7 +101,117 @@ pub(super) enum Source {
         fed: Timestamp,
     },
     Group(Box<Group>),
+    Stream(Box<Flow>),
+    /// How many results the newest evaluation of a stream had.
+    Results {
+        of: Option<SlotId>,
+    },
     Published,
+}
+
+/// The state of a metric that is made of the data of a `collect` sensor.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) policy: Arc<StreamPolicy>,
+    /// The `collect` sensor.
+    of: Option<SlotId>,
+    /// The end of the newest window, and how many results it had.
+    newest: Option<(Timestamp, usize)>,
+    pub(super) stream: Stream,
+    /// When it is evaluated next; `None` while nobody needs it.
+    pub(super) next: Option<Timestamp>,
+    /// Where the values that its expressions read stand.
+    having_scratch: [Option<f64>; 1],
+}
+
+/// How many evaluations that were missed are made up for.
+const MADE_UP: i64 = 16;
+
+impl Flow {
+    fn new(policy: Arc<StreamPolicy>, of: Option<SlotId>) -> Self {
+        Self { policy, of, newest: None, stream: Stream::default(), next: None, having_scratch: [None] }
+    }
+
+    /// Begins when somebody needs it and ends when nobody does; data are kept only in between (R2-33).
+    pub(super) fn pace(&mut self, needed: bool, now: Timestamp) {
+        match (needed, self.next) {
+            (true, None) => {
+                self.stream = Stream::begin(now);
+                self.next = Some(now.after(self.policy.every));
+            }
+            (false, Some(_)) => {
+                self.stream = Stream::default();
+                self.next = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Evaluates every window that ended until `now`: their results, and what the newest of them came to as a whole. A clock that stood
+    /// still for long is not made up for in full.
+    pub(super) fn evaluate(&mut self, now: Timestamp, model: &Resources) -> Vec<Evaluated> {
+        let Some(mut next) = self.next else { return Vec::new() };
+        let every = self.policy.every.as_micros().clamp(1, i64::MAX as u128) as i64;
+        let missed = now.0.saturating_sub(next.0) / every;
+        if missed > MADE_UP {
+            next = Timestamp(next.0 + (missed - MADE_UP) * every);
+        }
+        let mut all = Vec::new();
+        while next <= now {
+            all.push(self.window(next, model));
+            next = Timestamp(next.0.saturating_add(every));
+        }
+        self.next = Some(next);
+        all
+    }
+
+    fn window(&mut self, until: Timestamp, model: &Resources) -> Evaluated {
+        let policy = self.policy.clone();
+        let scratch = &mut self.having_scratch;
+        let mut counts = |value: f64| {
+            scratch[0] = Some(value);
+            value.is_finite()
+                && policy.having.as_ref().is_none_or(|having| having.eval(scratch).is_ok_and(|v| v != 0.0))
+        };
+        let said_of = |label: &Arc<str>| policy.resource.as_ref().unwrap_or(label).clone();
+        let mut results = Vec::new();
+        if policy.aggregates.is_empty() {
+            for (resource, value, at) in self.stream.data(until, policy.over, &policy.grouping, model) {
+                let value =
+                    policy.value.as_ref().map_or(value, |e| e.eval(&[Some(value)]).unwrap_or(f64::NAN));
+                if counts(value) {
+                    results.push(Datum { resource: said_of(resource), value, at });
+                }
+            }
+            return Evaluated { until, results };
+        }
+        let rows = self.stream.rows(until, policy.over, &policy.grouping, &policy.aggregates, model);
+        let width = policy.aggregates.len();
+        let mut inputs = vec![None; width];
+        for (n, (label, at)) in rows.labels.iter().zip(&rows.at).enumerate() {
+            let row = &rows.values[n * width..(n + 1) * width];
+            let value = match &policy.value {
+                None => row[0],
+                Some(expression) => {
+                    for (input, value) in inputs.iter_mut().zip(row) {
+                        *input = value.is_finite().then_some(*value);
+                    }
+                    expression.eval(&inputs).unwrap_or(f64::NAN)
+                }
+            };
+            if counts(value) {
+                results.push(Datum { resource: said_of(label), value, at: *at });
+            }
+        }
+        Evaluated { until, results }
+    }
+}
+
+/// What one window came to.
+#[derive(Debug)]
+pub(super) struct Evaluated {
+    pub(super) until: Timestamp,
+    pub(super) results: Vec<Datum>,
 }
 
 /// The state of a group.
@@ -323,6 +435,8 @@ impl Source {
         match self {
             Self::Expression { inputs, .. } => inputs.iter().flatten().copied().collect(),
             Self::Window { of, .. } => of.iter().copied().collect(),
+            Self::Stream(flow) => flow.of.iter().copied().collect(),
+            Self::Results { of } => of.iter().copied().collect(),
             _ => Vec::new(),
         }
     }
@@ -331,7 +445,7 @@ impl Source {
     pub(super) fn any_input(&self, test: impl Fn(SlotId) -> bool) -> bool {
         match self {
             Self::Expression { inputs, .. } => inputs.iter().flatten().any(|i| test(*i)),
-            Self::Window { of, .. } => of.is_some_and(test),
+            Self::Window { of, .. } | Self::Results { of } => of.is_some_and(test),
             _ => false,
         }
     }
@@ -437,6 +551,10 @@ impl Slot {
                 fed: Timestamp::default(),
             },
             MetricKind::Group(g) => Source::Group(Box::new(Group::new(g.clone()))),
+            MetricKind::Stream(s) => {
+                Source::Stream(Box::new(Flow::new(s.clone(), find(&MetricPath::Own(s.of.clone())))))
+            }
+            MetricKind::Results { of } => Source::Results { of: find(&MetricPath::Own(of.clone())) },
         };
         let mut slot = Self::new(metric.name.clone(), source);
         slot.unit = metric.unit.clone();
@@ -451,6 +569,7 @@ impl Slot {
         let same = match (&mut self.source, was.source) {
             (Source::Sensor { .. }, Source::Sensor { .. })
             | (Source::Output, Source::Output)
+            | (Source::Results { .. }, Source::Results { .. })
             | (Source::Published, Source::Published) => true,
             (
                 Source::Remote { reference: a, metric: b, asked },
@@ -473,6 +592,10 @@ impl Slot {
                     && new.policy.by == old.policy.by =>
             {
                 new.inherit(*old);
+                true
+            }
+            (Source::Stream(new), Source::Stream(old)) if *new.policy == *old.policy => {
+                (new.stream, new.next, new.newest) = (old.stream, old.next, old.newest);
                 true
             }
             _ => false,
@@ -571,6 +694,14 @@ impl Slot {
                 self.refresh(now);
                 true
             }
+            Source::Results { of: Some(of) } => {
+                if let Source::Stream(flow) = &before[*of as usize].source
+                    && let Some((at, count)) = flow.newest
+                {
+                    self.held = Held { value: count as f64, missing: None, at, stale_at: None };
+                }
+                true
+            }
             _ => false,
         }
     }
@@ -641,6 +772,9 @@ impl Slot {
         if !self.needed {
             return None;
         }
+        if let Source::Stream(flow) = &self.source {
+            return flow.next;
+        }
         let (over, every, computed, expiry) = match &self.source {
             Source::Window { window, policy, computed, .. } => {
                 let ages = policy.aggregate == Aggregate::Age && self.held.missing.is_none();
@@ -698,8 +832,27 @@ impl Slot {
             Source::Expression { .. } => "expression".into(),
             Source::Window { .. } => "window".into(),
             Source::Group(_) => "group".into(),
+            Source::Stream(_) => "stream".into(),
+            Source::Results { .. } => "results".into(),
             Source::Published => "published".into(),
         }
+    }
+
+    /// Takes what the newest window of a stream came to.
+    pub(super) fn settle(&mut self, evaluated: &Evaluated) {
+        let Source::Stream(flow) = &mut self.source else { return };
+        let results = &evaluated.results;
+        flow.newest = Some((evaluated.until, results.len()));
+        let many = flow.policy.grouping.by.is_some() || flow.policy.aggregates.is_empty();
+        self.held = match results.last() {
+            None => Held::missing(MissingReason::EmptyWindow),
+            Some(last) => Held { value: last.value, missing: None, at: last.at, stale_at: None },
+        };
+        let family = match many {
+            true => results.iter().take(MAX_FAMILY).map(|r| (r.resource.clone(), r.value)).collect(),
+            false => Vec::new(),
+        };
+        self.set_family(family);
     }
 
     pub(super) fn info(&self, name: String, reading: Reading) -> MetricInfo {
@@ -714,6 +867,7 @@ impl Slot {
             Source::Group(g) => {
                 format!("{} of {} from {} member(s)", g.policy.aggregate, g.policy.of, g.members.len())
             }
+            Source::Stream(flow) => stream_text(&flow.policy),
             _ => self.kind(),
         };
         MetricInfo {
@@ -724,6 +878,22 @@ impl Slot {
             reading,
         }
     }
+}
+
+fn stream_text(policy: &StreamPolicy) -> String {
+    let over = crate::model::HumanDuration(policy.over);
+    let how = match (&policy.value, policy.aggregates.first()) {
+        (Some(expression), _) => expression.source.to_string(),
+        (None, Some(aggregate)) => aggregate.to_string(),
+        (None, None) => "data".into(),
+    };
+    let by = policy.grouping.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let having = policy.having.as_ref().map(|h| format!(" having {}", h.source)).unwrap_or_default();
+    format!(
+        "{how} of {}{by} over {over} every {}{having}",
+        policy.of,
+        crate::model::HumanDuration(policy.every)
+    )
 }
 
 fn evaluate(
@@ -779,6 +949,7 @@ fn evaluate(
 fn says_every(spec: &SensorSpec) -> bool {
     match spec {
         SensorSpec::Push(_) | SensorSpec::Udp(_) | SensorSpec::Statsd(_) => true,
+        SensorSpec::Collect(_) => false,
         SensorSpec::Host(s) => s.every.is_some(),
         SensorSpec::Process(s) => s.every.is_some(),
         SensorSpec::Http(s) => s.every.is_some(),

@@ -487,7 +487,10 @@ impl<'a> Everything<'a> {
                 .into_iter()
                 .filter_map(|member| Some((member, self.metric(member, &group.of)?)))
                 .collect(),
-            MetricKind::Sensor(_) | MetricKind::Output { .. } => Vec::new(),
+            MetricKind::Results { of } => {
+                self.metric(service, of).map(|number| (service, number)).into_iter().collect()
+            }
+            MetricKind::Sensor(_) | MetricKind::Output { .. } | MetricKind::Stream(_) => Vec::new(),
         }
     }
 

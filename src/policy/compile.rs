@@ -15,10 +15,11 @@ use super::script::Script;
 use super::tree::{Place, Step};
 use super::value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, ON_PROCESSES,
-    PlanPolicy, PlanRow, ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
+    PlanPolicy, PlanRow, ReferencePolicy, ServicePolicy, SloPolicy, Strategy, StreamPolicy, WindowPolicy,
 };
+use crate::knowledge::stream::{self, Grouping};
 use crate::model::calls::{HealthSpec, LimitsSpec, MAX_RETRIES, MAX_WEIGHT, PortPolicy};
-use crate::model::connector::SensorSpec;
+use crate::model::connector::{CollectSensor, SensorSpec};
 use crate::model::endpoint::{Address, Endpoint, Protocol, parse_address};
 use crate::model::manage::{Around, Manage};
 use crate::model::name::{identifier_problem, service_name_problem};
@@ -33,9 +34,23 @@ pub const MAX_SLOW: HumanDuration = HumanDuration::seconds(60);
 /// How long a plan of mode `approve` waits for a yes unless its row says so.
 pub const DEFAULT_EXPIRES: HumanDuration = HumanDuration::seconds(900);
 
+/// How often data may be looked at, at most and at least.
+const LEAST_STEP: Duration = Duration::from_millis(10);
+const MAX_STEP: Duration = Duration::from_secs(366 * 86_400);
+
 /// The actions that need no effector.
-pub const BUILT_IN_ACTIONS: &[&str] =
-    &["bind", "unbind", "replace", "enable_slo", "disable_slo", "publish", "notify", "remember"];
+pub const BUILT_IN_ACTIONS: &[&str] = &[
+    "bind",
+    "unbind",
+    "replace",
+    "enable_slo",
+    "disable_slo",
+    "tune",
+    "raise",
+    "publish",
+    "notify",
+    "remember",
+];
 
 /// Compiles a document. `scripts` finds the strategy that a row names.
 ///
@@ -541,6 +556,7 @@ impl Compiler<'_> {
         for (name, spec) in &monitor.sensors {
             names.extend(spec.outputs().iter().map(|output| format!("{name}_{output}")));
         }
+        names.extend(streams(monitor).map(|name| format!("{name}_results")));
         names
     }
 
@@ -572,9 +588,27 @@ impl Compiler<'_> {
                 computed.insert(name.as_str(), policy);
             }
         }
-        metrics.extend(self.in_order(computed));
+        let ordered = self.in_order(computed);
+        let (streams, rest): (Vec<_>, Vec<_>) =
+            ordered.into_iter().partition(|metric| matches!(metric.kind, MetricKind::Stream(_)));
+        let results: Vec<_> = streams.iter().map(|metric| self.results(monitor, &metric.name)).collect();
+        metrics.extend(streams);
+        metrics.extend(results);
+        metrics.extend(rest);
         metrics.shrink_to_fit();
         Some(MonitorPolicy { metrics, history: monitor.history.unwrap_or(0) })
+    }
+
+    /// How many results a stream had when it was evaluated last: a metric of its own.
+    fn results(&mut self, monitor: &MonitorDocument, stream: &Arc<str>) -> MetricPolicy {
+        let name = format!("{stream}_results");
+        if monitor.sensors.contains_key(&name) || monitor.metrics.contains_key(&name) {
+            let place = Place::value(["monitor".into(), "metrics".into(), Step::from(&**stream)]);
+            let message = format!("`{stream}` also yields `{name}`, which is another metric");
+            self.error(Problem::error("duplicate-metric", place.at_key(), message));
+        }
+        let kind = MetricKind::Results { of: stream.clone() };
+        MetricPolicy { name: name.into(), kind, unit: None, stale_after: None }
     }
 
     fn sensors(&mut self, monitor: &MonitorDocument) -> Vec<MetricPolicy> {
@@ -653,6 +687,10 @@ impl Compiler<'_> {
                     ("every", computed.every.is_some()),
                     ("from", computed.from.is_some()),
                     ("by", computed.by.is_some()),
+                    ("value", computed.value.is_some()),
+                    ("having", computed.having.is_some()),
+                    ("resource", computed.resource.is_some()),
+                    ("emit", computed.emit.is_some()),
                 ] {
                     if given {
                         self.error(
@@ -700,6 +738,22 @@ impl Compiler<'_> {
         place: &Place,
         names: &BTreeSet<String>,
     ) -> Option<MetricKind> {
+        let sensors = self.document.monitor.as_ref().map(|monitor| &monitor.sensors);
+        if let Some(SensorSpec::Collect(sensor)) = sensors.and_then(|sensors| sensors.get(of)) {
+            return self.stream(computed, of, sensor, place);
+        }
+        for (field, given) in [
+            ("value", computed.value.is_some()),
+            ("having", computed.having.is_some()),
+            ("resource", computed.resource.is_some()),
+            ("emit", computed.emit.is_some()),
+        ] {
+            if given {
+                let message =
+                    format!("`{field}` is about the data of a `collect` sensor, and `{of}` is none");
+                self.error(Problem::error("conflicting-fields", place.then(field).at_key(), message));
+            }
+        }
         let Some(aggregate) = computed.aggregate else {
             self.error(
                 Problem::error("missing-field", place.clone(), "`of` needs an `aggregate`")
@@ -773,6 +827,133 @@ impl Compiler<'_> {
         }
         self.input(&path, place.then("of").inside(0..of.len()), names);
         Some(MetricKind::Window(WindowPolicy { of: path, aggregate, over, every }))
+    }
+
+    /// What is made of the data of a `collect` sensor.
+    fn stream(
+        &mut self,
+        computed: &ComputedMetric,
+        of: &str,
+        sensor: &CollectSensor,
+        place: &Place,
+    ) -> Option<MetricKind> {
+        let before = self.problems.len();
+        let mut period = |field: &str, given: Option<HumanDuration>| match given {
+            Some(given) if given.0 < LEAST_STEP || given.0 > MAX_STEP => {
+                let message = format!("`{field}` is {given}; expected 10ms to a year");
+                self.error(Problem::error("invalid-value", place.then(field), message));
+                None
+            }
+            given => given.map(|given| given.0),
+        };
+        let (over, every) = (period("over", computed.over), period("every", computed.every));
+        if self.problems.len() > before {
+            return None;
+        }
+        let (Some(over), Some(every)) = (over.or(every), every.or(over)) else {
+            let message = "data are looked at every so often, and it is not said how often";
+            let hint = "say how far back and how often: `over: 60s, every: 60s`".to_string();
+            self.error(Problem::error("missing-window", place.clone(), message).hint(hint));
+            return None;
+        };
+        if computed.from.is_some() {
+            let message = "whose data they are is said by the `collect` sensor";
+            self.error(Problem::error("conflicting-fields", place.then("from").at_key(), message));
+        }
+        let mut aggregates: Vec<Aggregate> = computed.aggregate.into_iter().collect();
+        let mut value = None;
+        if let Some(text) = &computed.value {
+            if computed.aggregate.is_some() {
+                let message = "`aggregate` and `value` exclude each other";
+                self.error(Problem::error("conflicting-fields", place.then("value").at_key(), message));
+            }
+            (aggregates, value) = self.stream_value(text, &place.then("value"))?;
+        }
+        if let Some(bad) = aggregates.iter().find(|a| !stream::supports(**a)) {
+            let message = format!("`{bad}` has no meaning over the data of many resources");
+            let hint = "expected avg, sum, min, max, count, stddev or a percentile such as p99".to_string();
+            self.error(Problem::error("invalid-value", place.then("aggregate"), message).hint(hint));
+        }
+        let having = computed.having.as_deref().and_then(|text| self.having(text, &place.then("having")));
+        if computed.by.is_some() && aggregates.is_empty() {
+            let message = "`by` groups what is aggregated, and each datum stands for itself here";
+            let hint = "say how: `aggregate: avg`".to_string();
+            self.error(Problem::error("conflicting-fields", place.then("by").at_key(), message).hint(hint));
+        }
+        if computed.by.is_some() && computed.resource.is_some() {
+            let message = "results are said of their groups; `resource` would say them all of one";
+            self.error(Problem::error("conflicting-fields", place.then("resource").at_key(), message));
+        }
+        for (field, text) in
+            [("by", &computed.by), ("resource", &computed.resource), ("emit", &computed.emit)]
+        {
+            if text
+                .as_ref()
+                .is_some_and(|text| text.is_empty() || text.len() > 1024 || text.contains(char::is_control))
+            {
+                let message = format!("`{field}` is no name; expected up to 1024 bytes of text");
+                self.error(Problem::error("invalid-name", place.then(field), message));
+            }
+        }
+        (self.problems.len() == before).then(|| {
+            MetricKind::Stream(Arc::new(StreamPolicy {
+                of: of.into(),
+                metric: sensor.metric.as_deref().unwrap_or(of).into(),
+                grouping: Grouping { from: sensor.from.clone(), by: computed.by.as_deref().map(Arc::from) },
+                aggregates,
+                value,
+                having,
+                over,
+                every,
+                resource: computed.resource.as_deref().map(Arc::from),
+                emit: computed.emit.as_deref().map(Arc::from),
+            }))
+        })
+    }
+
+    /// An expression over aggregates, or over `value`: which aggregates, and the expression over them in that order.
+    fn stream_value(&mut self, text: &str, place: &Place) -> Option<(Vec<Aggregate>, Option<Expression>)> {
+        let nothing = BTreeSet::new();
+        let expression = match Expression::parse(text) {
+            Ok(expression) => expression,
+            // Tells what is wrong with it.
+            Err(_) => {
+                return self
+                    .expression(text, place, &nothing, Expression::parse)
+                    .map(|e| (Vec::new(), Some(e)));
+            }
+        };
+        let mut aggregates = Vec::new();
+        let mut raw = expression.inputs.is_empty();
+        for path in &expression.inputs {
+            let name = path.to_string();
+            match aggregate_named(&name) {
+                _ if name == "value" => raw = true,
+                Some(aggregate) => aggregates.push(aggregate),
+                None => {
+                    let message = format!("`{name}` is neither `value` nor an aggregate");
+                    let hint = "expected avg, sum, min, max, count, stddev or a percentile such as p99 (p99_9 for 99.9)";
+                    let place = place.clone().inside(find(text, &name));
+                    self.error(Problem::error("unknown-metric", place, message).hint(hint.to_string()));
+                    return None;
+                }
+            }
+        }
+        if raw && !aggregates.is_empty() {
+            let message =
+                "`value` is one datum, and aggregates are of many; both in one expression have no meaning";
+            self.error(Problem::error("expression", place.clone(), message));
+            return None;
+        }
+        Some((aggregates, Some(expression)))
+    }
+
+    /// A condition on a result.
+    fn having(&mut self, text: &str, place: &Place) -> Option<Expression> {
+        let names = BTreeSet::from(["value".to_string()]);
+        let having = self.expression(text, place, &names, Expression::parse_condition)?;
+        // Anything else was told above.
+        having.inputs.iter().all(|path| path.to_string() == "value").then_some(having)
     }
 
     /// Compiles a text and checks that what it reads exists.
@@ -1219,6 +1400,22 @@ fn output_owner<'a>(monitor: &'a MonitorDocument, name: &str) -> Option<&'a str>
         .map(|(sensor, _)| sensor.as_str())
 }
 
+/// The metrics that are made of the data of a `collect` sensor; each has a further metric `<name>_results`.
+fn streams(monitor: &MonitorDocument) -> impl Iterator<Item = &String> {
+    monitor.metrics.iter().filter_map(|(name, metric)| match metric {
+        MetricDocument::Computed(computed) => {
+            let of = monitor.sensors.get(computed.of.as_ref()?)?;
+            matches!(of, SensorSpec::Collect(_)).then_some(name)
+        }
+        _ => None,
+    })
+}
+
+/// The aggregate that an expression calls by this name: `sum`, `p99`, `p99_9`.
+fn aggregate_named(name: &str) -> Option<Aggregate> {
+    Aggregate::parse(&name.replace('_', ".")).ok().filter(|aggregate| stream::supports(*aggregate))
+}
+
 /// A constant as the language writes it.
 fn constant(value: f64) -> String {
     format!("{value}")
@@ -1251,7 +1448,10 @@ fn own_inputs(metric: &MetricPolicy) -> Vec<&str> {
     match &metric.kind {
         MetricKind::Expression(expression) => expression.inputs.iter().filter_map(own).collect(),
         MetricKind::Window(window) => own(&window.of).into_iter().collect(),
-        MetricKind::Sensor(_) | MetricKind::Output { .. } | MetricKind::Group(_) => Vec::new(),
+        MetricKind::Sensor(_) | MetricKind::Output { .. } | MetricKind::Group(_) | MetricKind::Stream(_) => {
+            Vec::new()
+        }
+        MetricKind::Results { of } => vec![of],
     }
 }
 

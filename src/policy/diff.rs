@@ -287,6 +287,18 @@ fn metric_text(metric: &MetricDocument) -> String {
                         let _ = write!(text, " {word} {duration}");
                     }
                 }
+                let more = [
+                    ("by", &computed.by),
+                    ("value", &computed.value),
+                    ("having", &computed.having),
+                    ("said of", &computed.resource),
+                    ("emitted as", &computed.emit),
+                ];
+                for (word, what) in more {
+                    if let Some(what) = what {
+                        let _ = write!(text, " {word} {what}");
+                    }
+                }
                 text
             }
         },

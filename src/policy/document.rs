@@ -54,6 +54,9 @@ pub struct ServiceDocument {
     /// What of it can be looked at, set, invoked and subscribed to from outside, on a listener of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manage: Option<ManageSpec>,
+    /// What other programs keep with it, by name (`tower.rule`); without meaning to the loop.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// What `homeostat pack` makes of it; without meaning when it is run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pack: Option<PackSpec>,
@@ -235,9 +238,23 @@ pub struct ComputedMetric {
     /// The members of a group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Selector>,
-    /// One value per target of this relation (`cloudProvider`), per `class`, `type` or `id`, as a family `<metric>[<target>]`.
+    /// One value per target of this relation (`cloudProvider`), per `class`, `type` or `id`, as a family `<metric>[<target>]`. Of a `collect`
+    /// sensor: per resource of this class that the model leads to (`CloudProvider`), however far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Of a `collect` sensor: an expression instead of an aggregate, over aggregates (`sum / count`; `p99` and the like) or, as `value`, over
+    /// each datum (`value * 8`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Of a `collect` sensor: only results for which this holds: `value > 0.8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub having: Option<String>,
+    /// Of a `collect` sensor: what results are said of, instead of the resource or the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// Of a `collect` sensor: results are data of this metric, for other `collect` sensors and for observers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emit: Option<String>,
     /// The unit, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,

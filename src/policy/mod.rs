@@ -8,7 +8,7 @@ pub mod diff;
 pub mod document;
 pub mod expression;
 pub mod load;
-mod merge;
+pub(crate) mod merge;
 pub mod overlay;
 pub mod schema;
 pub mod script;
@@ -24,5 +24,5 @@ pub use load::Sources;
 pub use set::PolicySet;
 pub use value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,
-    ReferencePolicy, ServicePolicy, SloPolicy, Strategy, WindowPolicy,
+    ReferencePolicy, ServicePolicy, SloPolicy, Strategy, StreamPolicy, WindowPolicy,
 };

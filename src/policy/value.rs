@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::document::{MissingPolicy, PackedDocument};
 use super::expression::Expression;
 use super::script::Script;
+use crate::knowledge::stream::Grouping;
 use crate::model::calls::{LimitsSpec, PortPolicy};
 use crate::model::connector::{EffectorSpec, SensorSpec};
 use crate::model::endpoint::{Address, Endpoint, LiveSpec};
@@ -131,6 +132,38 @@ pub enum MetricKind {
     Window(WindowPolicy),
     /// Aggregated over the same metric of several services.
     Group(GroupPolicy),
+    /// Aggregated over the data of many resources, every so often.
+    Stream(Arc<StreamPolicy>),
+    /// How many results the newest evaluation of a stream had.
+    Results {
+        /// The stream.
+        of: Arc<str>,
+    },
+}
+
+/// What is made of the data of a `collect` sensor, once every `every`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamPolicy {
+    /// The sensor.
+    pub of: Arc<str>,
+    /// The metric as collectors call it.
+    pub metric: Arc<str>,
+    /// Whose data, and what they are grouped by.
+    pub grouping: Grouping,
+    /// What is computed of each group; empty: each datum is a result of its own.
+    pub aggregates: Vec<Aggregate>,
+    /// The result, from the values of `aggregates` in that order, or from the datum's; `None`: the first of them.
+    pub value: Option<Expression>,
+    /// Which results count, by their value.
+    pub having: Option<Expression>,
+    /// How far back.
+    pub over: Duration,
+    /// How often.
+    pub every: Duration,
+    /// What results are said of, if not of their resource or group.
+    pub resource: Option<Arc<str>>,
+    /// The metric that results are data of.
+    pub emit: Option<Arc<str>>,
 }
 
 /// A sliding window.

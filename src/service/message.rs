@@ -13,7 +13,8 @@ use crate::model::metric::Sample;
 use crate::model::ports::{MetricInfo, Notification, PortError, SubscriptionMode};
 use crate::model::process::ProcessOrder;
 use crate::model::{
-    Action, Alarm, Decision, DecisionId, HumanDuration, Outcome, Reading, ServiceId, SloStatus, Timestamp,
+    Action, Alarm, Datum, Decision, DecisionId, HumanDuration, ModelChange, Outcome, Reading, ServiceId,
+    SloStatus, Timestamp,
 };
 use crate::monitor::{Held, SensorWanted};
 use crate::plan::strategy::{Known, Run};
@@ -43,6 +44,10 @@ pub enum Message {
     Detach(Arc<str>),
     /// Something for one service.
     To(Arc<str>, Letter),
+    /// Data of a metric, for every service of the shard that collects it.
+    Data(Arc<str>, Arc<[Datum]>),
+    /// The resource model has changed.
+    Model(Arc<[ModelChange]>),
 }
 
 /// Attach a service, or change what is attached.
@@ -294,6 +299,8 @@ pub enum Effect {
     RunAside(Box<Aside>),
     /// Let exactly these local ports of a service's references be open, and lead there.
     Ports(Arc<str>, Vec<Port>),
+    /// These are data of the metric, for whoever collects or observes it.
+    Emit(Arc<str>, Arc<[Datum]>),
     /// Hand the alarm to the planner that the embedding program attached.
     Alarm(Arc<str>, Box<Alarm>),
     /// Record a decision, or the news of it.

@@ -1,6 +1,7 @@
 //! The loop of one managed service: turn (pure), shard (many of them, pure), shell (the only asynchronous part), handles.
 
 pub mod clock;
+pub mod collection;
 pub mod control;
 pub mod groups;
 pub mod handle;

@@ -13,7 +13,7 @@ use super::shard::{Shard, Surroundings};
 use super::simulation::OPERATIONS;
 use crate::knowledge::record::{Entry, Reader, RecordError, Recorder};
 use crate::model::metric::Sample;
-use crate::model::{Decision, MetricId, Timestamp};
+use crate::model::{Datum, Decision, MetricId, ModelChange, Timestamp};
 use crate::plan::strategy::{Deadline, RunLimits, STACK_SIZE};
 use crate::policy::compile::compile_by_hand;
 use crate::policy::document::ServiceDocument;
@@ -44,6 +44,10 @@ pub enum Line {
     Detach(String),
     /// A letter to a service.
     To(String, Letter),
+    /// Data of a metric.
+    Data(Arc<str>, Arc<[Datum]>),
+    /// The resource model has changed.
+    Model(Arc<[ModelChange]>),
     /// The clock cut a strategy run of the message before: number of the run within the turn, progress.
     Cut(u64, u64),
     /// The turn before took this decision, or has news of it.
@@ -55,6 +59,8 @@ impl Line {
     pub fn of(message: &Message, names: &Names) -> Self {
         match message {
             Message::Wake => Self::Wake,
+            Message::Data(metric, data) => Self::Data(metric.clone(), data.clone()),
+            Message::Model(changes) => Self::Model(changes.clone()),
             Message::Detach(name) => Self::Detach(name.to_string()),
             Message::To(name, letter) => Self::To(name.to_string(), letter.clone()),
             Message::Apply(apply) => Self::Apply {
@@ -91,6 +97,8 @@ impl Line {
         Ok(Some(match self {
             Self::Cut(..) | Self::Decision(_) => return Ok(None),
             Self::Wake => Message::Wake,
+            Self::Data(metric, data) => Message::Data(metric, data),
+            Self::Model(changes) => Message::Model(changes),
             Self::Detach(name) => Message::Detach(name.into()),
             Self::To(name, letter) => Message::To(name.into(), letter),
             Self::Samples(samples) => Message::Samples(

@@ -71,8 +71,9 @@ impl Sensing {
         let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = all.remove(&service).unwrap_or_default();
         let mut now = HashMap::new();
-        // Pushed values come by themselves: there is nothing to run.
-        for sensor in wanted.into_iter().filter(|sensor| !matches!(*sensor.spec, SensorSpec::Push(_))) {
+        // Pushed values and data come by themselves: there is nothing to run.
+        let passive = |spec: &SensorSpec| matches!(spec, SensorSpec::Push(_) | SensorSpec::Collect(_));
+        for sensor in wanted.into_iter().filter(|sensor| !passive(&sensor.spec)) {
             let running = match before.remove(&sensor.metric) {
                 Some(running) if running.spec == sensor.spec => {
                     if running.regular.swap(sensor.regular, Ordering::SeqCst) != sensor.regular {

@@ -11,9 +11,12 @@ use rustc_hash::FxHashMap;
 use super::control::Event;
 use super::message::{Apply, Effect, Letter, Message, NOW, Request, Response};
 use super::turn::{ServiceLoop, Tally, Turn};
+use crate::knowledge::resources::Resources;
 use crate::model::metric::Sample;
 use crate::model::ports::PortError;
-use crate::model::{MetricId, MissingReason, Outcome, OutcomeStatus, ServiceId, Timestamp};
+use crate::model::{
+    Datum, MetricId, MissingReason, ModelChange, Outcome, OutcomeStatus, ServiceId, Timestamp,
+};
 use crate::monitor::Held;
 use crate::plan::strategy::{RunLimits, StrategyHost};
 
@@ -68,6 +71,11 @@ pub struct Shard {
     now: Timestamp,
     tally: Tally,
     mail: Vec<(Arc<str>, Letter)>,
+    /// The resource model: the same in every shard.
+    model: Resources,
+    /// Who may need data of a metric, and what each place may need.
+    collecting: FxHashMap<Arc<str>, Arc<BTreeSet<usize>>>,
+    collects: Vec<Vec<Arc<str>>>,
 }
 
 /// Which of `shards` shards owns the service of this name. Stable over restarts and machines.
@@ -95,6 +103,9 @@ impl Shard {
             now: Timestamp::default(),
             tally: Tally::default(),
             mail: Vec::new(),
+            model: Resources::new(),
+            collecting: FxHashMap::default(),
+            collects: Vec::new(),
         }
     }
 
@@ -137,6 +148,8 @@ impl Shard {
             Message::Apply(apply) => self.apply(*apply, surroundings, effects),
             Message::Detach(name) => self.detach(&name, surroundings, effects),
             Message::To(name, letter) => self.mail.push((name, letter)),
+            Message::Data(metric, data) => self.data(&metric, &data, surroundings, effects),
+            Message::Model(changes) => self.model_changes(&changes),
         }
         self.deliver(surroundings, effects);
     }
@@ -170,6 +183,50 @@ impl Shard {
         }
     }
 
+    /// Gives data to the services that collect the metric.
+    fn data(
+        &mut self,
+        metric: &str,
+        data: &[Datum],
+        surroundings: &mut dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(places) = self.collecting.get(metric).cloned() else { return };
+        for place in &*places {
+            self.with(*place, surroundings, effects, |service, turn| service.collect(metric, data, turn));
+        }
+    }
+
+    fn model_changes(&mut self, changes: &[ModelChange]) {
+        for change in changes {
+            match change {
+                ModelChange::Put(resource) => drop(self.model.insert((**resource).clone())),
+                ModelChange::Remove(id) => drop(self.model.remove(id)),
+            }
+        }
+    }
+
+    /// Notes anew which metrics' data the service at `place` may need.
+    fn note_collecting(&mut self, place: usize) {
+        let wanted: Vec<Arc<str>> = match self.places.get(place) {
+            Some(Some(Place::Live(service))) => service.collected().cloned().collect(),
+            _ => Vec::new(),
+        };
+        let before = std::mem::take(&mut self.collects[place]);
+        for metric in before.iter().filter(|metric| !wanted.contains(metric)) {
+            if let Some(places) = self.collecting.get_mut(metric) {
+                Arc::make_mut(places).remove(&place);
+                if places.is_empty() {
+                    self.collecting.remove(metric);
+                }
+            }
+        }
+        for metric in wanted.iter().filter(|metric| !before.contains(metric)) {
+            Arc::make_mut(self.collecting.entry(metric.clone()).or_default()).insert(place);
+        }
+        self.collects[place] = wanted;
+    }
+
     fn wake_due(&mut self, surroundings: &mut dyn Surroundings, effects: &mut Vec<Effect>) {
         while let Some(Reverse((t, place))) = self.wakes.peek().copied()
             && t <= self.now
@@ -199,6 +256,7 @@ impl Shard {
         let Some(Some(Place::Live(service))) = self.places.get_mut(place) else { return };
         let result = guarded(
             self.now,
+            &self.model,
             &mut self.host,
             &mut self.mail,
             &mut self.tally,
@@ -252,6 +310,7 @@ impl Shard {
         let (name, id) = (service.name.clone(), service.id());
         let result = guarded(
             self.now,
+            &self.model,
             &mut self.host,
             &mut self.mail,
             &mut self.tally,
@@ -275,17 +334,20 @@ impl Shard {
             self.with(place, surroundings, effects, |service, turn| {
                 service.apply(apply.policy, &BTreeMap::new(), turn);
             });
+            self.note_collecting(place);
             return;
         }
         let place = place.or_else(|| self.free.pop()).unwrap_or_else(|| {
             self.places.push(None);
             self.armed.push(None);
+            self.collects.push(Vec::new());
             self.places.len() - 1
         });
         let id = apply.id;
         self.attach(place, apply, surroundings, effects);
         self.by_name.insert(name.clone(), place);
         self.by_id.insert(id, place);
+        self.note_collecting(place);
         if let Some(listeners) = self.orphans.remove(&name) {
             self.with(place, surroundings, effects, |service, turn| service.adopt(listeners, turn));
         }
@@ -301,6 +363,7 @@ impl Shard {
         let (name, id) = (apply.policy.name.clone(), apply.id);
         let result = guarded(
             self.now,
+            &self.model,
             &mut self.host,
             &mut self.mail,
             &mut self.tally,
@@ -327,6 +390,7 @@ impl Shard {
         self.armed[place] = None;
         self.free.push(place);
         let Some(gone) = self.places[place].take() else { return };
+        self.note_collecting(place);
         self.by_id.remove(&gone.id());
         if let Place::Live(service) = gone {
             let why = PortError::Unavailable("the service was detached".into());
@@ -428,6 +492,7 @@ impl Shard {
 /// What it panicked with.
 fn guarded<T>(
     now: Timestamp,
+    model: &Resources,
     host: &mut StrategyHost,
     mail: &mut Vec<(Arc<str>, Letter)>,
     tally: &mut Tally,
@@ -438,6 +503,7 @@ fn guarded<T>(
     let surroundings = std::cell::RefCell::new(surroundings);
     let mut turn = Turn {
         now,
+        model,
         host,
         limits: &mut || surroundings.borrow_mut().limits(),
         cut: &mut |progress| surroundings.borrow_mut().cut(progress),

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
+use super::collection::{Collection, Want};
 use super::control::Event;
 use super::message::{Aside, Effect, Lasting, Letter, Message, Perform, Request, Response};
 use super::names::Names;
@@ -23,10 +24,13 @@ use crate::connectors::Connectors;
 use crate::knowledge::store::{Binding, Intent, Pending, Store};
 use crate::membrane::process::{Processes, Told};
 use crate::membrane::{Limits, Membrane, News, Served};
-use crate::model::connector::{Command, ConnectorError, TookPlace};
+use crate::model::connector::{Command, ConnectorError, SensorSpec, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
 use crate::model::process::{ProcessOrder, ProcessState};
-use crate::model::{HumanDuration, MetricId, Outcome, OutcomeStatus, Reading, Timestamp, Verdict};
+use crate::model::{
+    Datum, HumanDuration, MetricId, ModelChange, Outcome, OutcomeStatus, Reading, Timestamp, Verdict,
+};
+use crate::monitor::SensorWanted;
 use crate::plan::strategy::{Deadline, Run, RunLimits, STACK_SIZE, StrategyHost};
 
 /// How many messages from outside may wait in one mailbox; who brings more waits.
@@ -98,6 +102,7 @@ struct Inner {
     messages: AtomicU64,
     missed: AtomicU64,
     sensing: Sensing,
+    collection: Collection,
     planners: DashMap<Arc<str>, Arc<dyn Alarms>>,
     /// What effectors are doing, by key: what that is in words, and its task.
     performing: DashMap<String, (String, JoinHandle<()>)>,
@@ -167,6 +172,7 @@ impl Shell {
             messages: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             sensing: Sensing::new(runtime.clone()),
+            collection: Collection::default(),
             planners: DashMap::new(),
             performing: DashMap::new(),
             unbegun: Mutex::default(),
@@ -312,6 +318,40 @@ impl Shell {
         let mailbox = &self.0.mailboxes[shard];
         let place = mailbox.places.clone().acquire_owned().await.map_err(|_| stopping())?;
         mailbox.sender.send(Envelope { message, _place: Some(place) }).map_err(|_| stopping())
+    }
+
+    /// Who needs data, and who observes results.
+    pub fn collection(&self) -> &Collection {
+        &self.0.collection
+    }
+
+    /// Hands data of a metric to whoever needs them; waits while mailboxes are full. `false`: nobody does.
+    ///
+    /// # Errors
+    /// When the daemon is stopping.
+    pub async fn collect(&self, metric: Arc<str>, data: Arc<[Datum]>) -> Result<bool, PortError> {
+        if data.is_empty() || !self.0.collection.wants(&metric) {
+            return Ok(false);
+        }
+        for shard in 0..self.0.mailboxes.len() {
+            self.send_to(shard, Message::Data(metric.clone(), data.clone())).await?;
+        }
+        Ok(true)
+    }
+
+    /// Tells every shard how the resource model has changed.
+    ///
+    /// # Errors
+    /// When the daemon is stopping.
+    pub(super) async fn change_model(&self, changes: Vec<ModelChange>) -> Result<(), PortError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let changes: Arc<[ModelChange]> = changes.into();
+        for shard in 0..self.0.mailboxes.len() {
+            self.send_to(shard, Message::Model(changes.clone())).await?;
+        }
+        Ok(())
     }
 
     /// Calls a service and waits for the answer.
@@ -728,6 +768,7 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect, intents: &mut VecDeque<Pending<
             inner.subscribers.remove(&token);
         }
         Effect::Sensors(service, _, wanted) => {
+            inner.collection.set(&service, data_wanted(&service, &wanted));
             inner.sensing.set(service, wanted, &inner.connectors, deliver_to(inner));
         }
         Effect::ReadNow(service, metric) => inner.sensing.read_now(&service, &metric, deliver_to(inner)),
@@ -740,6 +781,16 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect, intents: &mut VecDeque<Pending<
                 }
             }
             inner.membrane.set_ports(&service, ports);
+        }
+        Effect::Emit(metric, data) => {
+            inner.collection.tell(&metric, &data);
+            if inner.collection.wants(&metric) {
+                for mailbox in &inner.mailboxes {
+                    // Results of shards take no place in mailboxes, so that shards never wait for each other.
+                    let message = Message::Data(metric.clone(), data.clone());
+                    let _ = mailbox.sender.send(Envelope { message, _place: None });
+                }
+            }
         }
         Effect::Alarm(service, alarm) => {
             if let Some(planner) = inner.planners.get(&service).map(|p| p.clone()) {
@@ -758,6 +809,22 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect, intents: &mut VecDeque<Pending<
         }
         Effect::Event(event) => publish(inner, event),
     }
+}
+
+/// The data that the sensors of a service need.
+fn data_wanted(service: &Arc<str>, sensors: &[SensorWanted]) -> Vec<Want> {
+    let collecting = sensors.iter().filter(|sensor| sensor.regular);
+    collecting
+        .filter_map(|sensor| match &*sensor.spec {
+            SensorSpec::Collect(spec) => Some(Want {
+                service: service.clone(),
+                sensor: sensor.metric.clone(),
+                metric: spec.metric.as_deref().map_or_else(|| sensor.metric.clone(), Arc::from),
+                spec: spec.clone(),
+            }),
+            _ => None,
+        })
+        .collect()
 }
 
 /// How sensors hand over what they measured. While the mailbox is full, measurements are dropped and counted: a flood of datagrams

@@ -13,7 +13,10 @@ use super::shard::{Shard, Surroundings, shard_of};
 use crate::model::calls::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{Notification, PortError, SubscriptionMode};
-use crate::model::{Action, Alarm, Decision, HumanDuration, MetricId, Outcome, Reading, SloState, Timestamp};
+use crate::model::{
+    Action, Alarm, Datum, Decision, HumanDuration, MetricId, ModelChange, Outcome, Reading, SloState,
+    Timestamp,
+};
 use crate::monitor::SensorWanted;
 use crate::plan::strategy::{Deadline, RunLimits, StrategyHost};
 use crate::policy::ServicePolicy;
@@ -53,6 +56,8 @@ pub struct Simulation {
     pub ports: BTreeMap<String, Vec<Port>>,
     /// Every command that effectors got, in order.
     pub performed: Vec<Perform>,
+    /// Every result that is data of a metric, in order: when, metric, data.
+    pub emitted: Vec<(Timestamp, Arc<str>, Arc<[Datum]>)>,
     /// What would be kept over a restart, in order: service, what.
     pub lasting: Vec<(String, super::message::Lasting)>,
 }
@@ -88,6 +93,7 @@ impl Simulation {
             sensors: BTreeMap::new(),
             ports: BTreeMap::new(),
             performed: Vec::new(),
+            emitted: Vec::new(),
             lasting: Vec::new(),
         }
     }
@@ -113,6 +119,27 @@ impl Simulation {
             self.attach(&**policy, Restored::default());
         }
         self.form_groups(set);
+        let declared = set.services.values().map(|s| &s.resource).chain(set.resources.values());
+        self.model(declared.cloned().map(ModelChange::Put).collect());
+    }
+
+    /// Changes the resource model.
+    pub fn model(&mut self, changes: Vec<ModelChange>) {
+        self.broadcast(&Message::Model(changes.into()));
+    }
+
+    /// Data of a metric, now: resources with their values.
+    pub fn collect<'a>(&mut self, metric: &str, data: impl IntoIterator<Item = (&'a str, f64)>) {
+        let now = self.now;
+        let data =
+            data.into_iter().map(|(resource, value)| Datum { resource: resource.into(), value, at: now });
+        self.broadcast(&Message::Data(metric.into(), data.collect()));
+    }
+
+    fn broadcast(&mut self, message: &Message) {
+        for shard in 0..self.shards.len() {
+            self.turn(shard, message.clone());
+        }
     }
 
     /// Attaches one service, or changes what is attached.
@@ -334,6 +361,12 @@ impl Simulation {
                     RunLimits { operations: RunLimits::OPERATIONS_ASIDE, deadline: Deadline::CutAt(None) };
                 let run = StrategyHost::new().run(&aside.script, &aside.alarm, aside.known, limits);
                 to(aside.service, Letter::RanAside { token: aside.token, run: Box::new(run) });
+            }
+            Effect::Emit(metric, data) => {
+                for shard in 0..shards {
+                    queue.push_back((shard, Message::Data(metric.clone(), data.clone())));
+                }
+                self.emitted.push((self.now, metric, data));
             }
             Effect::Alarm(_, alarm) => self.alarms.push(*alarm),
             Effect::Decision(decision) => {

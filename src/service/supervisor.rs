@@ -20,12 +20,13 @@ use crate::membrane::Served;
 use crate::model::connector::SensorSpec;
 use crate::model::module::Module;
 use crate::model::ports::PortError;
-use crate::model::{MetricId, Resource, ServiceId, Timestamp};
+use crate::model::{MetricId, ModelChange, Resource, ServiceId, Timestamp};
 use crate::policy::compile::compile_by_hand;
 use crate::policy::diagnostics::Problem;
 use crate::policy::diff::{Change, diff};
 use crate::policy::document::ServiceDocument;
 use crate::policy::load::service_from_json;
+use crate::policy::merge::differing;
 use crate::policy::overlay::{inline_script, inlined, is_inline, overlay, script};
 use crate::policy::script::Script;
 use crate::policy::set::PolicySet;
@@ -64,6 +65,56 @@ struct State {
     members: HashMap<(Arc<str>, Arc<str>), Members>,
 }
 
+/// The resource model: what policies declare, and what is registered besides. The shards have what comes of both.
+#[derive(Default)]
+struct Model {
+    declared: BTreeMap<Arc<str>, Arc<Resource>>,
+    registered: BTreeMap<Arc<str>, Arc<Resource>>,
+}
+
+impl Model {
+    fn get(&self, id: &str) -> Option<Arc<Resource>> {
+        self.declared.get(id).or_else(|| self.registered.get(id)).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Resource>> {
+        let more = self.registered.iter().filter(|(id, _)| !self.declared.contains_key(*id));
+        let mut all: Vec<_> =
+            self.declared.iter().chain(more).map(|(_, resource)| resource.clone()).collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    fn declare(&mut self, id: &Arc<str>, resource: Option<Arc<Resource>>) -> Option<ModelChange> {
+        self.changing(id, |model| match resource {
+            Some(resource) => drop(model.declared.insert(id.clone(), resource)),
+            None => drop(model.declared.remove(id)),
+        })
+    }
+
+    fn register(&mut self, change: ModelChange) -> Option<ModelChange> {
+        let id: Arc<str> = match &change {
+            ModelChange::Put(resource) => resource.id.as_str().into(),
+            ModelChange::Remove(id) => id.clone(),
+        };
+        self.changing(&id, |model| match change {
+            ModelChange::Put(resource) => drop(model.registered.insert(id.clone(), resource)),
+            ModelChange::Remove(id) => drop(model.registered.remove(&id)),
+        })
+    }
+
+    /// What a change comes to for the shards, if anything.
+    fn changing(&mut self, id: &Arc<str>, change: impl FnOnce(&mut Self)) -> Option<ModelChange> {
+        let before = self.get(id);
+        change(self);
+        match self.get(id) {
+            after if after == before => None,
+            Some(after) => Some(ModelChange::Put(after)),
+            None => Some(ModelChange::Remove(id.clone())),
+        }
+    }
+}
+
 /// The metrics of a service that take pushed values, sorted by name.
 type Pushable = Arc<[(Arc<str>, MetricId)]>;
 
@@ -76,6 +127,7 @@ pub struct Supervisor {
     names: Lock<Arc<[Arc<str>]>>,
     origins: DashMap<String, Origin>,
     pushable: DashMap<Arc<str>, (ServiceId, usize, Pushable)>,
+    model: Lock<Model>,
     applied: AtomicU64,
     refused: AtomicU64,
     ready: AtomicBool,
@@ -91,6 +143,7 @@ impl Supervisor {
             names: Lock::default(),
             origins: DashMap::new(),
             pushable: DashMap::new(),
+            model: Lock::default(),
             applied: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             ready: AtomicBool::new(false),
@@ -318,6 +371,68 @@ impl Supervisor {
         Ok(applied)
     }
 
+    /// Changes many services by hand, all or none: `None` detaches one. Remembered as by [`Supervisor::change`].
+    ///
+    /// # Errors
+    /// Every mistake in every document, and in all of them together; nothing has changed then.
+    pub async fn change_all(
+        &self,
+        documents: Vec<(String, Option<ServiceDocument>)>,
+    ) -> Result<Applied, ChangeError> {
+        let mut state = self.state.lock().await;
+        let files = &state.files;
+        let find = |name: &str| inline(name).or_else(|| script(files, name));
+        let (mut by_hand, mut problems) = (state.by_hand.clone(), Vec::new());
+        let mut names = Vec::new();
+        for (name, document) in documents {
+            let base = base_of(files, &name);
+            let policy = match document.map(|document| compile_by_hand(document, &find)) {
+                None => None,
+                Some(Ok((policy, _))) => Some(policy),
+                Some(Err(wrong)) => {
+                    problems.extend(wrong.iter().map(ToString::to_string));
+                    continue;
+                }
+            };
+            let name: Arc<str> = name.into();
+            // Detaching what only a hand had attached leaves nothing to remember.
+            match policy.is_none() && base.is_empty() {
+                true => drop(by_hand.remove(&name)),
+                false => drop(by_hand.insert(name.clone(), ByHand { policy, base })),
+            }
+            names.push(name);
+        }
+        if !problems.is_empty() {
+            return Err(refusal(problems).into());
+        }
+        let changes = by_hand.iter().map(|(n, h)| (n.clone(), h.policy.clone())).collect();
+        let (next, warnings) = overlay(&state.files, &changes)
+            .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
+        let mut applied = self.transition(&mut state, next).await?;
+        self.note_origins(&by_hand, &state.running);
+        let store = self.shell.store();
+        let stored: Vec<_> = names
+            .iter()
+            .map(|name| match by_hand.get(name) {
+                None => store.forget_hand_made(name, WHOLE),
+                Some(change) => store.hand_made(HandMade {
+                    service: name.to_string(),
+                    component: WHOLE.into(),
+                    document: change.policy.as_ref().map(with_scripts),
+                    base_hash: change.base.clone(),
+                }),
+            })
+            .collect();
+        state.by_hand = by_hand;
+        for write in stored {
+            write.await.map_err(|e| {
+                PortError::Unavailable(format!("the change runs, but could not be recorded: {e}"))
+            })?;
+        }
+        applied.warnings = warnings.iter().map(ToString::to_string).collect();
+        Ok(applied)
+    }
+
     /// Hands the difference between what runs and `next` to the shards.
     async fn transition(&self, state: &mut State, next: PolicySet) -> Result<Applied, PortError> {
         for name in self.in_quarantine(&state.running).await {
@@ -347,6 +462,8 @@ impl Supervisor {
                 _ => {}
             }
         }
+        let declared = self.declare(&state.running, &next);
+        self.shell.change_model(declared).await?;
         if !changes.is_empty() {
             self.form_groups(state, &next).await?;
         }
@@ -410,6 +527,44 @@ impl Supervisor {
         self.pushable.insert(policy.name.clone(), (id, shard, pushable.into()));
         let apply = Apply { id, policy: policy.clone(), restored };
         self.shell.send(&policy.name, Message::Apply(Box::new(apply))).await
+    }
+
+    /// What the model gains and loses between two sets. A resource that policies declare is as they say; one that they declare no more is
+    /// as it was registered, if it was.
+    fn declare(&self, before: &PolicySet, next: &PolicySet) -> Vec<ModelChange> {
+        let services = differing(&before.services, &next.services);
+        let services = services.into_iter().filter_map(|(id, old, new)| {
+            let (old, new) = (old.map(|s| s.resource.clone()), new.map(|s| s.resource.clone()));
+            (old != new).then(|| (id.clone(), new))
+        });
+        let resources = differing(&before.resources, &next.resources);
+        let resources = resources.into_iter().map(|(id, _, new)| (id.clone(), new.cloned()));
+        let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes: Vec<_> = services.chain(resources).collect();
+        changes.into_iter().filter_map(|(id, new)| model.declare(&id, new)).collect()
+    }
+
+    /// Changes what is registered in the model by others than policies: puts resources in, or takes them out.
+    ///
+    /// # Errors
+    /// When the daemon is stopping.
+    pub async fn register(&self, changes: Vec<ModelChange>) -> Result<(), PortError> {
+        let _in_order = self.state.lock().await;
+        let changes = {
+            let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
+            changes.into_iter().filter_map(|change| model.register(change)).collect()
+        };
+        self.shell.change_model(changes).await
+    }
+
+    /// A resource of the model, as it is now.
+    pub fn resource(&self, id: &str) -> Option<Arc<Resource>> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner).get(id)
+    }
+
+    /// All resources of the model, by id: what policies declare, and what is registered besides.
+    pub fn resources(&self) -> Vec<Arc<Resource>> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner).all()
     }
 
     async fn form_groups(&self, state: &mut State, next: &PolicySet) -> Result<(), PortError> {

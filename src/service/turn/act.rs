@@ -1,5 +1,6 @@
 //! From actions to outcomes: routing along references, built-in actions, effectors, undo.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,14 @@ use crate::execute::Next;
 use crate::model::calls::Port;
 use crate::model::ports::PortError;
 use crate::model::process::ProcessOrder;
-use crate::model::{Action, DecisionId, Outcome, OutcomeStatus, Timestamp};
+use crate::model::{Action, Alarm, AlarmKind, DecisionId, Outcome, OutcomeStatus, Severity, Timestamp};
 use crate::service::message::{Effect, Lasting, Letter, Perform, Response};
 
 /// How long a step may be on its way before it counts as failed. Effectors have timeouts of their own; this is for services that vanish.
 const STEP_PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the keys of the knowledge begin with that say how actions tuned a sensor: `tune.SENSOR.PARAMETER`.
+const TUNED: &str = "tune.";
 
 /// How a step ended here: what to say, and what takes it back.
 type Ended = Result<(String, Option<Action>), Refusal>;
@@ -138,6 +142,8 @@ impl ServiceLoop {
                 | Action::Replace { .. }
                 | Action::EnableSlo { .. }
                 | Action::DisableSlo { .. }
+                | Action::Tune { .. }
+                | Action::Raise { .. }
                 | Action::Publish { .. }
                 | Action::Notify { .. }
                 | Action::Remember { .. }
@@ -320,6 +326,20 @@ impl ServiceLoop {
             }
             Action::EnableSlo { slo, .. } => self.switch_slo(slo, true, turn),
             Action::DisableSlo { slo, .. } => self.switch_slo(slo, false, turn),
+            Action::Tune { sensor, parameter, value, .. } => self.tune(sensor, parameter, value, turn),
+            Action::Raise { slo, kind, .. } => {
+                let alarm = Alarm {
+                    service: self.name.to_string(),
+                    slo: slo.clone(),
+                    kind: kind.unwrap_or(AlarmKind::Violation),
+                    severity: Severity::default(),
+                    condition: "raised by an action".into(),
+                    values: BTreeMap::new(),
+                    at: turn.now,
+                };
+                self.alarm(alarm, turn);
+                Ok((String::new(), None))
+            }
             Action::Publish { metric, value, .. } => {
                 let Some(monitor) = &mut self.monitor else {
                     return Err(refused(format!("no monitor is attached to `{}`", self.name)));
@@ -408,6 +428,35 @@ impl ServiceLoop {
         let inverse =
             if on { Action::DisableSlo { service, slo } } else { Action::EnableSlo { service, slo } };
         Ok((String::new(), Some(inverse)))
+    }
+
+    /// Changes a parameter of a `collect` sensor; collectors learn it as they learn everything.
+    fn tune(&mut self, sensor: &str, parameter: &str, value: &str, turn: &mut Turn<'_>) -> Ended {
+        let Some(monitor) = &mut self.monitor else {
+            return Err(refused(format!("no monitor is attached to `{}`", self.name)));
+        };
+        let before = monitor.tune(sensor, parameter, value).map_err(refused)?;
+        self.learn(&format!("{TUNED}{sensor}.{parameter}"), Some(value.into()), turn);
+        self.reweigh(turn);
+        let inverse = before.map(|before| Action::Tune {
+            service: Some(self.name.to_string()),
+            sensor: sensor.to_string(),
+            parameter: parameter.to_string(),
+            value: before,
+        });
+        Ok((String::new(), inverse))
+    }
+
+    /// What actions changed of sensors holds for a monitor that was built anew as well.
+    pub(super) fn tune_again(&mut self) {
+        let Some(monitor) = &mut self.monitor else { return };
+        for (key, value) in &self.knowledge {
+            let tuned = key.strip_prefix(TUNED).and_then(|rest| rest.split_once('.'));
+            if let (Some((sensor, parameter)), Some(value)) = (tuned, value.as_str()) {
+                // A sensor that the policy has no more is not tuned.
+                let _ = monitor.tune(sensor, parameter, value);
+            }
+        }
     }
 
     pub(super) fn learn(&mut self, key: &str, value: Option<serde_json::Value>, turn: &mut Turn<'_>) {

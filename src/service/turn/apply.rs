@@ -175,6 +175,7 @@ impl ServiceLoop {
             .clone()
             .map(|policy| Monitor::build(policy, &paths, old, turn.metric_id, turn.now));
         self.changed.clear();
+        self.tune_again();
         self.forget_remotes(rebound, turn);
         true
     }

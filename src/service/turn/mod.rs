@@ -22,9 +22,11 @@ use super::control::Event;
 use super::message::{Effect, Lasting, Letter, Perform};
 use crate::analyze::{Analyzer, Readings};
 use crate::execute::Ledger;
+use crate::knowledge::resources::Resources;
 use crate::model::ports::PortError;
 use crate::model::{
-    Action, Alarm, Decision, DecisionId, MetricId, MetricPath, MissingReason, Reading, ServiceId, Timestamp,
+    Action, Alarm, Datum, Decision, DecisionId, MetricId, MetricPath, MissingReason, Reading, ServiceId,
+    Timestamp,
 };
 use crate::monitor::{Held, Monitor, SensorWanted, SlotId};
 use crate::plan::Planner;
@@ -43,6 +45,8 @@ pub struct Turn<'a> {
     pub limits: &'a mut dyn FnMut() -> RunLimits,
     /// Takes note that a strategy was cut short by the clock: number of the run, progress.
     pub cut: &'a mut dyn FnMut(u64),
+    /// The resource model.
+    pub model: &'a Resources,
     /// Turns metric names into numbers.
     pub metric_id: &'a mut dyn FnMut(&str) -> MetricId,
     /// What the shell is to do.
@@ -204,7 +208,9 @@ impl ServiceLoop {
     /// Does what is due at the time of the turn.
     pub fn tick(&mut self, turn: &mut Turn<'_>) {
         if let Some(monitor) = &mut self.monitor {
-            monitor.tick(turn.now, &mut self.changed);
+            let mut emitted = Vec::new();
+            monitor.tick(turn.now, turn.model, &mut self.changed, &mut emitted);
+            turn.effects.extend(emitted.into_iter().map(|(metric, data)| Effect::Emit(metric, data)));
         }
         self.tick_objectives(turn);
         self.tick_watchers(turn);
@@ -266,6 +272,20 @@ impl ServiceLoop {
         }
         turn.tally.samples += 1;
         self.settle_sample(turn);
+    }
+
+    /// Takes data of a metric. Nothing comes of them before their window is evaluated, so the loop does not run.
+    pub fn collect(&mut self, metric: &str, data: &[Datum], turn: &mut Turn<'_>) {
+        if let Some(monitor) = &mut self.monitor {
+            let (taken, refused) = monitor.collect(metric, data);
+            turn.tally.samples += taken;
+            turn.tally.refused += refused;
+        }
+    }
+
+    /// The metrics whose data it may need.
+    pub fn collected(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.monitor.iter().flat_map(Monitor::collected)
     }
 
     /// Reads, from far and wide, what [`ServiceLoop::sample`] will read, so that it is near then. The sum means nothing.

@@ -251,6 +251,9 @@ impl ServiceLoop {
             let letter = Letter::Subscribe { from: self.name.clone(), metric };
             turn.mail.push((service, letter));
         }
+        if let Some(monitor) = &mut self.monitor {
+            monitor.pace(turn.now);
+        }
         let sensors = self.monitor.as_ref().map(|m| m.sensors()).unwrap_or_default();
         if sensors != self.sensors {
             self.sensors.clone_from(&sensors);

@@ -1,0 +1,31 @@
+//! Data: values that are said of resources, by collectors or by the results of other services, before anybody knows who will read them.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Resource, Timestamp};
+
+/// One value of one metric of one resource.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Datum {
+    /// The id of the resource.
+    #[serde(rename = "r")]
+    pub resource: Arc<str>,
+    /// The value, finite, in the metric's unit.
+    #[serde(rename = "v")]
+    pub value: f64,
+    /// When it arrived; of a result, the time of the newest datum that it was computed from.
+    #[serde(rename = "t")]
+    pub at: Timestamp,
+}
+
+/// A change of the resource model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelChange {
+    /// A resource is there, or is different.
+    Put(Arc<Resource>),
+    /// A resource is gone.
+    Remove(Arc<str>),
+}
