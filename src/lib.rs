@@ -105,6 +105,7 @@ pub mod api;
 pub mod cli;
 pub mod connectors;
 pub mod daemon;
+pub mod dialects;
 pub mod execute;
 pub mod knowledge;
 pub mod membrane;

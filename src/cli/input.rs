@@ -14,7 +14,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(Exit::Usage, format!("{}: {error}", path.display()))
 }
 
-fn text_of(path: &Path) -> Result<String, Failure> {
+/// The text of a file; `-` is standard input.
+pub(super) fn text_of(path: &Path) -> Result<String, Failure> {
     if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map_err(|e| unreadable(path, &e))?;

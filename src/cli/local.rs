@@ -129,7 +129,8 @@ pub(super) fn tell_problems(
     Ok(())
 }
 
-fn render(problem: &Problem, sources: &Sources, color: bool) {
+/// Draws one problem on standard error.
+pub(super) fn render(problem: &Problem, sources: &Sources, color: bool) {
     let text = problem.file.as_ref().and_then(|f| sources.text(f));
     let _ = writeln!(std::io::stderr(), "{}", problem.render(text, color).trim_end());
 }

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod fake;
 mod foreign;
+mod import;
 pub mod input;
 mod live;
 pub mod local;
@@ -127,6 +128,10 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
         Command::Test(options) => (local.test)(options, common).await,
         Command::Schema(options) => (local.schema)(options, common).await,
         Command::Replay(options) => (local.replay)(options, common).await,
+        Command::Import(options) => match import::import(&options, output) {
+            Ok(exit) => exit,
+            Err(failure) => output.failure(&failure),
+        },
         Command::Sense(options) => sense::sense(options, common).await,
         Command::Fake(options) => match fake::serve(options).await {
             Ok(()) => Exit::Ok,

@@ -133,6 +133,12 @@ pub enum Command {
     /// touches nothing. Each directory is an application of its own.
     #[command(after_help = "Example: homeostat test policies/shop policies/host")]
     Test(TestOptions),
+    /// Show what a rule file of Tower 4Clouds becomes
+    ///
+    /// Reads monitoring rules or QoS constraints (XML) and prints the policies that say the same, the rules that follow from the constraints,
+    /// or what collectors are told.
+    #[command(after_help = "Example: homeostat import rules.xml > policies/rules.yaml")]
+    Import(ImportOptions),
     /// Print the JSON Schema of policies, of their tests or of actions
     Schema(SchemaOptions),
     /// Feed a recording (run --record) through the same turns
@@ -302,6 +308,29 @@ pub struct PackOptions {
     /// The directory to write; it must not exist, or be empty
     #[arg(long, short, value_name = "DIR")]
     pub output: PathBuf,
+}
+
+/// `import`.
+#[derive(Debug, Clone, Args)]
+pub struct ImportOptions {
+    /// Rules or constraints; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What to print
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: ImportFormat,
+}
+
+/// What `import` prints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ImportFormat {
+    /// Policies, as YAML.
+    #[default]
+    Native,
+    /// The rules, as XML.
+    Xml,
+    /// What collectors are told, as JSON.
+    Collectors,
 }
 
 /// A token with the role of its holder.

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::name::MAX_NAME;
-
 /// An IP address and a port: where homeostat listens.
 pub type Address = SocketAddr;
 
@@ -109,7 +107,7 @@ impl Endpoint {
             return Err(format!("`{text}` has no port; {RIGHT}"));
         };
         let bracketed = host.starts_with('[') && host.ends_with(']');
-        if host.is_empty() || host.len() > 2 * MAX_NAME || host.contains(':') && !bracketed {
+        if host.is_empty() || host.len() > 256 || host.contains(':') && !bracketed {
             return Err(format!("`{text}` has no host; {RIGHT}"));
         }
         match port.parse::<u16>() {

@@ -12,8 +12,8 @@ pub struct ServiceId(pub u32);
 #[serde(transparent)]
 pub struct MetricId(pub u32);
 
-/// The longest name accepted, in bytes.
-pub const MAX_NAME: usize = 128;
+/// The longest name accepted, in bytes. Tools that derive rules from models join several UUIDs.
+pub const MAX_NAME: usize = 200;
 
 /// Says what is wrong with `name` as the name of a service, resource or property, or `None` when it is good:
 /// letters, digits, `_`, `-` and `.`, beginning with a letter, digit or `_`, at most [`MAX_NAME`] bytes.
@@ -67,6 +67,6 @@ mod tests {
         assert_eq!(identifier_problem("own_cost"), None);
         assert!(identifier_problem("9lives").is_some());
         assert!(identifier_problem("a-b").is_some());
-        assert!(identifier_problem(&"x".repeat(129)).is_some());
+        assert!(identifier_problem(&"x".repeat(MAX_NAME + 1)).is_some());
     }
 }

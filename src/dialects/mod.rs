@@ -1,0 +1,3 @@
+//! Languages of others, read, written and translated into policies. What runs is a policy; a dialect has no engine of its own.
+
+pub mod tower;
