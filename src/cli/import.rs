@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::local::{render, tell_problems};
 use super::options::{ImportFormat, ImportOptions};
 use super::{Exit, Failure, Output, input};
+use crate::dialects::tower::translate::to_json;
 use crate::dialects::tower::xml::{self, Read, XmlError};
-use crate::dialects::tower::{Rule, constraints, translate, validate, write};
+use crate::dialects::tower::{Rule, constraints, validate, write};
 use crate::policy::Problem;
 use crate::policy::load::{SourceFile, SourceKind, Sources};
 use crate::policy::tree::Place;
@@ -135,7 +136,7 @@ impl Import<'_> {
         let metrics: std::collections::HashMap<&str, &str> =
             rules.iter().filter_map(|r| Some((r.value.id.as_deref()?, r.value.metric_name()?))).collect();
         let metric_of = |rule: &str| metrics.get(rule).map(|metric| (*metric).to_string());
-        let translated = rules.iter().map(|rule| translate(&rule.value, &metric_of));
+        let translated = rules.iter().map(|rule| to_json(&rule.value, &metric_of));
         translated.collect::<Result<_, _>>().map_err(|e| Failure::new(Exit::Refused, e.to_string()))
     }
 }

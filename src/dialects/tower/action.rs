@@ -286,13 +286,13 @@ fn raise(service: &str, slo: Option<&str>) -> Result<Meaning, Vec<Fault>> {
     Ok(Meaning::Raise { service: service.into(), slo: slo.map(str::to_string) })
 }
 
-/// Reads seconds: above 0, at most a year. Written as policies write durations.
+/// Reads seconds: from 0.01, at most a year. Written as policies write durations.
 ///
 /// # Errors
 /// A sentence.
 pub fn seconds(text: &str) -> Result<String, String> {
     match text.trim().parse::<f64>() {
-        Ok(seconds) if seconds >= 0.001 && seconds <= f64::from(MAX_SECONDS) => {
+        Ok(seconds) if seconds >= 0.01 && seconds <= f64::from(MAX_SECONDS) => {
             let mut out = String::new();
             let _ = if seconds.fract() == 0.0 {
                 write!(out, "{seconds}s")
@@ -301,7 +301,7 @@ pub fn seconds(text: &str) -> Result<String, String> {
             };
             Ok(out)
         }
-        _ => Err(format!("`{text}` is no number of seconds above 0 and at most {MAX_SECONDS} (a year)")),
+        _ => Err(format!("`{text}` is no number of seconds from 0.01 to {MAX_SECONDS} (a year)")),
     }
 }
 
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(seconds("60"), Ok("60s".into()));
         assert_eq!(seconds(" 0.5 "), Ok("500ms".into()));
         assert_eq!(seconds("31536000"), Ok("31536000s".into()));
-        for wrong in ["0", "-1", "31536001", "1m", "", "NaN", "inf", "0.0001"] {
+        for wrong in ["0", "-1", "31536001", "1m", "", "NaN", "inf", "0.009"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }

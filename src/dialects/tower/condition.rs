@@ -748,7 +748,7 @@ mod tests {
         #[test]
         fn what_is_printed_is_read_back_and_means_the_same(condition in condition(), metric in -20.0..20.0_f64) {
             let text = condition.to_string();
-            prop_assert_eq!(Condition::parse(&text).as_ref(), Ok(&condition), "{}", text);
+            prop_assert_eq!(Condition::parse(&text), Ok(condition.clone()), "{}", text);
             let expression = Expression::parse_condition(&condition.to_expression()).expect("an expression");
             prop_assert_eq!(expression.eval(&[Some(metric)]) == Ok(1.0), says(&condition, metric), "{}", text);
         }

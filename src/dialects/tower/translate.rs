@@ -16,7 +16,9 @@ use super::rule::{Rule, parameter};
 use super::write;
 use crate::model::Aggregate;
 use crate::model::name::{MAX_NAME, identifier_problem};
+use crate::policy::document::ServiceDocument;
 use crate::policy::expression::Expression;
+use crate::policy::load::service_from_json;
 
 /// The SLO that is the switch of a rule.
 pub const SLO: &str = "rule";
@@ -37,7 +39,22 @@ pub struct TranslateError {
 ///
 /// # Errors
 /// When the rule is not valid.
-pub fn translate(rule: &Rule, metric_of: &dyn Fn(&str) -> Option<String>) -> Result<Json, TranslateError> {
+pub fn translate(
+    rule: &Rule,
+    metric_of: &dyn Fn(&str) -> Option<String>,
+) -> Result<ServiceDocument, TranslateError> {
+    let document = to_json(rule, metric_of)?;
+    service_from_json(&document).map_err(|problems| TranslateError {
+        rule: rule.name().to_string(),
+        why: problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+    })
+}
+
+/// As [`translate`], in JSON, with its sections in the order in which one writes them.
+///
+/// # Errors
+/// When the rule is not valid.
+pub fn to_json(rule: &Rule, metric_of: &dyn Fn(&str) -> Option<String>) -> Result<Json, TranslateError> {
     let fail = |why: String| TranslateError { rule: rule.name().to_string(), why };
     let mut work = Work::new(rule, metric_of).map_err(fail)?;
     work.document().map_err(fail)
@@ -58,15 +75,18 @@ pub fn identifier(text: &str) -> String {
     out
 }
 
-/// As [`identifier`], and none of those that are taken.
+/// As [`identifier`], and none of those that are taken; nor is the number of its results.
 fn unique(text: &str, taken: &mut BTreeSet<String>) -> String {
     let name = identifier(text);
-    let mut numbered = (2..).map(|n| format!("{name}_{n}"));
-    let mut candidate = name.clone();
-    while !taken.insert(candidate.clone()) {
-        candidate = numbered.next().unwrap_or_default();
-    }
-    candidate
+    let free = |name: &String, taken: &BTreeSet<String>| {
+        !taken.contains(name) && !taken.contains(&format!("{name}_results"))
+    };
+    let numbered = (2..).map(|n| format!("{name}_{n}"));
+    let found = [name.clone()].into_iter().chain(numbered).find(|candidate| free(candidate, taken));
+    let found = found.unwrap_or(name);
+    taken.insert(format!("{found}_results"));
+    taken.insert(found.clone());
+    found
 }
 
 type Answer<T> = Result<T, String>;
@@ -174,11 +194,9 @@ impl<'a> Work<'a> {
                 metric.insert("value".into(), value.to_expression("value").into());
             }
         }
-        if aggregate.is_some() || output.value.aggregates() {
-            let window = seconds(rule.time_window.as_deref().unwrap_or_default())?;
-            metric.insert("over".into(), window.into());
-            metric.insert("every".into(), self.step.as_str().into());
-        }
+        let window = seconds(rule.time_window.as_deref().unwrap_or_default())?;
+        metric.insert("over".into(), window.into());
+        metric.insert("every".into(), self.step.as_str().into());
         if let Some(grouping) = rule.aggregation.as_ref().and_then(|a| a.grouping.as_deref()) {
             metric.insert("by".into(), grouping.into());
         }
@@ -249,18 +267,16 @@ impl<'a> Work<'a> {
         Ok(rows.into_iter().enumerate().map(row).collect())
     }
 
-    /// The reference to a service; none for the rule itself.
+    /// The service that an action is for, with a reference that leads there; none for the rule itself.
     fn reference(&mut self, service: &str) -> Option<String> {
         if service == self.rule.name() {
             return None;
         }
-        if let Some(name) = self.references.get(service) {
-            return Some(name.clone());
+        if !self.references.contains_key(service) {
+            let mut taken: BTreeSet<String> = self.references.values().cloned().collect();
+            self.references.insert(service.to_string(), unique(&format!("r_{service}"), &mut taken));
         }
-        let mut taken: BTreeSet<String> = self.references.values().cloned().collect();
-        let name = unique(&format!("r_{service}"), &mut taken);
-        self.references.insert(service.to_string(), name.clone());
-        Some(name)
+        Some(service.to_string())
     }
 
     /// An action, and how long it rests when that is not a step.
@@ -277,7 +293,11 @@ impl<'a> Work<'a> {
                     [("sensor", sensor), ("parameter", (*parameter).into()), ("value", value.clone())];
                 ("tune", service, fields.map(|(k, v)| (k, Some(v))).to_vec())
             }
-            Meaning::Raise { service, slo } => ("raise", self.reference(service), vec![("slo", slo.clone())]),
+            Meaning::Raise { service, slo } => {
+                // Without an SLO the alarm bears the name of the rule; a plan for `*` answers it.
+                let slo = slo.clone().unwrap_or_else(|| identifier(self.rule.name()));
+                ("raise", self.reference(service), vec![("slo", Some(slo))])
+            }
             Meaning::Call { method, url } => {
                 let headers = json!({ "Cache-Control": "no-cache" });
                 let effector = json!({ "method": method, "url": url, "body": "", "headers": headers });

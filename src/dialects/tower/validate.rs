@@ -495,8 +495,16 @@ impl Check<'_> {
         let aggregation = self.rule.aggregation.as_ref();
         match meaning {
             Meaning::Output(output) => {
-                if aggregation.is_some() && output.value.aggregates() {
-                    let details = "functions in a value cannot be used together with `metricAggregation`";
+                let wrong = match aggregation {
+                    Some(_) if output.value.aggregates() => {
+                        Some("functions in a value cannot be used together with `metricAggregation`")
+                    }
+                    Some(_) if !output.value.reads_metric() => {
+                        Some("the value does not read METRIC, so that there is nothing to aggregate")
+                    }
+                    _ => None,
+                };
+                if let Some(details) = wrong {
                     let part = self.parameter(i, "value");
                     self.say(ErrorKind::InvalidAction, part, "value", details);
                 }
