@@ -100,12 +100,31 @@ pub(super) async fn send_actions(
     let bytes = read(body, app.limits.body, app.limits.read).await?;
     let ports = app.control.ports(&service);
     if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
-        let actions: Vec<Action> = parse(&bytes)?;
-        Ok(Json(ports?.send_actions(actions).await?).into_response())
+        let all: Vec<Action> = actions(&bytes)?;
+        Ok(Json(ports?.send_actions(all).await?).into_response())
     } else {
-        let action: Action = parse(&bytes)?;
+        let action: Action = actions(&bytes)?;
         Ok(Json(ports?.send_action(action).await?).into_response())
     }
+}
+
+/// Reads what is to be an action, or a list of them.
+///
+/// # Errors
+/// As [`parse`], with what would be right when it is JSON.
+fn actions<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Problem>> {
+    parse(bytes).map_err(|problem| match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+        Err(_) => problem,
+        // Where the name of an action should stand, the reader calls anything else malformed.
+        Ok(_) => {
+            let Problem { detail, line, column, .. } = *problem;
+            let mut problem = Problem::invalid(format!(
+                "{detail}; expected an action such as {{\"start\": {{}}}} or {{\"set\": {{\"property\": \"rate\", \"value\": 5}}}}, or a list of such"
+            ));
+            (problem.line, problem.column) = (line, column);
+            problem
+        }
+    })
 }
 
 /// Which decisions.

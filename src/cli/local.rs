@@ -184,13 +184,18 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
     let access = options.access().map_err(|why| Failure::new(Exit::Usage, why))?;
     let screen = !options.log && !common.json && std::io::stdout().is_terminal();
     start_log(screen, common, options.data_dir.as_deref());
+    let modules = super::modules::only(options.modules.as_deref())?;
     let listener =
-        match super::modules::only(options.modules.as_deref())?.has(Module::Api) {
+        match modules.has(Module::Api) {
             false => None,
             true => Some(tokio::net::TcpListener::bind(options.listen).await.map_err(|e| {
                 Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen))
             })?),
         };
+    let connectors = Connectors::new();
+    if !modules.has(Module::Datagrams) {
+        connectors.refuse_datagrams();
+    }
     let address = listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
     let address = address.map_or_else(|| "none".to_string(), |a| a.to_string());
     let tower = match options.tower {
@@ -210,7 +215,7 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
         data_dir: options.data_dir.clone(),
         record: options.record.clone(),
         shards: options.shards.map(usize::from),
-        connectors: Connectors::new(),
+        connectors,
     });
     let daemon = tokio::select! {
         daemon = start => daemon.map_err(|error| start_failure(error, output))?,

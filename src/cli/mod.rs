@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod fake;
+mod foreign;
 mod import;
 pub mod input;
 mod live;

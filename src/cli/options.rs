@@ -170,7 +170,7 @@ pub struct RunOptions {
     #[arg(required = true, value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
     /// Where to serve the API; other addresses than loopback need a token
-    #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR:PORT", overrides_with = "listen")]
     pub listen: SocketAddr,
     /// Where the record of decisions, changes by hand and knowledge are kept; without it they end with the process
     #[arg(long, value_name = "DIR")]
@@ -188,7 +188,7 @@ pub struct RunOptions {
     #[arg(long, value_name = "FILE", env = "HOMEOSTAT_GRANTS")]
     pub grants: Option<PathBuf>,
     /// Write log lines even in a terminal
-    #[arg(long)]
+    #[arg(long, overrides_with = "log")]
     pub log: bool,
     /// Serve collectors, observers and rules of Tower 4Clouds here as well; they know no tokens, so everyone who reaches the address may do
     /// everything there (the original listens on port 8170)
@@ -243,10 +243,10 @@ pub struct WrapOptions {
     #[arg(long)]
     pub live: bool,
     /// --live: the process that is meant, if that is not clear
-    #[arg(long, value_name = "PID", requires = "live")]
+    #[arg(long, value_name = "PID", requires = "live", conflicts_with_all = ["to", "command"])]
     pub pid: Option<u32>,
     /// --live: it speaks something else than HTTP
-    #[arg(long, requires = "live")]
+    #[arg(long, requires = "live", conflicts_with_all = ["to", "command"])]
     pub tcp: bool,
     /// Where to serve the API; other addresses than loopback need a token
     #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR:PORT")]
@@ -696,6 +696,27 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_goes_with_live_is_refused_without_it_and_the_last_word_on_where_to_listen_counts() {
+        let wrap = |args: &[&str]| {
+            let all = ["homeostat", "wrap", "--listen", "127.0.0.1:1"].iter().chain(args).copied();
+            Cli::try_parse_from(all).map(drop).map_err(|e| e.to_string())
+        };
+        let started = ["--to", "127.0.0.1:2", "--", "true"];
+        for option in [&["--pid", "7"][..], &["--tcp"]] {
+            assert!(wrap(&[option, &started].concat()).is_err_and(|e| e.contains(option[0])));
+            assert!(wrap(option).is_err_and(|e| e.contains("--live")));
+            assert_eq!(wrap(&[&["--live"], option].concat()), Ok(()));
+        }
+        assert_eq!(wrap(&started), Ok(()));
+        let twice =
+            ["homeostat", "run", "p", "--listen", "127.0.0.1:1", "--log", "--listen", "127.0.0.1:2", "--log"];
+        let Command::Run(options) = Cli::try_parse_from(twice).expect("arguments").command else {
+            panic!("run")
+        };
+        assert_eq!((options.listen.port(), options.log), (2, true));
     }
 
     #[test]

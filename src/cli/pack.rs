@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::foreign::{self, stays_inside};
 use super::local::tell_problems;
 use super::{Common, Exit, Failure, Output, PackOptions};
+use crate::model::connector::SensorSpec;
 use crate::model::endpoint::{Protocol, parse_address};
 use crate::model::manage::SubscriptionMode;
-use crate::model::module::{Module, Modules, PackProtocol, PackSpec};
+use crate::model::module::{Module, Modules, PackProtocol, PackSpec, is_image};
 use crate::policy::ServicePolicy;
 use crate::policy::diagnostics::Problem;
 use crate::policy::load::Sources;
@@ -78,6 +80,11 @@ fn packed(options: &PackOptions, log: &mut Log, output: &mut Output) -> Result<V
     log.say("parse", &format!("{count} {plural}, policy {}: `{}`", descriptor.set.hash, descriptor.service));
 
     let (communication, files) = process(&descriptor, base)?;
+    for policy in descriptor.set.services.values() {
+        for named in relocatable(policy)? {
+            log.say("process", &format!("warning: {named} has to be there where the container runs"));
+        }
+    }
     for (module, at) in &communication {
         log.say("process", &format!("{}{}", module.word(), at_text(at)));
     }
@@ -109,6 +116,13 @@ fn at_text(at: &[String]) -> String {
 /// Reads the descriptor with the scripts beside it, as `check` would.
 fn parse(path: &Path, base: &Path, output: &mut Output) -> Result<Descriptor, Failure> {
     let unreadable = |e: std::io::Error| usage(format!("{}: {e}", path.display()));
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if !(name.ends_with(".yaml") || name.ends_with(".yml")) {
+        return Err(usage(format!(
+            "{}: expected a policy, whose name ends in `.yaml` or `.yml`",
+            path.display()
+        )));
+    }
     let text = fs::read_to_string(path).map_err(unreadable)?;
     let mut scripts = BTreeMap::new();
     let here = if base.as_os_str().is_empty() { Path::new(".") } else { base };
@@ -119,7 +133,7 @@ fn parse(path: &Path, base: &Path, output: &mut Output) -> Result<Descriptor, Fa
         }
     }
     let named = scripts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
-    let sources = Sources::from_texts(std::iter::once(("service.yaml", text.as_str())).chain(named));
+    let sources = Sources::from_texts(std::iter::once((name.as_str(), text.as_str())).chain(named));
     let refused = |problems: &[Problem], output: &mut Output| {
         let _ = tell_problems(output, &sources, problems);
         Failure::new(Exit::Refused, "")
@@ -148,7 +162,6 @@ type Chosen = (Module, Vec<String>);
 fn process(descriptor: &Descriptor, base: &Path) -> Result<(Vec<Chosen>, Vec<PathBuf>), Failure> {
     let mut chosen: BTreeMap<Module, Vec<String>> = BTreeMap::new();
     for policy in descriptor.set.services.values() {
-        relocatable(policy)?;
         if let (Some(listen), Some(endpoint)) = (policy.listen, &policy.endpoint) {
             for protocol in protocols(&descriptor.spec, endpoint.protocol, policy)? {
                 for module in protocol.modules() {
@@ -183,6 +196,11 @@ fn process(descriptor: &Descriptor, base: &Path) -> Result<(Vec<Chosen>, Vec<Pat
             )));
         }
         chosen.insert(Module::Api, vec![address.to_string()]);
+    }
+    if let Some(image) = descriptor.spec.image.as_ref().filter(|image| !is_image(image)) {
+        return Err(usage(format!(
+            "`pack.image`: {image:?} names no image; expected one such as python:3-slim"
+        )));
     }
     let mut files = Vec::new();
     for source in &descriptor.spec.source {
@@ -228,38 +246,20 @@ fn protocols(spec: &PackSpec, of: Protocol, policy: &ServicePolicy) -> Result<Ve
     }
 }
 
-fn stays_inside(path: &Path) -> bool {
-    path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
-        && path.components().next().is_some()
-}
-
-/// Nothing may say where on a machine it lies.
-fn relocatable(policy: &ServicePolicy) -> Result<(), Failure> {
+/// Nothing that is run, read or written may lie elsewhere on this machine; what else is named outside has to be there where the container runs.
+///
+/// # Errors
+/// The first of the former; answers the latter.
+fn relocatable(policy: &ServicePolicy) -> Result<Vec<String>, Failure> {
     let name = &policy.name;
-    let wrong = |what: &str, path: &str| {
-        Err(usage(format!(
-            "`{name}`: {what} `{path}` is only on this machine; expected a relative path, from the descriptor"
-        )))
-    };
-    if let Some(process) = &policy.process {
-        let program = process.command.first().map_or("", String::as_str);
-        if Path::new(program).is_absolute() {
-            return wrong("the program", program);
-        }
-        if let Some(directory) = &process.directory
-            && !stays_inside(Path::new(directory))
-        {
-            return wrong("the directory", &directory.to_string());
-        }
+    let document = policy.document.open().map_err(|e| usage(format!("`{name}`: {e}")))?;
+    let found = foreign::of(&document);
+    match found.wrong.first() {
+        None => Ok(found.needed.iter().map(|what| format!("`{name}`: {what}")).collect()),
+        Some(what) => Err(usage(format!(
+            "`{name}`: {what} is only on this machine; expected a relative path without `..`, from the descriptor"
+        ))),
     }
-    for property in policy.manage.iter().flat_map(|m| m.spec.properties.values()) {
-        if let Some(file) = &property.file
-            && Path::new(&file.path).is_absolute()
-        {
-            return wrong("the file", &file.path);
-        }
-    }
-    Ok(())
 }
 
 /// All files below a path, in order; links are what they lead to.
@@ -274,6 +274,12 @@ fn collect(base: &Path, inside: &Path, files: &mut Vec<PathBuf>) -> std::io::Res
         for name in names.iter().filter(|n| *n != "__pycache__" && *n != ".git") {
             collect(base, &inside.join(name), files)?;
         }
+    } else {
+        // Left out in silence, it would be missed only when it is looked for.
+        return Err(std::io::Error::other(format!(
+            "{} is neither a file nor a directory, and cannot be packed; remove it",
+            inside.display()
+        )));
     }
     Ok(())
 }
@@ -291,6 +297,18 @@ fn monitoring(descriptor: &Descriptor) -> Vec<Chosen> {
         }
         if manage.spec.offers(SubscriptionMode::Change) {
             add(Module::Change);
+        }
+    }
+    let sensors = descriptor.set.services.values().filter_map(|p| p.document.open().ok()?.monitor);
+    for sensor in sensors.flat_map(|monitor| monitor.sensors.into_values()) {
+        let at = match sensor {
+            SensorSpec::Udp(s) => s.listen,
+            SensorSpec::Statsd(s) => s.listen,
+            _ => continue,
+        };
+        let all = chosen.entry(Module::Datagrams).or_default();
+        if !all.contains(&at) {
+            all.push(at);
         }
     }
     chosen.into_iter().collect()

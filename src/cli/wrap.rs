@@ -15,7 +15,9 @@ use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options, STOP_TIME};
 use crate::model::name::service_name_problem;
 use crate::model::process::{ProcessState, ProcessStatus};
+use crate::policy::diagnostics::Problem;
 use crate::policy::load::Sources;
+use crate::policy::set::PolicySet;
 use crate::service::control::Control;
 
 /// How long a program may take until it listens.
@@ -121,7 +123,15 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
         .await
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.manage)))?;
     let address = manage.local_addr()?;
-    // Before anything is started: a port that is taken stays so.
+    // Before anything is started: what would be refused once the program is ready; and a port that is taken stays so.
+    if let Err(problems) = PolicySet::from_sources(&policy(&name, &options, true), None) {
+        let line = |problem: &Problem| match &problem.hint {
+            Some(hint) => format!("{}; {hint}", problem.message),
+            None => problem.message.clone(),
+        };
+        let lines: Vec<String> = problems.iter().map(line).collect();
+        return Err(Failure::new(Exit::Usage, lines.join("\n")));
+    }
     drop(
         std::net::TcpListener::bind(options.listen)
             .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen)))?,

@@ -22,8 +22,10 @@ mod prometheus;
 mod statsd;
 mod text;
 mod udp;
+mod websocket;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -68,6 +70,8 @@ struct Shared {
     property: RwLock<Option<Arc<PropertyFactory>>>,
     sensors: RwLock<HashMap<String, Arc<SensorFactory>>>,
     effectors: RwLock<HashMap<String, Arc<EffectorFactory>>>,
+    /// Whether sensors may wait for datagrams.
+    datagrams: AtomicBool,
 }
 
 impl Default for Connectors {
@@ -97,6 +101,7 @@ impl Connectors {
                 property: RwLock::default(),
                 sensors: RwLock::default(),
                 effectors: RwLock::default(),
+                datagrams: AtomicBool::new(true),
             }),
         }
     }
@@ -121,6 +126,11 @@ impl Connectors {
     ) {
         let mut kinds = self.shared.effectors.write().unwrap_or_else(PoisonError::into_inner);
         kinds.insert(kind.into(), Arc::new(factory));
+    }
+
+    /// From now on no sensor that waits for datagrams (`udp`, `statsd`) is built: a micro-container was packed without.
+    pub fn refuse_datagrams(&self) {
+        self.shared.datagrams.store(false, Ordering::SeqCst);
     }
 
     /// Makes `proxy` sensors buildable; the membrane does this.
@@ -184,6 +194,11 @@ impl Connectors {
             return Err(ConnectorError::Config(problem));
         }
         let shared = &self.shared;
+        if matches!(spec, SensorSpec::Udp(_) | SensorSpec::Statsd(_))
+            && !shared.datagrams.load(Ordering::SeqCst)
+        {
+            return Err(ConnectorError::Config("not packed: nothing listens for datagrams here".into()));
+        }
         Ok(match spec {
             SensorSpec::Push(_) | SensorSpec::Collect(_) => BuiltSensor::Passive,
             SensorSpec::Host(s) => {
@@ -233,6 +248,7 @@ impl Connectors {
             EffectorSpec::Http(e) => Arc::new(http::HttpCaller::new(e, self.client()?)?),
             EffectorSpec::Exec(e) => Arc::new(exec::ExecCaller::new(e, self.client()?)?),
             EffectorSpec::Mail(e) => Arc::new(mail::Mailer::new(e)?),
+            EffectorSpec::Websocket(e) => Arc::new(websocket::Sender::new(e)?),
             EffectorSpec::Log(e) => Arc::new(log::Logger::new(e)?),
             EffectorSpec::Custom(c) => {
                 let factory = find(&self.shared.effectors, &c.kind, "effector")?;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::model::Measurement;
@@ -12,6 +14,9 @@ use crate::model::connector::{ConnectorError, PingSensor, Sensor};
 
 /// The size of a datagram when none is given, bytes.
 const SIZE: u16 = 32;
+
+/// How long an address may take before the next one is tried beside it, at most (RFC 8305 section 5).
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// Tries to reach something. Not to reach it is a value too, 0; the reason is in the log (level debug).
 pub(super) struct Pinger {
@@ -33,22 +38,47 @@ impl Pinger {
         }
     }
 
-    async fn reach(&mut self, address: SocketAddr) -> std::io::Result<()> {
-        let Some(size) = self.size else { return TcpStream::connect(address).await.map(drop) };
-        self.sent += 1;
-        let here: SocketAddr =
-            if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-        let socket = UdpSocket::bind(here).await?;
-        socket.connect(address).await?;
-        let mut datagram = vec![b'.'; usize::from(size)];
-        datagram[..8].copy_from_slice(&self.sent.to_be_bytes());
-        socket.send(&datagram).await?;
-        let mut answer = vec![0; datagram.len() + 1];
+    /// Tries the addresses in their order, each when the one before failed or is slow, until one is reached.
+    ///
+    /// # Errors
+    /// What the last one that failed said.
+    async fn reach_any(&mut self, addresses: &[SocketAddr]) -> std::io::Result<()> {
+        let share = self.max_delay / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let (size, stagger) = (self.size, STAGGER.min(share));
+        let mut left = addresses.iter();
+        let mut tries = FuturesUnordered::new();
+        let mut failure = std::io::Error::other("no address");
         loop {
-            let length = socket.recv(&mut answer).await?;
-            if answer[..length] == datagram {
-                return Ok(());
+            if let Some(address) = left.next() {
+                self.sent += 1;
+                tries.push(reach(*address, size, self.sent));
             }
+            tokio::select! {
+                reached = tries.next() => match reached {
+                    Some(Ok(())) => return Ok(()),
+                    Some(Err(why)) => failure = why,
+                    None => return Err(failure),
+                },
+                () = tokio::time::sleep(stagger), if left.len() > 0 => {}
+            }
+        }
+    }
+}
+
+/// A connection, or a datagram of so many bytes with this number that comes back.
+async fn reach(address: SocketAddr, size: Option<u16>, number: u64) -> std::io::Result<()> {
+    let Some(size) = size else { return TcpStream::connect(address).await.map(drop) };
+    let here: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(here).await?;
+    socket.connect(address).await?;
+    let mut datagram = vec![b'.'; usize::from(size)];
+    datagram[..8].copy_from_slice(&number.to_be_bytes());
+    socket.send(&datagram).await?;
+    let mut answer = vec![0; datagram.len() + 1];
+    loop {
+        let length = socket.recv(&mut answer).await?;
+        if answer[..length] == datagram {
+            return Ok(());
         }
     }
 }
@@ -56,14 +86,16 @@ impl Pinger {
 #[async_trait]
 impl Sensor for Pinger {
     async fn read(&mut self) -> Result<Vec<Measurement>, ConnectorError> {
-        let found = tokio::net::lookup_host(&self.target).await.map(|mut all| all.next());
-        let address = match found {
-            Ok(Some(address)) => address,
-            Ok(None) => return Err(ConnectorError::Unreachable(format!("`{}` has no address", self.target))),
+        let found = tokio::net::lookup_host(&self.target).await.map(Iterator::collect::<Vec<_>>);
+        let addresses = match found {
+            Ok(all) if all.is_empty() => {
+                return Err(ConnectorError::Unreachable(format!("`{}` has no address", self.target)));
+            }
+            Ok(all) => all,
             Err(why) => return Err(ConnectorError::Unreachable(format!("`{}`: {why}", self.target))),
         };
         let (before, patience) = (super::now(), self.max_delay);
-        let reached = tokio::time::timeout(patience, self.reach(address)).await;
+        let reached = tokio::time::timeout(patience, self.reach_any(&addresses)).await;
         let delay = before.elapsed();
         let failure = match reached {
             Ok(Ok(())) => None,
@@ -79,5 +111,35 @@ impl Sensor for Pinger {
             values.push(Measurement { output, ..Measurement::value(delay.as_secs_f64()) });
         }
         Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_is_tried_though_one_before_it_fails_or_is_silent() {
+        let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let [open_at, closed_at] = [&open, &closed].map(|l| l.local_addr().expect("address"));
+        drop(closed);
+        let spec = |text| serde_json::from_str::<PingSensor>(text).expect("a sensor");
+        let mut tcp = Pinger::new(&spec(r#"{"tcp": "h:1"}"#));
+        assert!(tcp.reach_any(&[closed_at, open_at]).await.is_ok());
+        assert!(tcp.reach_any(&[closed_at, closed_at]).await.is_err());
+
+        let [silent, echo] = [UdpSocket::bind("127.0.0.1:0").await, UdpSocket::bind("127.0.0.1:0").await];
+        let (silent, echo) = (silent.expect("bound"), echo.expect("bound"));
+        let [silent_at, echo_at] = [&silent, &echo].map(|s| s.local_addr().expect("address"));
+        tokio::spawn(async move {
+            let mut datagram = [0; 100];
+            let (length, from) = echo.recv_from(&mut datagram).await.expect("a datagram");
+            echo.send_to(&datagram[..length], from).await.expect("sent");
+        });
+        let mut udp = Pinger::new(&spec(r#"{"udp": "h:1"}"#));
+        let reached =
+            tokio::time::timeout(Duration::from_secs(10), udp.reach_any(&[silent_at, echo_at])).await;
+        assert!(reached.is_ok_and(|r| r.is_ok()));
     }
 }

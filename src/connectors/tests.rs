@@ -679,3 +679,46 @@ fn what_is_wrong_with_a_mail_is_said_before_one_is_sent() {
             .expect("spec");
     assert_eq!(Connectors::new().effector("A", &tls).is_ok(), cfg!(feature = "tls"));
 }
+
+/// Requirement: R2-37
+#[tokio::test]
+async fn a_websocket_is_told_each_text_and_closed() {
+    use futures::StreamExt;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let heard = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut socket = tokio_tungstenite::accept_async(socket).await.unwrap();
+        let mut texts = Vec::new();
+        while let Some(Ok(message)) = socket.next().await {
+            if let Ok(text) = message.to_text()
+                && message.is_text()
+            {
+                texts.push(text.to_string());
+            }
+        }
+        texts
+    });
+    let spec = serde_json::json!({ "websocket": {
+        "url": format!("ws://{address}/"),
+        "send": ["!getSnapshot", "!extended { name: ScaleOut, params: [ {tier} , 1 ] }"],
+    }});
+    let effector = Connectors::new().effector("shop", &serde_json::from_value(spec).unwrap()).unwrap();
+    let args = [("tier".to_string(), serde_json::json!("web"))].into();
+    let action = Action::Custom { service: None, name: "scale".into(), args };
+    let said = effector.perform(&Command { service: "shop".into(), key: "k".into(), action }).await.unwrap();
+    assert_eq!(said, "sent 2 message(s)");
+    let heard = heard.await.unwrap();
+    assert_eq!(heard, ["!getSnapshot", "!extended { name: ScaleOut, params: [ web , 1 ] }"]);
+    let gone = effector_to_nobody().await;
+    assert!(matches!(gone, Err(ConnectorError::Unreachable(_))), "{gone:?}");
+}
+
+async fn effector_to_nobody() -> Result<String, ConnectorError> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let spec =
+        serde_json::json!({ "websocket": { "url": format!("ws://127.0.0.1:{port}/"), "send": ["x"] } });
+    let effector = Connectors::new().effector("shop", &serde_json::from_value(spec).unwrap()).unwrap();
+    let action = Action::Start { service: None };
+    effector.perform(&Command { service: "shop".into(), key: "k".into(), action }).await
+}

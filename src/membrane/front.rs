@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::candidate::Candidate;
-use super::live::Live;
+use super::live::{IDLE_WHEN_LEAVING, Live};
 use super::meter::{FailureKind, Meter};
 use super::news::Teller;
 use super::room::Room;
@@ -82,6 +82,8 @@ pub(super) struct Front {
     pub(super) mirrors: bool,
     /// Cuts off who is still inside.
     pub(super) cut: CancellationToken,
+    /// Cancelled when the port is closed while homeostat goes on.
+    pub(super) closed: CancellationToken,
     /// Of a port in front of a service that listens at the same address.
     pub(super) live: Option<Arc<Live>>,
     /// Whether there is a module for HTTP/2.
@@ -175,25 +177,26 @@ impl Front {
         }
     }
 
-    /// Whether clients are to be told that their connection ends, because homeostat leaves.
+    /// Whether clients are to be told that their connection ends, because homeostat leaves, or the port is closed.
     pub(super) fn leaves(&self) -> bool {
-        self.live.as_ref().is_some_and(|live| live.leaving.is_cancelled())
+        self.closed.is_cancelled() || self.live.as_ref().is_some_and(|live| live.leaving.is_cancelled())
     }
 
-    /// Ends when homeostat leaves.
+    /// Ends when homeostat leaves, or the port is closed.
     pub(super) async fn leaving(&self) {
         match &self.live {
-            Some(live) => live.leaving.cancelled().await,
-            None => std::future::pending().await,
+            Some(live) => tokio::select! {
+                () = live.leaving.cancelled() => {}
+                () = self.closed.cancelled() => {}
+            },
+            None => self.closed.cancelled().await,
         }
     }
 
-    /// Ends when homeostat leaves and an idle connection has had its time.
+    /// Ends when homeostat leaves, or the port is closed, and an idle connection has had its time.
     pub(super) async fn idle_is_over(&self) {
-        match &self.live {
-            Some(live) => live.idle_is_over().await,
-            None => std::future::pending().await,
-        }
+        self.leaving().await;
+        tokio::time::sleep(IDLE_WHEN_LEAVING).await;
     }
 
     /// Whether calls do not lead to `target` any more.

@@ -32,7 +32,16 @@ pub(super) struct Gate {
     /// Where it is: with a port of its own where any was asked for.
     pub(super) address: SocketAddr,
     pub(super) front: Arc<Front>,
+    /// Of a port in front of a service that runs already: which of several processes is meant.
+    pub(super) pid: Option<u32>,
     door: Door,
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // Who is inside is told that the connection ends, as when homeostat leaves.
+        self.front.closed.cancel();
+    }
 }
 
 impl Gate {
@@ -43,10 +52,10 @@ impl Gate {
         stopping: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
-        let inside = front.clone();
-        let serve = move |client, closed| through(client, inside.clone(), closed);
+        let (inside, end) = (front.clone(), stopping.clone());
+        let serve = move |client, _| through(client, inside.clone(), end.clone());
         let door = Door::open(listen, front.room.clone(), serve, stopping, tasks);
-        Self { listen, address: door.address, front, door }
+        Self { listen, address: door.address, front, pid: None, door }
     }
 
     /// As [`Gate::open`], in front of a service that already listens there; `pid` says which of several processes is meant.
@@ -59,8 +68,8 @@ impl Gate {
     ) -> Self {
         let inside = front.clone();
         let serve = move |client, closed| through(client, inside.clone(), closed);
-        let door = Door::open_live((listen, pid), live, serve, stopping, tasks);
-        Self { listen, address: door.address, front, door }
+        let door = Door::open_live((listen, pid), (live, front.room.clone()), serve, stopping, tasks);
+        Self { listen, address: door.address, front, pid, door }
     }
 
     /// Whether it is in front of a service that listens at the same address.
@@ -71,6 +80,17 @@ impl Gate {
     /// Why it is not open, if it is not.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.door.trouble()
+    }
+
+    /// Answers `true` once a port that was taken is open, `false` when it is not wanted any more.
+    pub(super) fn opens(&self) -> impl Future<Output = bool> + Send + 'static {
+        let (opened, closed) = (self.door.opened.clone(), self.door.closed.clone());
+        async move {
+            tokio::select! {
+                () = opened.cancelled() => true,
+                () = closed.cancelled() => false,
+            }
+        }
     }
 }
 
@@ -96,6 +116,7 @@ pub(super) struct Door {
     /// Where it is: with a port of its own where any was asked for.
     pub(super) address: SocketAddr,
     trouble: Arc<Mutex<Option<Trouble>>>,
+    opened: CancellationToken,
     closed: CancellationToken,
     live: Option<Arc<Live>>,
 }
@@ -123,8 +144,10 @@ impl Door {
         let first = bind(listen);
         set(&trouble, first.as_ref().err());
         let address = first.as_ref().ok().and_then(|l| l.local_addr().ok()).unwrap_or(listen);
+        let opened = CancellationToken::new();
         let work = {
             let (trouble, closed, tasks) = (trouble.clone(), closed.clone(), tasks.clone());
+            let is_open = opened.clone();
             async move {
                 let opened = match first {
                     Ok(listener) => Some(listener),
@@ -134,18 +157,19 @@ impl Door {
                     },
                 };
                 if let Some(listener) = opened {
+                    is_open.cancel();
                     accept(listener, &room, serve, &closed, &tasks).await;
                 }
             }
         };
         tasks.spawn(work);
-        Self { address, trouble, closed, live: None }
+        Self { address, trouble, opened, closed, live: None }
     }
 
     /// Takes the place in front of a running service, at once if it can, otherwise as soon as it can, again whenever the service comes back, and leaves it when dropped.
     fn open_live<F: Future<Output = ()> + Send + 'static>(
         (listen, pid): (SocketAddr, Option<u32>),
-        live: Arc<Live>,
+        (live, room): (Arc<Live>, Arc<Room>),
         serve: impl Fn(TcpStream, CancellationToken) -> F + Send + Sync + 'static,
         stopping: &CancellationToken,
         tasks: &TaskTracker,
@@ -165,7 +189,7 @@ impl Door {
                     let ended = match next.take() {
                         Some(Ok(inserted)) => {
                             set(&trouble, None);
-                            live.stand(inserted, &serve, &closed, &tasks).await
+                            live.stand(inserted, (&serve, &room), &closed, &tasks).await
                         }
                         _ => Ok(Ended::Gone),
                     };
@@ -183,13 +207,17 @@ impl Door {
                         () = live.leaving.cancelled() => break,
                     }
                     let again = tokio::task::spawn_blocking(take).await;
-                    next = Some(again.unwrap_or_else(|e| Err(Trouble(e.to_string().into()))));
+                    let again = again.unwrap_or_else(|e| Err(Trouble(e.to_string().into())));
+                    if let Err(why) = &again {
+                        set(&trouble, Some(why));
+                    }
+                    next = Some(again);
                 }
                 live.never();
             }
         };
         tasks.spawn(work);
-        Self { address, trouble, closed, live: Some(live) }
+        Self { address, trouble, opened: CancellationToken::new(), closed, live: Some(live) }
     }
 
     /// Why it is not open, if it is not.

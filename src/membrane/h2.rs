@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http2::{Builder as ClientBuilder, SendRequest};
 use hyper::server::conn::http2::Builder as ServerBuilder;
@@ -16,7 +18,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +33,39 @@ const SURELY_SENT: Duration = Duration::from_secs(1);
 /// How often a call that has not been sent is tried again when its target changes.
 const ATTEMPTS: usize = 4;
 
-/// The connection to the service that belongs to one connection of a client.
-type Backend = Mutex<Vec<(Arc<Target>, SendRequest<Passing>)>>;
+/// How long a call that broke off waits for the word that its whole connection did.
+const SURELY_OVER: Duration = Duration::from_millis(50);
+
+/// The connections to services that belong to one connection of a client. Locked for a look only: who connects delays nobody else.
+type Backend = Mutex<Vec<Kept>>;
+
+/// A connection, or the attempt to get one, shared by all who wait for it.
+type Connecting = Shared<BoxFuture<'static, Result<Connection, NoConnection>>>;
+
+struct Kept {
+    target: Arc<Target>,
+    connecting: Connecting,
+}
+
+impl Kept {
+    /// Whether no call can go there any more.
+    fn is_over(&self) -> bool {
+        self.target.retired.is_cancelled()
+            || match self.connecting.peek() {
+                Some(Ok(connection)) => connection.over.is_cancelled() || connection.sender.is_closed(),
+                Some(Err(_)) => true,
+                None => false,
+            }
+    }
+}
+
+/// A connection to a service.
+#[derive(Clone)]
+struct Connection {
+    sender: SendRequest<Passing>,
+    /// Cancelled when it has ended.
+    over: CancellationToken,
+}
 
 /// Serves one connection of a client until it ends; `first` was read of it already.
 pub(super) async fn serve(client: TcpStream, first: Bytes, front: Arc<Front>, stopping: CancellationToken) {
@@ -63,12 +96,13 @@ pub(super) async fn serve(client: TcpStream, first: Bytes, front: Arc<Front>, st
 }
 
 /// Takes one call to where calls lead at present.
-async fn carry(request: Request<Incoming>, front: &Front, backend: &Backend) -> Response<Passing> {
+async fn carry(request: Request<Incoming>, front: &Arc<Front>, backend: &Backend) -> Response<Passing> {
     let target = request.uri().path_and_query().map_or("/", |p| p.as_str());
     let call = Arc::new(front.meter.begin(request.method().as_str(), target));
     let limits = front.limits();
     let mut tried = Vec::new();
-    let mut retries = if request.method().is_idempotent() { limits.retries } else { 0 };
+    let idempotent = request.method().is_idempotent();
+    let mut retries = if idempotent { limits.retries } else { 0 };
     let (parts, body) = request.into_parts();
     // Without a body there is nothing that a second try could miss.
     let empty = body.is_end_stream();
@@ -78,8 +112,8 @@ async fn carry(request: Request<Incoming>, front: &Front, backend: &Backend) -> 
             Ok(visit) => visit,
             Err(why) => return failed(&call, FailureKind::Unbound, &why),
         };
-        let sender = match connection(front, backend, &visit.target).await {
-            Ok(sender) => sender,
+        let (connection, kept) = match connection(front, backend, &visit.target).await {
+            Ok(found) => found,
             Err(_) if attempt < ATTEMPTS && front.has_left(&visit.target) => continue,
             Err(_) if retries > 0 => {
                 retries -= 1;
@@ -108,8 +142,16 @@ async fn carry(request: Request<Incoming>, front: &Front, backend: &Backend) -> 
             }
         };
         let request = Request::from_parts(parts.clone(), body);
-        match send(request, sender, &call, visit, &upload, limits.response).await {
+        match send(request, connection.sender, &call, visit, &upload, limits.response).await {
             Ok(response) => return response,
+            // The service closed a kept connection: that is its right, and no failure.
+            Err(lost)
+                if empty
+                    && idempotent
+                    && kept
+                    && attempt < ATTEMPTS
+                    && lost.kind == FailureKind::BrokenOff
+                    && ended(&connection.over).await => {}
             Err(lost) if empty && retries > 0 && lost.kind == FailureKind::BrokenOff => {
                 retries -= 1;
                 lost.visit.failed(&mut tried).await;
@@ -125,22 +167,29 @@ async fn carry(request: Request<Incoming>, front: &Front, backend: &Backend) -> 
     failed(&call, FailureKind::Unreachable, "the service cannot be reached")
 }
 
-/// The connection to the target: that of the last call, if it is to the same and still open, or a new one.
+/// The connection to the target: one that is open, if there is (then the answer says `true`), or a new one, which all wait for who need it.
 async fn connection(
-    front: &Front,
+    front: &Arc<Front>,
     backend: &Backend,
     target: &Arc<Target>,
-) -> Result<SendRequest<Passing>, NoConnection> {
-    let mut kept = backend.lock().await;
-    kept.retain(|(to, _)| !to.retired.is_cancelled());
-    if let Some(n) = kept.iter().position(|(to, _)| Arc::ptr_eq(to, target)) {
-        let (_, sender) = &mut kept[n];
-        if sender.ready().await.is_ok() {
-            return Ok(sender.clone());
+) -> Result<(Connection, bool), NoConnection> {
+    let (connecting, kept) = {
+        let mut all = backend.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|kept| !kept.is_over());
+        match all.iter().find(|kept| Arc::ptr_eq(&kept.target, target)) {
+            Some(kept) => (kept.connecting.clone(), kept.connecting.peek().is_some()),
+            None => {
+                let connecting = connect(front.clone(), target.clone()).boxed().shared();
+                all.push(Kept { target: target.clone(), connecting: connecting.clone() });
+                (connecting, false)
+            }
         }
-        kept.swap_remove(n);
-    }
-    let stream = front.connect(target).await?;
+    };
+    connecting.await.map(|connection| (connection, kept))
+}
+
+async fn connect(front: Arc<Front>, target: Arc<Target>) -> Result<Connection, NoConnection> {
+    let stream = front.connect(&target).await?;
     let (sender, connection) = ClientBuilder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .handshake(TokioIo::new(stream))
@@ -149,9 +198,18 @@ async fn connection(
             kind: FailureKind::Garbage,
             why: format!("`{}` does not speak HTTP/2: {error}", target.name),
         })?;
-    tokio::spawn(async move { drop(connection.await) });
-    kept.push((target.clone(), sender.clone()));
-    Ok(sender)
+    let over = CancellationToken::new();
+    let ended = over.clone();
+    tokio::spawn(async move {
+        drop(connection.await);
+        ended.cancel();
+    });
+    Ok(Connection { sender, over })
+}
+
+/// Whether a connection has ended as a whole, not only a stream of it.
+async fn ended(over: &CancellationToken) -> bool {
+    tokio::time::timeout(SURELY_OVER, over.cancelled()).await.is_ok()
 }
 
 /// How far the body of a request has come.

@@ -68,6 +68,27 @@ pub struct Underway {
     pub calls: usize,
 }
 
+/// A target that a reference leads to no more.
+#[derive(Debug)]
+pub struct Left {
+    /// The reference.
+    pub reference: Arc<str>,
+    target: Arc<Target>,
+}
+
+impl Left {
+    /// The service that it led to.
+    pub fn service(&self) -> &Arc<str> {
+        &self.target.name
+    }
+
+    /// Waits until no later call can reach it, and calls that were on their way there are over, or so long; answers those that are not.
+    pub async fn over(self, patience: Duration) -> Option<Underway> {
+        let calls = self.target.drained(patience).await;
+        (calls > 0).then(|| Underway { reference: self.reference, service: self.target.name.clone(), calls })
+    }
+}
+
 impl std::fmt::Display for Underway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "`{}`: {} calls are still on their way to `{}`", self.reference, self.calls, self.service)
@@ -200,7 +221,8 @@ impl Membrane {
         let State { services, fronts, live, .. } = &mut *state;
         fronts.retain(|name, gate| {
             let same = |s: &Served| s.listen == Some(gate.listen) && s.endpoint.is_some();
-            services.get(name).is_some_and(same) && gate.is_live() == live.contains_key(name)
+            let meant = gate.is_live().then_some(gate.pid);
+            services.get(name).is_some_and(same) && meant == live.get(name).copied()
         });
         let served: Vec<(Arc<str>, SocketAddr, Endpoint, Limits)> = services
             .values()
@@ -228,6 +250,9 @@ impl Membrane {
                         None => Gate::open(listen, front, stopping, tasks),
                         Some(live) => Gate::open_live(listen, (front, live), pid.flatten(), stopping, tasks),
                     };
+                    if gate.trouble().is_some() && !gate.is_live() {
+                        self.0.lead_through_once(gate.opens(), Arc::downgrade(&self.0));
+                    }
                     state.fronts.insert(name, gate);
                 }
             }
@@ -236,10 +261,7 @@ impl Membrane {
         state.forget_meters();
         let State { services, ports, .. } = &mut *state;
         ports.retain(|(service, _), _| services.contains_key(service));
-        let State { services, fronts, ports, .. } = &mut *state;
-        for (key, port) in ports.iter_mut() {
-            port.lead(key, port.to.clone(), Places { services, fronts });
-        }
+        state.lead_all();
         let fronts = state.fronts.iter().map(|(name, gate)| (name, gate.trouble()));
         let doors = state.managed.iter().filter_map(|(name, managed)| Some((name, managed.door.as_ref()?)));
         let managed = doors.map(|(name, door)| (name, door.trouble()));
@@ -267,7 +289,13 @@ impl Membrane {
     }
 
     /// Lets exactly these local ports of a service be open, and lead there. What stays the same is not touched.
-    pub fn set_ports(&self, service: &Arc<str>, mut ports: Vec<Port>) {
+    pub fn set_ports(&self, service: &Arc<str>, ports: Vec<Port>) -> Vec<Left> {
+        self.set_ports_but(service, ports, &[])
+    }
+
+    /// As [`Membrane::set_ports`], but those of the references `held`, which are open, stay as they are. Answers which targets that they led to they lead
+    /// to no more.
+    pub fn set_ports_but(&self, service: &Arc<str>, mut ports: Vec<Port>, held: &[Arc<str>]) -> Vec<Left> {
         if !self.0.modules.has(Module::References) {
             ports.clear();
         }
@@ -275,12 +303,14 @@ impl Membrane {
         let mut state = self.0.state();
         if !state.services.contains_key(service) {
             // Detached meanwhile.
-            return;
+            return Vec::new();
         }
-        state.ports.retain(|(of, reference), port| {
-            of != service || ports.iter().any(|p| p.reference == *reference && p.listen == port.gate.listen)
-        });
-        for port in ports {
+        let gone = |(of, reference): &Key, port: &mut PortGate| {
+            of == service && !ports.iter().any(|p| p.reference == *reference && p.listen == port.gate.listen)
+        };
+        let mut closed: HashMap<Key, PortGate> = state.ports.extract_if(gone).collect();
+        let mut left = Vec::new();
+        for port in ports.into_iter().filter(|port| !held.contains(&port.reference)) {
             let key = (service.clone(), port.reference.clone());
             if !state.ports.contains_key(&key) {
                 let meter = state.meter(&through(service, &port.reference));
@@ -290,13 +320,28 @@ impl Membrane {
                     tracing::warn!(%service, reference = %port.reference, why = %trouble.0, "a port of a reference is not open");
                 }
                 let tell = self.0.board.about(service, &port.reference);
-                state.ports.insert(key.clone(), PortGate::new(gate, tell));
+                let mut open = PortGate::new(gate, tell);
+                if let Some(old) = closed.remove(&key) {
+                    open.follows(old);
+                }
+                state.ports.insert(key.clone(), open);
             }
-            let State { services, fronts, ports, .. } = &mut *state;
-            if let Some(open) = ports.get_mut(&key) {
-                open.set(&key, port, self.0.limits, Places { services, fronts });
-            }
+            left.extend(state.set_port(key, port, self.0.limits));
         }
+        left
+    }
+
+    /// Lets an open port of a service lead where it is to now, under what holds now; others stay as they are. Answers which targets it leads to no more.
+    pub fn set_port(&self, service: &Arc<str>, port: Port) -> Vec<Left> {
+        let _entered = self.0.runtime.enter();
+        self.0.state().set_port((service.clone(), port.reference.clone()), port, self.0.limits)
+    }
+
+    /// Whether calls through the port of a reference may reach a service at present; `None` when it is not open as it is to be, or leads nowhere.
+    pub fn leads_to(&self, service: &Arc<str>, port: &Port, to: &str) -> Option<bool> {
+        let state = self.0.state();
+        let open = state.ports.get(&(service.clone(), port.reference.clone()))?;
+        (open.gate.listen == port.listen && open.leads()).then(|| open.reaches(to))
     }
 
     /// Lets references of a service lead elsewhere; references without a local port are left out. Answers, in words, once no later call can
@@ -323,7 +368,7 @@ impl Membrane {
         moves: &[(Arc<str>, Option<Arc<str>>)],
         patience: Duration,
     ) -> Result<Vec<Underway>, String> {
-        let before: Vec<(Arc<str>, Arc<Target>)> = {
+        let before: Vec<Left> = {
             let _entered = self.0.runtime.enter();
             let mut state = self.0.state();
             let known = |(reference, _): &&(Arc<str>, Option<Arc<str>>)| {
@@ -342,14 +387,11 @@ impl Membrane {
                 let key = (service.clone(), reference.clone());
                 let Some(port) = ports.get_mut(&key) else { continue };
                 let left = port.lead(&key, to.clone(), places);
-                before.extend(left.into_iter().map(|target| (reference.clone(), target)));
+                before.extend(left.into_iter().map(|target| Left { reference: reference.clone(), target }));
             }
             before
         };
-        let waits = before.into_iter().map(|(reference, old)| async move {
-            let calls = old.drained(patience).await;
-            (calls > 0).then(|| Underway { reference, service: old.name.clone(), calls })
-        });
+        let waits = before.into_iter().map(|left| left.over(patience));
         Ok(futures::future::join_all(waits).await.into_iter().flatten().collect())
     }
 
@@ -463,6 +505,21 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets references lead through the port in front of a service once that is open: it was somebody else's, and they led past it.
+    fn lead_through_once(
+        &self,
+        opens: impl Future<Output = bool> + Send + 'static,
+        inner: std::sync::Weak<Self>,
+    ) {
+        self.runtime.spawn(async move {
+            if opens.await
+                && let Some(inner) = inner.upgrade()
+            {
+                inner.state().lead_all();
+            }
+        });
+    }
+
     /// What of a service there are modules for.
     fn packed(&self, mut served: Served) -> Served {
         let module = served.endpoint.as_ref().map(|e| match e.protocol {
@@ -552,6 +609,7 @@ impl Inner {
             room: Room::new(self.limits.connections),
             mirrors,
             cut: self.cut.clone(),
+            closed: CancellationToken::new(),
             live: None,
             http2: self.modules.has(Module::Http2),
         }
@@ -581,6 +639,23 @@ impl State {
     fn forget_meters(&mut self) {
         let services = &self.services;
         self.meters.retain(|name, meter| services.contains_key(name) || Arc::strong_count(meter) > 1);
+    }
+
+    /// What holds for an open port from now on.
+    fn set_port(&mut self, key: Key, port: Port, base: Limits) -> Vec<Left> {
+        let Self { services, fronts, ports, .. } = self;
+        let Some(open) = ports.get_mut(&key) else { return Vec::new() };
+        let targets = open.set(&key, port, base, Places { services, fronts });
+        let targets = targets.into_iter().filter(|target| !open.reaches(&target.name));
+        targets.map(|target| Left { reference: key.1.clone(), target }).collect()
+    }
+
+    /// Lets all references lead where they are bound to, as it is reached now.
+    fn lead_all(&mut self) {
+        let Self { services, fronts, ports, .. } = self;
+        for (key, port) in ports.iter_mut() {
+            port.lead(key, port.to.clone(), Places { services, fronts });
+        }
     }
 
     fn trouble(&self, service: &str) -> Option<Trouble> {

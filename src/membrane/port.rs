@@ -1,7 +1,7 @@
 //! The local port of a reference: which services it leads to, by which shares, and what is known of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::candidate::Candidate;
 use super::front::{Front, Limits};
@@ -22,6 +22,8 @@ pub(super) struct PortGate {
     /// What is known of each service that it may lead to.
     known: HashMap<Arc<str>, Known>,
     tell: Teller,
+    /// Where it listened before; who is still inside there goes where others do.
+    before: Vec<Weak<Front>>,
 }
 
 /// What is known of a service that a reference may lead to.
@@ -71,7 +73,7 @@ pub(super) fn unbound((service, reference): &Key) -> Lead {
 impl PortGate {
     /// Leads nowhere yet.
     pub(super) fn new(gate: Gate, tell: Teller) -> Self {
-        Self { gate, to: None, policy: Arc::default(), known: HashMap::new(), tell }
+        Self { gate, to: None, policy: Arc::default(), known: HashMap::new(), tell, before: Vec::new() }
     }
 
     /// What holds from now on. Answers the targets that it led to before and does no longer.
@@ -93,8 +95,28 @@ impl PortGate {
         self.lead(key, port.to, places)
     }
 
+    /// It listens where it did not before: `old` is the port until then.
+    pub(super) fn follows(&mut self, old: Self) {
+        self.before.push(Arc::downgrade(&old.gate.front));
+        self.before.extend(old.before.iter().filter(|front| front.strong_count() > 0).cloned());
+    }
+
     /// Lets it lead to what the reference is bound to. Answers the targets that it led to before and does no longer.
     pub(super) fn lead(&mut self, key: &Key, to: Option<Arc<str>>, places: Places<'_>) -> Vec<Arc<Target>> {
+        let mut left = self.lead_here(key, to, places);
+        let lead = self.gate.front.slot.lead();
+        for front in self.before.iter().filter_map(Weak::upgrade) {
+            front.speak(**self.gate.front.protocol.load());
+            for target in front.slot.switch((*lead).clone()) {
+                if !left.iter().any(|other| Arc::ptr_eq(other, &target)) {
+                    left.push(target);
+                }
+            }
+        }
+        left
+    }
+
+    fn lead_here(&mut self, key: &Key, to: Option<Arc<str>>, places: Places<'_>) -> Vec<Arc<Target>> {
         self.to = to;
         self.know(places);
         let front = self.gate.front.clone();
@@ -153,6 +175,11 @@ impl PortGate {
                 known.probe = Some(Probe::begin(health.clone(), address, candidate, self.tell.clone()));
             }
         }
+    }
+
+    /// Whether calls through it lead anywhere at present.
+    pub(super) fn leads(&self) -> bool {
+        matches!(&*self.gate.front.slot.lead(), Lead::To(_))
     }
 
     /// Whether calls through it may reach a service at present.

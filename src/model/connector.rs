@@ -648,6 +648,8 @@ pub enum EffectorSpec {
     Exec(ExecEffector),
     /// A mail.
     Mail(MailEffector),
+    /// Messages over a WebSocket.
+    Websocket(WebSocketEffector),
     /// A line in the log.
     Log(LogEffector),
     /// An effector that the embedding Rust program registered under this kind.
@@ -718,6 +720,19 @@ pub struct MailEffector {
     pub timeout: Option<HumanDuration>,
 }
 
+/// Messages over a WebSocket (RFC 6455), each action over a connection of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebSocketEffector {
+    /// Where: `ws://HOST:PORT/PATH`.
+    pub url: String,
+    /// The texts, one message each, in order, with `{name}` for arguments.
+    pub send: Vec<String>,
+    /// How long it may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+}
+
 /// A line in the log.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -752,6 +767,7 @@ impl EffectorSpec {
             Self::Http(_) => "http",
             Self::Exec(_) => "exec",
             Self::Mail(_) => "mail",
+            Self::Websocket(_) => "websocket",
             Self::Log(_) => "log",
             Self::Custom(c) => &c.kind,
         }
@@ -763,6 +779,7 @@ impl EffectorSpec {
             Self::Http(e) => e.timeout,
             Self::Exec(e) => e.timeout,
             Self::Mail(e) => e.timeout,
+            Self::Websocket(e) => e.timeout,
             _ => None,
         }
         .unwrap_or(DEFAULT_TIMEOUT)
@@ -832,7 +849,7 @@ tagged!(SensorSpec, "a sensor such as `push` or `{ http: { url: … } }`", "push
     "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "proxy" => Proxy, "property" => Property, "collect" => Collect, "custom" => Custom);
 
 tagged!(EffectorSpec, "an effector such as `log` or `{ http: { url: … } }`", "log" => Log(LogEffector),
-    "http" => Http, "exec" => Exec, "mail" => Mail, "custom" => Custom);
+    "http" => Http, "exec" => Exec, "mail" => Mail, "websocket" => Websocket, "custom" => Custom);
 
 /// Adds the word alone to the schema.
 fn allow_word(schema: &mut schemars::Schema, word: &str) {

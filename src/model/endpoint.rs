@@ -53,6 +53,17 @@ pub fn reaches(endpoint: &str, listen: &Address) -> bool {
         && (ip == at || local(ip) && at.is_unspecified() || ip.is_unspecified() && local(at))
 }
 
+/// Whether a socket at `listen` may be what is reached at `host:port`, as far as the text shows: the same port, and no two different addresses.
+pub fn may_be(endpoint: &str, listen: &Address) -> bool {
+    let Some((host, port)) = endpoint.rsplit_once(':') else { return false };
+    let at = listen.ip().to_canonical();
+    let same = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        Ok(ip) => at.is_unspecified() || ip.is_unspecified() || ip.to_canonical() == at,
+        Err(_) => true,
+    };
+    same && port.parse() == Ok(listen.port())
+}
+
 /// What is spoken at an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -128,6 +139,27 @@ pub struct LiveSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_reached_at_an_endpoint_may_be_what_listens() {
+        let is = |endpoint: &str, listen: &str| may_be(endpoint, &listen.parse().unwrap());
+        for (endpoint, listen) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("127.0.0.1:80", "0.0.0.0:80"),
+            ("10.0.0.1:80", "[::]:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("localhost:80", "127.0.0.1:80"),
+        ] {
+            assert!(is(endpoint, listen), "{endpoint} {listen}");
+        }
+        for (endpoint, listen) in [
+            ("127.0.0.1:81", "127.0.0.1:80"),
+            ("127.0.0.2:80", "127.0.0.1:80"),
+            ("localhost:81", "0.0.0.0:80"),
+        ] {
+            assert!(!is(endpoint, listen), "{endpoint} {listen}");
+        }
+    }
 
     #[test]
     fn an_endpoint_is_a_host_and_a_port() {

@@ -25,13 +25,15 @@ pub enum Module {
     Interval,
     /// Monitoring: subscriptions on change.
     Change,
+    /// Monitoring: sensors that wait for datagrams (`udp`, `statsd`).
+    Datagrams,
     /// Administration: the API of homeostat.
     Api,
 }
 
 impl Module {
     /// All there are.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Http,
         Self::Http2,
         Self::Tcp,
@@ -40,6 +42,7 @@ impl Module {
         Self::Polling,
         Self::Interval,
         Self::Change,
+        Self::Datagrams,
         Self::Api,
     ];
 
@@ -54,6 +57,7 @@ impl Module {
             Self::Polling => "polling",
             Self::Interval => "interval",
             Self::Change => "change",
+            Self::Datagrams => "datagrams",
             Self::Api => "api",
         }
     }
@@ -63,7 +67,7 @@ impl Module {
         match self {
             Self::Http | Self::Http2 | Self::Tcp | Self::References => "communication",
             Self::Process => "service",
-            Self::Polling | Self::Interval | Self::Change => "monitoring",
+            Self::Polling | Self::Interval | Self::Change | Self::Datagrams => "monitoring",
             Self::Api => "administration",
         }
     }
@@ -74,6 +78,7 @@ impl Module {
             Self::Http => &["HTTP/1.0", "HTTP/1.1"],
             Self::Http2 => &["HTTP/2"],
             Self::Tcp => &["TCP"],
+            Self::Datagrams => &["UDP"],
             Self::Polling | Self::Interval | Self::Change | Self::Api => &["HTTP/1.1"],
             Self::References | Self::Process => &[],
         }
@@ -126,6 +131,37 @@ pub struct PackSpec {
     pub image: Option<String>,
 }
 
+/// Whether a text names an image as registries do: `[HOST[:PORT]/]NAME[:TAG][@DIGEST]`. Nothing else may stand in the first line of a Containerfile.
+pub fn is_image(text: &str) -> bool {
+    let (rest, digest) = text.split_once('@').map_or((text, None), |(rest, digest)| (rest, Some(digest)));
+    let start = rest.rfind('/').map_or(0, |at| at + 1);
+    let (path, tag) = match rest[start..].split_once(':') {
+        Some((name, tag)) => (&rest[..start + name.len()], Some(tag)),
+        None => (rest, None),
+    };
+    let made_of = |text: &str, more: &str| {
+        let mut bytes = text.bytes();
+        bytes.next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && bytes.all(|b| b.is_ascii_alphanumeric() || more.as_bytes().contains(&b))
+    };
+    let parts: Vec<&str> = path.split('/').collect();
+    let named = parts.iter().enumerate().all(|(at, part)| match part.split_once(':') {
+        Some((host, port)) => {
+            at == 0 && parts.len() > 1 && made_of(host, ".-") && port.parse::<u16>().is_ok()
+        }
+        None => {
+            made_of(part, "._-")
+                && (at == 0 && parts.len() > 1 || !part.bytes().any(|b| b.is_ascii_uppercase()))
+        }
+    });
+    let digested = |digest: &str| {
+        digest.split_once(':').is_some_and(|(kind, hex)| {
+            made_of(kind, "+._-") && hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+        })
+    };
+    named && tag.is_none_or(|tag| tag.len() <= 128 && made_of(tag, "._-")) && digest.is_none_or(digested)
+}
+
 /// A protocol that a micro-container can speak to its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -145,6 +181,36 @@ impl PackProtocol {
             Self::Http => &[Module::Http],
             Self::Http2 => &[Module::Http, Module::Http2],
             Self::Tcp => &[Module::Tcp],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_image;
+
+    #[test]
+    fn an_image_is_what_registries_call_one() {
+        let digest = format!("python@sha256:{}", "0a".repeat(32));
+        for good in ["scratch", "python:3-slim", "h:5000/a/b_c:V1.0", "Reg.example/a", digest.as_str()] {
+            assert!(is_image(good), "{good}");
+        }
+        for bad in [
+            "",
+            "a\nRUN b",
+            "a b",
+            "a\"",
+            "--platform=x",
+            "a:",
+            "a@b",
+            "A",
+            "a//b",
+            "/a",
+            "a:b:c",
+            "a/b:80/c",
+            "${A}",
+        ] {
+            assert!(!is_image(bad), "{bad}");
         }
     }
 }

@@ -25,6 +25,12 @@ pub const DEFAULT_PER: HumanDuration = HumanDuration::seconds(60);
 /// The longest time that readiness and grace may be given: steps wait for them.
 const LONGEST: HumanDuration = HumanDuration::seconds(60);
 
+/// The least address space, in bytes, that a program may be limited to: the shell that becomes it, and the loader, have to fit in (8 MiB).
+const LEAST_MEMORY: u64 = 8 << 20;
+
+/// The least number of descriptors: the shell that becomes the program uses some above 10.
+const LEAST_DESCRIPTORS: u64 = 16;
+
 /// A program that homeostat starts, keeps running and ends, as a process group of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -279,8 +285,15 @@ impl ProcessSpec {
             }
             match limits.memory.as_ref().map(Size::bytes) {
                 Some(Err(why)) => wrong(&["limits", "memory"], why),
-                Some(Ok(0)) => wrong(&["limits", "memory"], "expected more than nothing".into()),
+                Some(Ok(bytes)) if bytes < LEAST_MEMORY => wrong(
+                    &["limits", "memory"],
+                    format!("nothing runs in {bytes} bytes of address space; expected at least 8MiB"),
+                ),
                 _ => {}
+            }
+            if let Some(few) = limits.descriptors.filter(|count| *count < LEAST_DESCRIPTORS) {
+                let why = format!("no program starts with {few}; expected at least {LEAST_DESCRIPTORS}");
+                wrong(&["limits", "descriptors"], why);
             }
         }
         problems

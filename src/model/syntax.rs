@@ -7,7 +7,7 @@ use super::HumanDuration;
 use super::connector::{
     CollectSensor, CustomConnector, EffectCheck, EffectorSpec, HostQuantity, HostSensor, HttpEffector,
     HttpSensor, MailEffector, PingSensor, ProcessQuantity, ProcessSensor, PrometheusSensor, ProxyQuantity,
-    ProxySensor, SensorSpec,
+    ProxySensor, SensorSpec, WebSocketEffector,
 };
 use super::series::{SeriesSelector, name_length};
 use super::template::{Holes, Part, Template};
@@ -64,6 +64,7 @@ impl EffectorSpec {
                 e.check.as_ref().map_or(Ok(()), check)
             }
             Self::Mail(e) => mail(e),
+            Self::Websocket(e) => websocket(e),
             Self::Log(e) => {
                 template("text", e.text.as_deref().unwrap_or_default(), Holes::Arguments).map(drop)
             }
@@ -379,6 +380,17 @@ fn address(text: &str) -> Result<(), String> {
             Err(format!("`{text}` is no address; expected an IP address and a port, such as 127.0.0.1:8125"))
         }
     }
+}
+
+fn websocket(effector: &WebSocketEffector) -> Result<(), String> {
+    let url = url::Url::parse(&effector.url).map_err(|why| format!("`url: {}`: {why}", effector.url))?;
+    if url.scheme() != "ws" || url.host_str().is_none() {
+        return Err(format!("`url: {}` is no WebSocket; expected ws://HOST:PORT/PATH", effector.url));
+    }
+    if effector.send.is_empty() {
+        return Err("`send` is empty; expected the texts to send".into());
+    }
+    effector.send.iter().try_for_each(|text| template("send", text, Holes::Arguments).map(drop))
 }
 
 fn collect(sensor: &CollectSensor) -> Result<(), String> {

@@ -287,6 +287,23 @@ impl<'a> Everything<'a> {
                 let hint = "say `process: { command: [PROGRAM, ARGUMENT, …] }` in the policy of a candidate";
                 self.report(service, Problem::error("no-process", place, message).hint(hint.to_string()));
             }
+            for target in reference.calls.weights.keys().filter(|_| !replace.start) {
+                let waits = self
+                    .service(target)
+                    .and_then(|other| self.services[other].policy.process.as_ref())
+                    .is_some_and(|process| process.on_demand());
+                if waits {
+                    let place = Place::value(["references".into(), (&**name).into(), "weights".into()]);
+                    let message = format!(
+                        "`{target}` shares the calls, and nothing starts its program, which runs on demand"
+                    );
+                    let hint = format!(
+                        "say `replace: {{ start: true }}` here, or `start: always` in the process of `{target}`"
+                    );
+                    let place = place.then(&**target);
+                    self.report(service, Problem::error("not-started", place, message).hint(hint));
+                }
+            }
         }
     }
 

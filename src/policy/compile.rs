@@ -20,7 +20,7 @@ use super::value::{
 use crate::knowledge::stream::{self, Grouping};
 use crate::model::calls::{HealthSpec, LimitsSpec, MAX_RETRIES, MAX_WEIGHT, PortPolicy};
 use crate::model::connector::{CollectSensor, SensorSpec};
-use crate::model::endpoint::{Address, Endpoint, Protocol, parse_address};
+use crate::model::endpoint::{Address, Endpoint, Protocol, may_be, parse_address};
 use crate::model::manage::{Around, Manage};
 use crate::model::name::{identifier_problem, service_name_problem};
 use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource};
@@ -437,7 +437,23 @@ impl Compiler<'_> {
                 .to_string();
             self.error(Problem::error("conflicting-fields", at("listen"), message).hint(hint));
         }
-        if self.document.live.is_some() {
+        if let Some(live) = self.document.live {
+            if let (Some(endpoint), Some(listen)) = (&endpoint, &listen)
+                && !may_be(&endpoint.address, listen)
+            {
+                let message = format!(
+                    "a service that runs already is stood in front of where it listens, and that is not {listen} and {} at once",
+                    endpoint.address
+                );
+                let hint = format!("say `endpoint: {listen}`");
+                self.error(Problem::error("conflicting-fields", at("endpoint"), message).hint(hint));
+            }
+            if let Some(pid) = live.pid.filter(|pid| *pid == 0 || i32::try_from(*pid).is_err()) {
+                let message = format!("no process has the number {pid}");
+                let hint = "leave it out, and whichever process listens there is meant".to_string();
+                let place = at("live").then("pid");
+                self.error(Problem::error("invalid-value", place, message).hint(hint));
+            }
             if listen.is_none() {
                 let message = "a service that runs already is stood in front of where it listens".to_string();
                 let hint = "say `listen: ADDRESS`, where it does".to_string();

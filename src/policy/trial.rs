@@ -1,7 +1,7 @@
 //! Tests of policies: what comes in and what must come of it, as `*.test.yaml` files beside the policies say it.
 //! Here they are read and held against the policies; `service::trial` runs them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -33,6 +33,8 @@ pub enum TrialStep {
     /// What sensors measure from now on, by `service.metric` or, for a member of a family, `service.metric[label]`: a number, a number with
     /// a unit (`80%`, `2GiB`), or `fails`. A pushed metric gets one sample; other sensors measure it again as often as their `every` says.
     Push(BTreeMap<String, Pushed>),
+    /// Data that collectors send now, by metric and resource: `{ ResponseTime: { login1: [900, 12000] } }`.
+    Data(BTreeMap<String, BTreeMap<String, Vec<Pushed>>>),
     /// Lets time pass.
     Wait(HumanDuration),
     /// The effector of an action fails from now on. Until then, every effector succeeds.
@@ -92,6 +94,9 @@ pub struct ExpectDocument {
     /// Texts, each of which must occur in a reason that a strategy gave.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub because: Vec<String>,
+    /// The metrics whose data collectors are asked for now, all of them and sorted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Vec<String>>,
     /// That nothing was carried out, tried or proposed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub nothing: bool,
@@ -299,6 +304,11 @@ fn check(document: &TrialDocument, set: &PolicySet) -> Vec<Problem> {
                 let at = at.then("push");
                 values.iter().for_each(|(key, value)| check.sensor(key, *value, &at.then(key.as_str())));
             }
+            TrialStep::Data(data) => {
+                let at = at.then("data");
+                data.iter()
+                    .for_each(|(metric, values)| check.data(metric, values, &at.then(metric.as_str())));
+            }
             TrialStep::Wait(_) => {}
             TrialStep::Fail(FailDocument { service, action, .. }) => {
                 check.effector(service, action, &at.then("fail"));
@@ -370,6 +380,27 @@ impl<'a> Check<'a> {
                 let hint = suggestion_or_list(named.name, "sensors there", sensors);
                 let message = format!("`{}` has no sensor `{}`", named.service, named.name);
                 self.refuse("unknown-metric", at, message, hint);
+            }
+        }
+    }
+
+    fn data(&mut self, metric: &str, data: &BTreeMap<String, Vec<Pushed>>, at: &Place) {
+        let metrics =
+            self.set.services.values().flat_map(|service| service.monitor.iter().flat_map(|m| &m.metrics));
+        let collected: BTreeSet<&str> = metrics
+            .filter_map(|metric| match &metric.kind {
+                MetricKind::Stream(stream) => Some(&*stream.metric),
+                _ => None,
+            })
+            .collect();
+        if !collected.contains(metric) {
+            let hint = suggestion_or_list(metric, "metrics that are collected", collected.iter().copied());
+            self.refuse("unknown-metric", at, format!("nobody collects data of `{metric}`"), hint);
+        }
+        for (resource, values) in data {
+            if values.contains(&Pushed::Fails) {
+                let message = "a collector that fails sends nothing: leave it out".to_string();
+                self.refuse("not-measured", &at.then(resource.as_str()), message, None);
             }
         }
     }

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use futures::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
@@ -23,10 +23,11 @@ use super::turn::Tally;
 use crate::connectors::Connectors;
 use crate::knowledge::store::{Binding, Intent, Pending, Store};
 use crate::membrane::process::{Processes, Told};
-use crate::membrane::{Limits, Membrane, News, Served};
+use crate::membrane::{Left, Limits, Membrane, News, Served};
+use crate::model::calls::Port;
 use crate::model::connector::{Command, ConnectorError, SensorSpec, TookPlace};
 use crate::model::ports::{Alarms, Notification, PortError};
-use crate::model::process::{ProcessOrder, ProcessState};
+use crate::model::process::{ProcessOrder, ProcessState, ProcessStatus};
 use crate::model::{
     Datum, HumanDuration, MetricId, ModelChange, Outcome, OutcomeStatus, Reading, Timestamp, Verdict,
 };
@@ -106,6 +107,8 @@ struct Inner {
     planners: DashMap<Arc<str>, Arc<dyn Alarms>>,
     /// What effectors are doing, by key: what that is in words, and its task.
     performing: DashMap<String, (String, JoinHandle<()>)>,
+    /// How often it was said, by service, where its references are to lead; what was to follow from a saying before is void.
+    sayings: Mutex<HashMap<Arc<str>, u64>>,
     /// Steps that were due when homeostat was stopping already.
     unbegun: Mutex<Vec<Perform>>,
     /// The places of scripts that run aside.
@@ -175,6 +178,7 @@ impl Shell {
             collection: Collection::default(),
             planners: DashMap::new(),
             performing: DashMap::new(),
+            sayings: Mutex::default(),
             unbegun: Mutex::default(),
             aside: Arc::new(Semaphore::new(ASIDE)),
             dropped: AtomicU64::new(0),
@@ -642,6 +646,10 @@ pub(super) const END: &str = "";
 pub type Effectors = HashMap<(String, String), Arc<crate::model::connector::EffectorSpec>>;
 
 impl Inner {
+    fn sayings(&self) -> MutexGuard<'_, HashMap<Arc<str>, u64>> {
+        self.sayings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn post(&self, service: &str, letter: Letter) {
         let shard = shard_of(service, self.mailboxes.len());
         let message = Message::To(service.into(), letter);
@@ -774,14 +782,7 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect, intents: &mut VecDeque<Pending<
         Effect::ReadNow(service, metric) => inner.sensing.read_now(&service, &metric, deliver_to(inner)),
         Effect::Perform(perform) => perform_soon(inner, *perform, intents.pop_front()),
         Effect::RunAside(aside) => run_aside(inner, *aside),
-        Effect::Ports(service, ports) => {
-            for port in ports.iter().filter(|port| port.policy.replace.start) {
-                for (name, _) in port.to.iter().flat_map(|to| port.policy.sharing(to)) {
-                    inner.processes.need(&name);
-                }
-            }
-            inner.membrane.set_ports(&service, ports);
-        }
+        Effect::Ports(service, ports) => set_ports(inner, &service, ports),
         Effect::Emit(metric, data) => {
             inner.collection.tell(&metric, &data);
             if inner.collection.wants(&metric) {
@@ -1009,8 +1010,129 @@ async fn call_effectors(
     Ok(said.join("; "))
 }
 
-/// Lets calls go elsewhere: not before the program there is ready, and what was left is stopped after its last call, if that is wanted.
+/// Lets the ports of a service lead where they are to: at once, but for those whose programs are not ready yet. Calls to these go on as before
+/// until they are. What was left is stopped after its last call, if that is wanted.
+fn set_ports(inner: &Arc<Inner>, service: &Arc<str>, ports: Vec<Port>) {
+    let mut held = Vec::new();
+    for port in &ports {
+        let start = port.policy.replace.start;
+        let names: Vec<Arc<str>> =
+            port.to.iter().flat_map(|to| port.policy.sharing(to)).map(|(name, _)| name).collect();
+        let awaited = |name: &&Arc<str>| {
+            let state = inner.processes.state(name);
+            let late = match state {
+                None | Some(ProcessState::Running) => false,
+                Some(ProcessState::Starting | ProcessState::Waiting) => true,
+                Some(_) => start,
+            };
+            late && inner.membrane.leads_to(service, port, name) == Some(false)
+        };
+        let late: Vec<Arc<str>> = names.iter().filter(awaited).cloned().collect();
+        if !late.is_empty() {
+            held.push((port.clone(), late));
+        } else if start {
+            names.iter().for_each(|name| inner.processes.need(name));
+        }
+    }
+    let stops: Vec<Arc<str>> =
+        ports.iter().filter(|p| p.policy.replace.stop).map(|p| p.reference.clone()).collect();
+    let (saying, left) = {
+        let references: Vec<Arc<str>> = held.iter().map(|(port, _)| port.reference.clone()).collect();
+        let mut sayings = inner.sayings();
+        let saying = sayings.entry(service.clone()).or_default();
+        *saying += 1;
+        (*saying, inner.membrane.set_ports_but(service, ports, &references))
+    };
+    stop_left(inner, service, left.into_iter().filter(|left| stops.contains(&left.reference)));
+    for (port, late) in held {
+        let waits: Vec<_> = late.iter().filter_map(|name| inner.processes.watch(name)).collect();
+        if port.policy.replace.start {
+            late.iter().for_each(|name| inner.processes.start(name));
+        }
+        let names = late.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let text = format!("reference `{}`: calls go on as before until {names} is ready", port.reference);
+        tell_of_membrane(inner, service, text);
+        inner.runtime.spawn(move_later(Arc::downgrade(inner), service.clone(), port, waits, saying));
+    }
+}
+
+/// Lets one port lead where it is to once these programs are ready, unless something else was said meanwhile. Holds nothing alive.
+async fn move_later(
+    inner: std::sync::Weak<Inner>,
+    service: Arc<str>,
+    port: Port,
+    mut waits: Vec<watch::Receiver<ProcessStatus>>,
+    saying: u64,
+) {
+    for status in &mut waits {
+        // Which is no longer supervised is not waited for.
+        let _ = status.wait_for(|status| status.state == ProcessState::Running).await;
+    }
+    let Some(inner) = inner.upgrade() else { return };
+    let (reference, stop) = (port.reference.clone(), port.policy.replace.stop);
+    let left = {
+        let sayings = inner.sayings();
+        if sayings.get(&service) != Some(&saying) {
+            return;
+        }
+        inner.membrane.set_port(&service, port)
+    };
+    tell_of_membrane(&inner, &service, format!("reference `{reference}`: calls go there now"));
+    stop_left(&inner, &service, left.into_iter().filter(|_| stop));
+}
+
+/// Stops the programs of what calls went to, after the last of these.
+fn stop_left(inner: &Arc<Inner>, service: &Arc<str>, left: impl Iterator<Item = Left>) {
+    for left in left.filter(|left| inner.processes.runs(left.service())) {
+        let (inner, service) = (inner.clone(), service.clone());
+        inner.runtime.clone().spawn(async move {
+            let (name, reference) = (left.service().clone(), left.reference.clone());
+            let underway = left.over(LAST_CALLS).await;
+            let said = end_left(&inner, &name, underway.is_some()).await;
+            tell_of_membrane(&inner, &service, format!("reference `{reference}`: {said}"));
+        });
+    }
+}
+
+/// Stops a program that a reference leads to no more, unless calls are still on their way to it or go there from elsewhere.
+async fn end_left(inner: &Inner, name: &Arc<str>, underway: bool) -> String {
+    if underway {
+        return format!("`{name}` runs on");
+    }
+    if let Some(other) = inner.membrane.reached(name) {
+        return format!("`{name}` runs on: `{other}` leads there");
+    }
+    match inner.processes.release(name, STOP_TIME).await {
+        Ok(_) => format!("`{name}` was stopped"),
+        Err(why) => format!("`{name}` was not stopped: {why}"),
+    }
+}
+
+fn tell_of_membrane(inner: &Inner, service: &Arc<str>, text: String) {
+    let (at, phase) = (inner.clock.now(), "membrane".to_string());
+    publish(inner, Event { at, service: Some(service.to_string()), phase, correlation: None, text });
+}
+
+/// Lets calls go elsewhere. When that fails, programs that were started for it rest again.
 async fn move_calls(inner: &Inner, perform: &Perform) -> Result<Vec<String>, ConnectorError> {
+    // What a reload has put off is put right when the step has ended.
+    *inner.sayings().entry(perform.service.clone()).or_default() += 1;
+    let rests = |state| matches!(state, ProcessState::Stopped | ProcessState::Ended | ProcessState::Failed);
+    let resting = |name: &Arc<str>| inner.processes.state(name).filter(|state| rests(*state));
+    let rested: Vec<_> = perform.starts.iter().filter_map(|name| Some((name, resting(name)?))).collect();
+    let moved = start_and_move(inner, perform).await;
+    if moved.is_err() {
+        let changed = rested.into_iter().filter(|(name, before)| {
+            inner.processes.state(name) != Some(*before) && inner.membrane.reached(name).is_none()
+        });
+        let ends = changed.map(|(name, _)| inner.processes.release(name, STOP_TIME));
+        futures::future::join_all(ends).await;
+    }
+    moved
+}
+
+/// Lets calls go elsewhere: not before the program there is ready, and what was left is stopped after its last call, if that is wanted.
+async fn start_and_move(inner: &Inner, perform: &Perform) -> Result<Vec<String>, ConnectorError> {
     let mut said = Vec::new();
     let runs = |name: &&Arc<str>| inner.processes.runs(name);
     let begin = async {
@@ -1042,16 +1164,7 @@ async fn move_calls(inner: &Inner, perform: &Perform) -> Result<Vec<String>, Con
     said.extend(rest.iter().map(ToString::to_string));
     let rest = &rest;
     let ends = stops.into_iter().map(|name| async move {
-        if rest.iter().any(|underway| underway.service == *name) {
-            return format!("`{name}` runs on");
-        }
-        if let Some(other) = inner.membrane.reached(name) {
-            return format!("`{name}` runs on: `{other}` leads there");
-        }
-        match inner.processes.release(name, STOP_TIME).await {
-            Ok(_) => format!("`{name}` was stopped"),
-            Err(why) => format!("`{name}` was not stopped: {why}"),
-        }
+        end_left(inner, name, rest.iter().any(|underway| underway.service == *name)).await
     });
     said.extend(futures::future::join_all(ends).await);
     Ok(said)
@@ -1070,7 +1183,6 @@ async fn tell_of_processes(inner: std::sync::Weak<Inner>, mut told: mpsc::Unboun
 async fn tell_of_references(inner: std::sync::Weak<Inner>, mut news: mpsc::UnboundedReceiver<News>) {
     while let Some(News { service, text }) = news.recv().await {
         let Some(inner) = inner.upgrade() else { return };
-        let (at, phase) = (inner.clock.now(), "membrane".to_string());
-        publish(&inner, Event { at, service: Some(service.to_string()), phase, correlation: None, text });
+        tell_of_membrane(&inner, &service, text);
     }
 }

@@ -1,7 +1,7 @@
 //! Runs the tests of policies: each in a simulation of its own, where sensors measure what the test says and nobody waits.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,6 +144,18 @@ impl<'a> Stage<'a> {
         let mut wrong = Wrong::new();
         match step {
             TrialStep::Push(values) => self.push(values),
+            TrialStep::Data(data) => {
+                for (metric, data) in data {
+                    let values = data.iter().flat_map(|(resource, values)| {
+                        let number = |value: &Pushed| match value {
+                            Pushed::Value(value) => Some((resource.as_str(), *value)),
+                            Pushed::Fails => None,
+                        };
+                        values.iter().filter_map(number)
+                    });
+                    self.simulation.collect(metric, values);
+                }
+            }
             TrialStep::Wait(time) => self.wait(time.0),
             TrialStep::Fail(fail) => {
                 let key = (fail.service.clone(), fail.action.clone());
@@ -331,7 +343,26 @@ impl<'a> Stage<'a> {
                 wrong.push((at.then("bound").then(key.as_str()), message));
             }
         }
+        if let Some(expected) = &expect.asked {
+            let asked = self.asked();
+            if asked != *expected {
+                let message = format!("asked: expected {}, got {}", list(expected), list(&asked));
+                wrong.push((at.then("asked"), message));
+            }
+        }
         self.expect_actions(expect, at, wrong);
+    }
+
+    /// The metrics whose data collectors are asked for.
+    fn asked(&self) -> Vec<String> {
+        let sensors = self.simulation.sensors.values().flatten().filter(|sensor| sensor.regular);
+        let asked = sensors.filter_map(|sensor| match &*sensor.spec {
+            SensorSpec::Collect(spec) => {
+                Some(spec.metric.clone().unwrap_or_else(|| sensor.metric.to_string()))
+            }
+            _ => None,
+        });
+        asked.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn bound(&mut self, key: &str) -> Option<String> {

@@ -223,6 +223,20 @@ fn mistakes_about_listening_are_told_with_their_place() {
         ("service: a\nprocess: { command: [b], ready: { port: \"80\" } }\n", "has no port"),
         ("service: a\nprocess: { command: [b], restart: always }\n", "expected `never`, or a mapping"),
         ("service: a\nprocess: { command: [b], limits: { memory: 5s } }\n", "is no size"),
+        ("service: a\nprocess: { command: [b], limits: { memory: 512 } }\n", "expected at least 8MiB"),
+        ("service: a\nprocess: { command: [b], limits: { descriptors: 3 } }\n", "expected at least 16"),
+        (
+            "service: a\nendpoint: 127.0.0.1:81\nlisten: 127.0.0.1:80\nlive: {}\n",
+            "is not 127.0.0.1:80 and 127.0.0.1:81 at once (hint: say `endpoint: 127.0.0.1:80`)",
+        ),
+        (
+            "service: a\nendpoint: 127.0.0.1:80\nlisten: 0.0.0.0:80\nlive: { pid: 0 }\n",
+            "no process has the number 0",
+        ),
+        (
+            "service: a\nreferences: { r: { service: b, candidates: [c], listen: 127.0.0.1:2, weights: { b: 1, c: 1 } } }\n---\nservice: b\nendpoint: h:1\n---\nservice: c\nendpoint: h:3\nprocess: { command: [c], start: on_demand }\n",
+            "nothing starts its program, which runs on demand (hint: say `replace: { start: true }` here",
+        ),
         ("service: a\nprocess: { comand: [b] }\n", "command"),
         (
             "service: a\nmonitor: { sensors: { t: { process: { what: rss, own: true } } } }\n",

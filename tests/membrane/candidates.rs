@@ -649,7 +649,7 @@ fn program(name: &str, port: SocketAddr, delay: &str) -> String {
     )
 }
 
-fn programs(port: SocketAddr, a1: SocketAddr, a2: SocketAddr) -> String {
+pub fn programs(port: SocketAddr, a1: SocketAddr, a2: SocketAddr) -> String {
     format!(
         "service: A\nreferences:\n  payment: {{ service: C1, candidates: [C2, C3], listen: '{port}', replace: {{ start: true, stop: true }} }}\nexecute: {{}}\n---\n{}---\n{}---\nservice: C3\nendpoint: 127.0.0.1:1\nprocess: {{ command: [/no/such/program], start: on_demand }}\n",
         program("C1", a1, "0"),
@@ -782,7 +782,7 @@ async fn a_reference_moves_only_once_the_program_it_is_to_lead_to_is_ready() {
 // ---- HTTP/2 --------------------------------------------------------------------------------------------------------
 
 /// Answers over HTTP/2 with its name once it has the whole request; `/never` it does not answer.
-async fn over_http2(name: &'static str) -> SocketAddr {
+pub async fn over_http2(name: &'static str) -> SocketAddr {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -857,4 +857,85 @@ async fn over_http2_calls_are_shared_sent_again_and_limited_in_the_same_way() {
     for _ in 0..4 {
         assert_eq!(call("GET", "/", Body::empty()).await, (200, "C2".into()));
     }
+}
+
+/// Sends calls over one HTTP/2 connection to the port.
+async fn calls_over_http2(
+    port: SocketAddr,
+) -> impl Fn(&str) -> futures::future::BoxFuture<'static, (u16, String)> {
+    use axum::body::Body;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let stream = TcpStream::connect(port).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    move |method| {
+        let request = hyper::Request::builder().method(method).uri("http://t/").body(Body::empty()).unwrap();
+        let mut sender = sender.clone();
+        Box::pin(async move {
+            let answer = sender.send_request(request).await.unwrap();
+            let status = answer.status().as_u16();
+            let text = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await.unwrap();
+            (status, String::from_utf8_lossy(&text).into_owned())
+        })
+    }
+}
+
+#[tokio::test]
+async fn over_http2_a_candidate_that_does_not_accept_delays_no_call_to_another() {
+    // Its queue is full: whoever connects now waits.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    full.listen(0).unwrap();
+    let deaf = full.local_addr().unwrap().as_socket().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&deaf, Duration::from_millis(200)) {
+        queue.push(stream);
+    }
+    let limits = LimitsSpec { connect_timeout: Some(ms(4_000)), ..LimitsSpec::default() };
+    let stage =
+        Stage::new(deaf, over_http2("C2").await, PortPolicy { limits, ..policy(&[("C1", 1), ("C2", 1)]) });
+    let call = calls_over_http2(stage.port).await;
+    let slow = tokio::spawn(call("GET"));
+    until("the call to C1", || stage.candidates()[0].calls == 1).await;
+    let other = tokio::time::timeout(Duration::from_secs(2), call("GET")).await;
+    assert_eq!(other.expect("an answer at once"), (200, "C2".into()));
+    assert!(!slow.is_finished());
+}
+
+#[tokio::test]
+async fn over_http2_a_call_is_sent_once_more_when_a_kept_connection_turns_out_to_be_closed() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Hangs up at the second request of each connection.
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (count, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Notify::new()));
+            let hang_up = cut.clone();
+            let answer = hyper::service::service_fn(move |_: hyper::Request<hyper::body::Incoming>| {
+                let (first, cut) = (count.fetch_add(1, Ordering::SeqCst) == 0, cut.clone());
+                async move {
+                    if !first {
+                        cut.notify_one();
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, std::convert::Infallible>(hyper::Response::new(axum::body::Body::from("C1")))
+                }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = server.serve_connection(TokioIo::new(stream), answer) => {}
+                    () = hang_up.notified() => {}
+                }
+            });
+        }
+    });
+    let stage = Stage::new(address, address, policy(&[]));
+    let call = calls_over_http2(stage.port).await;
+    for _ in 0..4 {
+        assert_eq!(call("GET").await, (200, "C1".into()));
+    }
+    assert_eq!(call("POST").await.0, 502, "what may do harm twice is sent once");
 }

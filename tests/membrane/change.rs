@@ -30,6 +30,10 @@ struct Pool {
     cut: Notify,
     last_ids: Mutex<Vec<String>>,
     connected: AtomicUsize,
+    /// How often somebody asked for a stream that there was not.
+    refused: AtomicUsize,
+    /// Whether it can be asked.
+    broken: AtomicBool,
 }
 
 async fn pool() -> (Arc<Pool>, SocketAddr) {
@@ -41,10 +45,15 @@ async fn pool() -> (Arc<Pool>, SocketAddr) {
         cut: Notify::new(),
         last_ids: Mutex::default(),
         connected: AtomicUsize::new(0),
+        refused: AtomicUsize::new(0),
+        broken: AtomicBool::new(false),
     });
     let read = |State(pool): State<Arc<Pool>>| async move {
         pool.reads.fetch_add(1, Ordering::SeqCst);
-        axum::Json(json!({ "workers": pool.workers.load(Ordering::SeqCst) }))
+        if pool.broken.load(Ordering::SeqCst) {
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+        axum::Json(json!({ "workers": pool.workers.load(Ordering::SeqCst) })).into_response()
     };
     // Whatever the coding of the body, its number of workers stands in a header too, so that this service need not know codings.
     let set = |State(pool): State<Arc<Pool>>, headers: HeaderMap, body: Bytes| async move {
@@ -76,6 +85,7 @@ async fn pool() -> (Arc<Pool>, SocketAddr) {
 
 async fn events(State(pool): State<Arc<Pool>>, headers: HeaderMap) -> Response {
     if !pool.streams.load(Ordering::SeqCst) {
+        pool.refused.fetch_add(1, Ordering::SeqCst);
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -308,6 +318,61 @@ async fn the_stream_of_a_service_is_followed_and_taken_up_again() {
     assert_eq!(next(&mut events).await.1["new"], 6);
     drop(events);
     until("nobody listens to it any more", || service.told.receiver_count() == 0).await;
+}
+
+/// Requirement: R4-10
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_its_stream_is_away_it_is_looked_at_between_the_attempts() {
+    let (service, endpoint) = pool().await;
+    service.streams.store(false, Ordering::SeqCst);
+    let declared = json!({ "events": { "url": "/events", "pointer": "/workers" } });
+    let (_membrane, address) = manage(&endpoint.to_string(), spec(&declared));
+    let client = Client::new(address);
+    let mut events = client.events("workers", "mode=change").await;
+    next(&mut events).await;
+    // At 0, 0.1, 0.3, 0.7, 1.5, 3.1 and then 6.3 s.
+    until("the attempts are seldom", || service.refused.load(Ordering::SeqCst) == 6).await;
+    // What the attempt itself brings with it, is over.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    service.workers.store(5, Ordering::SeqCst);
+    assert_eq!(next(&mut events).await.1["new"], 5);
+    assert_eq!(service.refused.load(Ordering::SeqCst), 6, "it did not take another attempt");
+}
+
+/// Requirement: R4-09, R4-10
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_told_once_and_so_is_its_end_and_nobody_begins_with_an_old_value() {
+    let (service, endpoint) = pool().await;
+    let (_membrane, address) = manage(&endpoint.to_string(), spec(&json!({})));
+    let client = Client::new(address);
+    let mut change = client.events("workers", "mode=change").await;
+    let mut hybrid = client.events("workers", "mode=hybrid&tolerance=5%25").await;
+    next(&mut change).await;
+    next(&mut hybrid).await;
+    service.broken.store(true, Ordering::SeqCst);
+    for events in [&mut change, &mut hybrid] {
+        let (_, told) = next(events).await;
+        assert_eq!((&told["old"], &told["new"]), (&json!(1), &Value::Null));
+        assert!(told["error"].as_str().unwrap().contains("answered 503"), "{told}");
+    }
+    let mut late = client.events("workers", "mode=change").await;
+    let (_, begun) = next(&mut late).await;
+    assert!(begun["value"].is_null() && begun["error"].as_str().unwrap().contains("503"), "{begun}");
+    let reads = service.reads.load(Ordering::SeqCst);
+    until("it is looked at", || service.reads.load(Ordering::SeqCst) >= reads + 2).await;
+    service.broken.store(false, Ordering::SeqCst);
+    for events in [&mut change, &mut hybrid, &mut late] {
+        let (_, told) = next(events).await;
+        assert_eq!((&told["new"], &told["error"]), (&json!(1), &Value::Null), "the same value, and told");
+    }
+
+    // However seldom it is looked at, who subscribes learns how it is.
+    let reads = service.reads.load(Ordering::SeqCst);
+    until("it is looked at seldom", || service.reads.load(Ordering::SeqCst) >= reads + 6).await;
+    service.workers.store(7, Ordering::SeqCst);
+    let mut second = client.events("workers", "mode=change").await;
+    assert_eq!(next(&mut second).await.1["value"], 7);
+    assert_eq!(next(&mut change).await.1["new"], 7);
 }
 
 /// Requirement: R4-09, R4-10, R4-11

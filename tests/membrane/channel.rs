@@ -80,13 +80,16 @@ async fn observer(http2: bool, answers: usize, refuses: usize) -> (Arc<Observer>
 
 impl Observer {
     async fn take(&self, connection: usize, request: Request<hyper::body::Incoming>) -> Response<Body> {
-        assert_eq!(request.uri().path_and_query().unwrap().as_str(), "/told?by=it");
+        assert_eq!(request.uri().query(), Some("by=it"));
+        let slow = request.uri().path() == "/told";
         let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_string());
         let (kind, id) = (header("content-type").unwrap(), header("ce-id"));
         let body = axum::body::to_bytes(Body::new(request.into_body()), usize::MAX).await.unwrap();
         let body = serde_json::from_slice(&body).unwrap();
         self.got.lock().unwrap().push(Got { connection, kind, id, body });
-        self.answers.acquire().await.unwrap().forget();
+        if slow {
+            self.answers.acquire().await.unwrap().forget();
+        }
         let refused =
             self.refuses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         Response::builder().status(if refused { 503 } else { 204 }).body(Body::empty()).unwrap()
@@ -214,6 +217,28 @@ async fn an_observer_without_http2_gets_what_waits_as_one_batch() {
     assert_eq!(ids.len(), SERVICES, "each is told once");
     drop(got);
     assert_eq!(observer.used(), 1);
+}
+
+/// Requirement: R4-12, R4-25
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_address_of_an_observer_without_http2_delays_no_other() {
+    let (_membrane, clients) = services();
+    let (observer, url) = observer(false, 0, 0).await;
+    subscribe(&clients[..1], &url, "shared").await;
+    subscribe(&clients[1..], &url.replace("/told", "/quick"), "shared").await;
+    change(&clients[..1], 1).await;
+    until("the slow one has its call", || observer.told().len() == 1).await;
+    for value in 1..=3 {
+        change(&clients[1..], value).await;
+        until("the others are told", || observer.told().len() == 1 + value as usize * (SERVICES - 1)).await;
+    }
+    assert_eq!(observer.answers.available_permits(), 0);
+    assert_eq!(observer.used(), 2);
+    let got = observer.got.lock().unwrap();
+    assert!(
+        got.iter().filter(|got| got.body[0]["data"]["service"] == "s00").count() == 1,
+        "it is not answered yet"
+    );
 }
 
 /// Requirement: R4-11, R4-25

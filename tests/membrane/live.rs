@@ -411,6 +411,47 @@ async fn when_the_service_ends_homeostat_does_too_and_the_port_is_free() {
     Service::start(&["127.0.0.1", &port]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_stops_listening_and_keeps_its_socket_is_noticed() {
+    let service = Service::start(&["127.0.0.1"]);
+    let at = service.at("127.0.0.1");
+    let mut live = Live::start(at, &[]).await;
+    assert_eq!(get(at, "/deaf").await.0, 200);
+    assert_eq!(live.ended().await, Some(7));
+    let said = live.said.lock().unwrap().clone();
+    assert!(said.contains(&format!("the service no longer listens at {at}")), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_front_of_a_running_service_the_limit_of_connections_and_the_process_that_is_meant_hold() {
+    use homeostat::connectors::Connectors;
+    use homeostat::membrane::{Membrane, Served};
+    use homeostat::model::calls::LimitsSpec;
+    let service = Service::start(&["127.0.0.1"]);
+    let at = service.at("127.0.0.1");
+    let membrane = Membrane::new(&Connectors::new(), limits());
+    let means = |pid: Option<u32>| {
+        membrane.set_live([("it".into(), pid)]);
+        let limits = LimitsSpec { max_connections: Some(1), ..LimitsSpec::default() };
+        membrane.set_services([Served { limits, ..served("it", Some(at), &at.to_string()) }])
+    };
+    assert!(means(None).is_empty());
+    let (mut first, mut buffer) = (TcpStream::connect(at).await.unwrap(), Vec::new());
+    ask(&mut first, &mut buffer, "/", "").await.unwrap();
+    let mut second = tokio::spawn(get(at, "/"));
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut second).await.is_err(), "it waits");
+    ask(&mut first, &mut buffer, "/", "").await.unwrap();
+    drop(first);
+    assert_eq!(second.await.unwrap().0, 200);
+
+    let trouble = || membrane.trouble("it").map(|trouble| trouble.0.to_string()).unwrap_or_default();
+    assert!(!means(Some(1)).is_empty());
+    until("another process to be meant", || trouble().contains("process 1 does not listen at")).await;
+    means(Some(service.child.id()));
+    until("the place to be taken again", || trouble().is_empty()).await;
+    assert!(membrane.stop(PATIENCE).await);
+}
+
 fn refused(listen: SocketAddr, more: &[&str]) -> (Option<i32>, String) {
     let output = command(listen, more).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -49,6 +49,9 @@ def serve(client):
             if header in (b"\r\n", b""):
                 break
             close |= header.lower().startswith(b"connection: close")
+        if b"/deaf" in line:
+            # It stops listening, and keeps the socket.
+            listener.shutdown(socket.SHUT_RDWR)
         if b"/stream" in line:
             client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             for number in range(int(line.split()[1].split(b"/")[-1])):
@@ -64,7 +67,10 @@ def serve(client):
 
 
 while True:
-    client, _ = listener.accept()
+    try:
+        client, _ = listener.accept()
+    except OSError:
+        time.sleep(600)
 
     def run(client=client):
         try:

@@ -18,6 +18,7 @@ mod measure;
 #[cfg(target_os = "linux")]
 mod pack;
 mod references;
+mod reload;
 mod sources;
 mod support;
 #[cfg(unix)]

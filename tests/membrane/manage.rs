@@ -561,3 +561,21 @@ async fn a_new_policy_leaves_the_subscriptions_of_what_it_does_not_change() {
     membrane.set_services([]);
     until("the listener closes", || std::net::TcpStream::connect(address).is_err()).await;
 }
+
+/// Requirement: R4-01
+#[tokio::test]
+async fn a_text_of_a_service_is_a_text_though_it_look_like_something_else() {
+    let router = Router::new()
+        .route("/number", get(|| async { "1.10" }))
+        .route("/json", get(|| async { Json(json!("quoted")) }))
+        .route("/word", get(|| async { "plain" }));
+    let endpoint = listen(router).await;
+    let at = |url: &str| json!({ "type": "string", "http": { "url": url } });
+    let properties = json!({ "number": at("/number"), "json": at("/json"), "word": at("/word") });
+    let (_membrane, address) =
+        manage(&endpoint.to_string(), json!({ "listen": "127.0.0.1:1", "properties": properties }));
+    let client = Client::new(address);
+    for (name, value) in [("number", "1.10"), ("json", "quoted"), ("word", "plain")] {
+        assert_eq!(client.value(name).await, json!(value));
+    }
+}

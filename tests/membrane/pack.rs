@@ -33,6 +33,7 @@ async fn exactly_the_sub_components_of_a_mode_are_there() {
         let listed: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(listed["components"][0]["name"], "GenericProxy");
         assert_eq!(listed["components"][1]["modes"], offered, "{listed}");
+        assert_eq!(text.contains("\"/_mon/events\""), !offered.is_null(), "{text}");
         assert_eq!(get(at, "/_mon/properties/a").await.0, 200);
         let events = "/_mon/properties/a/events?duration=1ms&mode=";
         for (mode, expected) in [("interval&interval=1s", interval), ("change", change)] {
@@ -139,7 +140,7 @@ async fn a_micro_container_runs_anywhere_and_listens_to_nothing_that_was_not_ask
     let names: Vec<&str> =
         parsed["modules"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["http", "process", "polling", "change"]);
-    assert_eq!(parsed["not_packed"], json!(["http2", "tcp", "references", "interval", "api"]));
+    assert_eq!(parsed["not_packed"], json!(["http2", "tcp", "references", "interval", "datagrams", "api"]));
     assert_eq!(parsed["modules"][0]["protocols"], json!(["HTTP/1.0", "HTTP/1.1"]));
 
     // It knows nothing of where it was made.
@@ -200,9 +201,63 @@ fn what_cannot_be_packed_is_told() {
         2,
         "speaks tcp",
     );
+    refused("service: a\npack: { image: \"a\\nRUN touch /b\" }\n", 2, "names no image");
+    refused(
+        "service: a\npack: {}\nmonitor: { sensors: { s: { exec: { command: [/bin/x] } } } }\n",
+        2,
+        "`/bin/x` is only on this machine",
+    );
+    refused("service: a\nservise: b\n", 4, "service.yaml:2:1");
     refused("service: a\npack: { protocols: [tcp] }\n", 2, "which no `listen`");
     refused("service: a\npack: { api: \"0.0.0.0:7700\" }\n", 2, "has no token");
+    std::fs::create_dir_all(dir.path().join("app")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("app/socket")).unwrap();
+    refused("service: a\npack: { source: [app] }\n", 2, "app/socket is neither a file nor a directory");
+    let other = dir.path().join("other.yaml");
+    std::fs::write(&other, "service: a\nservise: b\n").unwrap();
+    let output = packed(&other, &dir.path().join("out"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("other.yaml:2:1"), "{output:?}");
     std::fs::create_dir_all(dir.path().join("full/of")).unwrap();
     let output = packed(&descriptor, &dir.path().join("full"));
     assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"));
+}
+
+/// Requirement: R4-21
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_not_packed_to_wait_for_datagrams_does_not_and_the_api_is_where_its_user_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let udp = socket.local_addr().unwrap();
+    drop(socket);
+    let api = free();
+    let with = format!("monitor: {{ sensors: {{ s: {{ udp: {{ listen: \"{udp}\" }} }} }} }}\n");
+    let descriptor = dir.path().join("a.yaml");
+    for (sensor, listens) in [(with.as_str(), true), ("", false)] {
+        std::fs::write(&descriptor, format!("service: a\npack: {{ api: \"{}\" }}\n{sensor}", free()))
+            .unwrap();
+        let built = dir.path().join(format!("built-{listens}"));
+        let output = packed(&descriptor, &built);
+        assert!(output.status.success(), "{output:?}");
+        let manifest = std::fs::read_to_string(built.join("manifest.json")).unwrap();
+        assert_eq!(manifest.contains("\"name\": \"datagrams\""), listens, "{manifest}");
+        // Whatever the policy says later.
+        std::fs::write(built.join("policy/service.yaml"), format!("service: a\n{with}")).unwrap();
+        let mut command = Command::new(built.join("run"));
+        command.args(["--listen", &api.to_string(), "--log"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let running = Running(command.spawn().unwrap());
+        let path = "/v1/services/a/metrics/s";
+        super::support::until("it serves", || std::net::TcpStream::connect(api).is_ok()).await;
+        let settled = async {
+            loop {
+                let (_, text) = get(api, path).await;
+                let taken = std::net::UdpSocket::bind(udp).is_err();
+                if taken || text.contains("not packed") {
+                    break assert_eq!(taken, listens, "{text}");
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.expect("it listens, or says why not");
+        drop(running);
+    }
 }

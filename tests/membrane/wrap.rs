@@ -185,6 +185,10 @@ fn what_cannot_be_wrapped_is_told_with_its_exit_code() {
     let (code, said) = fails(&[&start[..], &[&listen, "--", "sh", "-c", "exit 3"]].concat());
     assert!(code == Some(7) && said.contains("`sh` ended by itself: exit status: 3"), "{said}");
 
+    let same = ["wrap", "--manage", "127.0.0.1:0", "--to", &listen, "--listen", &listen, "--", "sleep", "60"];
+    let (code, said) = fails(&same);
+    assert!(code == Some(2) && said.contains("cannot both listen on"), "{said}");
+
     let (code, said) = fails(&["wrap", "--listen", "here", "--to", &to, "--", "true"]);
     assert!(code == Some(2) && said.contains("is no address"), "{said}");
 

@@ -271,6 +271,10 @@ async fn an_action_is_answered_with_its_outcome_and_a_list_with_all_of_them() {
     assert_eq!(ok(server.send(Method::POST, path, Some(json!([]))).await, 200).await, json!([]));
     let unknown = json!({"set": {"property": "threads", "value": 10, "colour": "red"}});
     problem(server.send(Method::POST, path, Some(unknown)).await, 400, "invalid").await;
+    for wrong in [json!(["start"]), json!([["start", {}]]), json!({"actions": []}), json!(7)] {
+        let said = problem(server.send(Method::POST, path, Some(wrong)).await, 400, "invalid").await;
+        assert!(said["detail"].as_str().unwrap().contains("expected an action such as"), "{said}");
+    }
     let nobody = server.send(Method::POST, "/v1/services/B/actions", Some(set)).await;
     problem(nobody, 409, "no-executor-attached").await;
 }

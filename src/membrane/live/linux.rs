@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -184,14 +184,17 @@ impl Place {
         }
     }
 
-    /// Whether any process still holds the socket.
+    /// Whether any process still holds the socket, and it still listens.
     pub(super) fn listens(&self) -> bool {
         let mut holders = self.lock();
-        if holders.iter().any(|holder| holds(*holder, self.found.inode)) {
-            return true;
+        let inode = self.found.inode;
+        if !holders.iter().any(|holder| holds(*holder, inode)) {
+            *holders = holders_of(inode).0;
         }
-        *holders = holders_of(self.found.inode).0;
-        !holders.is_empty()
+        let Some(holder) = holders.iter().find(|holder| holds(**holder, inode)) else { return false };
+        // A socket that is shut down stays open. The handle is given back at once: held longer, it would keep the socket alive. Who may not be
+        // looked into any more counts as listening.
+        socket_of(*holder, inode).map_or(true, |s| getsockopt(&s, sockopt::AcceptConn).unwrap_or(true))
     }
 
     /// The clients that have begun a handshake at this address.

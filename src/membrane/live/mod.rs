@@ -18,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::room::{Room, Seat};
+
 #[cfg(target_os = "linux")]
 pub(super) use linux::Place;
 
@@ -189,12 +191,6 @@ impl Live {
         }
     }
 
-    /// Ends when an idle connection may be closed, because homeostat is leaving.
-    pub(super) async fn idle_is_over(&self) {
-        self.leaving.cancelled().await;
-        tokio::time::sleep(IDLE_WHEN_LEAVING).await;
-    }
-
     /// Leaves: ends when the last connection has.
     pub(super) async fn leave(&self) {
         self.leaving.cancel();
@@ -212,25 +208,32 @@ impl Live {
     pub(super) async fn stand<F: Future<Output = ()> + Send + 'static>(
         &self,
         inserted: Inserted,
-        serve: &(impl Fn(TcpStream) -> F + Sync),
+        (serve, room): (&(impl Fn(TcpStream) -> F + Sync), &Arc<Room>),
         closed: &CancellationToken,
         tasks: &TaskTracker,
     ) -> io::Result<Ended> {
         let Inserted { listener, place } = inserted;
         let listener = TcpListener::from_std(listener)?;
         self.place.store(Some(place.clone()));
-        let take = |client: TcpStream, peer: SocketAddr| {
+        let take = |client: TcpStream, peer: SocketAddr, seat: Option<Seat>| {
             // The service closed its socket in the very moment in which it was called: the call came back.
             if !place.is_own(peer) {
                 let _ = client.set_nodelay(true);
-                tasks.spawn(self.inside.track_future(serve(client)));
+                let serving = serve(client);
+                tasks.spawn(self.inside.track_future(async move {
+                    serving.await;
+                    drop(seat);
+                }));
             }
         };
         let mut look = tokio::time::interval(LOOK);
         let ended = loop {
             tokio::select! {
-                client = listener.accept() => match client {
-                    Ok((client, peer)) => take(client, peer),
+                (client, seat) = async {
+                    let seat = room.seat().await;
+                    (listener.accept().await, seat)
+                } => match client {
+                    Ok((client, peer)) => take(client, peer, Some(seat)),
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
                         tokio::time::sleep(SETTLE).await;
@@ -261,8 +264,13 @@ impl Live {
         Ok(ended)
     }
 
-    /// Accepts whoever was on the way here when new connections began to go to the service.
-    async fn last(&self, listener: &TcpListener, place: &Place, take: impl Fn(TcpStream, SocketAddr)) {
+    /// Accepts whoever was on the way here when new connections began to go to the service, however many these are: nobody else will.
+    async fn last(
+        &self,
+        listener: &TcpListener,
+        place: &Place,
+        take: impl Fn(TcpStream, SocketAddr, Option<Seat>),
+    ) {
         let until = tokio::time::sleep(HANDSHAKES);
         let done = async {
             tokio::time::sleep(SETTLE).await;
@@ -279,7 +287,7 @@ impl Live {
             tokio::select! {
                 // Whoever is there goes before the end.
                 biased;
-                Ok((client, peer)) = listener.accept() => take(client, peer),
+                Ok((client, peer)) = listener.accept() => take(client, peer, None),
                 () = &mut done => break,
                 () = &mut until => break,
             }

@@ -84,12 +84,52 @@ pub(super) fn launch(
     Ok(Launched { child: command.spawn().map_err(fail)?, gated })
 }
 
-/// Whether there is such a program, as the system looks for it: in `PATH`, unless its name contains a slash.
+/// Whether there is such a program, as the system looks for it: in `PATH`, unless its name contains a slash; and, if it is a script, what interprets it.
 #[cfg(unix)]
 fn found(program: &Path, spec: &ProcessSpec) -> io::Result<()> {
+    let mut at = place(program, spec)?;
+    for _ in 0..INTERPRETERS {
+        let Some((interpreter, argument)) = interpreter(&at) else { return Ok(()) };
+        let missing = |what: &Path, error: io::Error| {
+            io::Error::new(error.kind(), format!("its interpreter `{}`: {error}", what.display()))
+        };
+        let next = place(&interpreter, spec).map_err(|error| missing(&interpreter, error))?;
+        if interpreter.file_name().is_some_and(|name| name == "env") {
+            // What comes after it is looked up in turn; options and variables it may have are its own matter.
+            let Some(word) = argument.filter(|word| !word.starts_with('-') && !word.contains('=')) else {
+                return Ok(());
+            };
+            place(Path::new(&word), spec).map_err(|error| missing(Path::new(&word), error))?;
+            return Ok(());
+        }
+        at = next;
+    }
+    Ok(())
+}
+
+/// How many scripts may interpret each other (Linux: `BINPRM_MAX_RECURSION`).
+#[cfg(unix)]
+const INTERPRETERS: usize = 4;
+
+/// What interprets a file, and the first word of what that is told; `None` for what is no script, and what may not be read.
+#[cfg(unix)]
+fn interpreter(path: &Path) -> Option<(std::path::PathBuf, Option<String>)> {
+    use std::io::Read;
+    let mut first = Vec::new();
+    std::fs::File::open(path).ok()?.take(256).read_to_end(&mut first).ok()?;
+    let line = first.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+    Some((words.next()?.into(), words.next().map(str::to_string)))
+}
+
+/// Where a program is.
+#[cfg(unix)]
+fn place(program: &Path, spec: &ProcessSpec) -> io::Result<std::path::PathBuf> {
     let directory = spec.directory.as_deref().map_or(Path::new("."), Path::new);
     if program.components().count() > 1 || program.is_absolute() {
-        return executable(&directory.join(program));
+        let path = directory.join(program);
+        return executable(&path).map(|()| path);
     }
     let path = match spec.environment.get("PATH") {
         Some(path) => path.into(),
@@ -97,8 +137,9 @@ fn found(program: &Path, spec: &ProcessSpec) -> io::Result<()> {
     };
     let mut why = io::Error::from(rustix::io::Errno::NOENT);
     for dir in std::env::split_paths(&path) {
-        match executable(&directory.join(dir).join(program)) {
-            Ok(()) => return Ok(()),
+        let path = directory.join(dir).join(program);
+        match executable(&path) {
+            Ok(()) => return Ok(path),
             // One that is there and may not be executed is told rather than that others are not there.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => why = error,
             Err(_) => {}

@@ -212,6 +212,20 @@ impl Processes {
         }
     }
 
+    /// Starts the program of a service, whatever has stopped it. Does not wait until it is ready.
+    pub fn start(&self, service: &str) {
+        if let Some(supervised) = self.0.lock().supervised.get_mut(service) {
+            supervised.stopped = false;
+            let (answer, _) = oneshot::channel();
+            let _ = supervised.asks.send(Ask::Order(ProcessOrder::Start, answer));
+        }
+    }
+
+    /// In which state the program of a service is, if it has one.
+    pub fn state(&self, service: &str) -> Option<ProcessState> {
+        self.0.lock().supervised.get(service).map(|s| s.status.borrow().state)
+    }
+
     /// The program of a service is not needed any more, and is stopped; the next who needs it starts it again. Answers in words when its group
     /// is gone.
     ///

@@ -218,10 +218,13 @@ impl Driver {
             Ask::Spec(spec) => {
                 running.machine.set_rules(Rules::of(&spec));
                 let waited = self.spec.on_demand() && !spec.on_demand();
+                let same = ProcessSpec { start: spec.start, ..(*self.spec).clone() } == *spec;
                 self.spec = spec;
                 // What somebody stopped stays so, and what nobody has needed.
                 match running.machine.state() {
                     ProcessState::Stopped => waited.then_some(Event::Order(ProcessOrder::Start)),
+                    // When it is started says nothing about one that was.
+                    _ if same => None,
                     _ => Some(Event::Order(ProcessOrder::Restart)),
                 }
             }

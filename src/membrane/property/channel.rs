@@ -1,8 +1,8 @@
 //! One connection to an observer from all services of a process, or one from each (S4, the channel of the micro-containers; R4-25).
 //!
 //! Shared: over HTTP/2, by prior knowledge, each notification is a call of its own and many are on their way at once; an observer that does not speak it
-//! gets, over HTTP/1.1, what waits as one batch per address (CloudEvents, JSON batch), so that its round trip is no queue. Own: over HTTP/1.1, one call
-//! after the other.
+//! gets, over HTTP/1.1, what waits as one batch per address (CloudEvents, JSON batch), so that its round trip is no queue, and up to four addresses at once,
+//! so that one that is slow delays no other. Own: over HTTP/1.1, one call after the other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
 
 use super::cloud::{self, CloudEvent};
 use super::deliver::Tried;
@@ -28,6 +29,9 @@ const QUEUE: usize = 256;
 
 /// The most notifications of one batch.
 const BATCH: usize = 256;
+
+/// How many connections to an observer without HTTP/2 all services share at most: one for each address that is slow, as far as they go.
+const LANES: usize = 4;
 
 /// The most of an answer that is read before the connection is used again, bytes.
 const ANSWER: usize = 64 * 1024;
@@ -125,7 +129,8 @@ impl Channel {
     fn open((service, authority): &Key) -> Arc<Self> {
         let (out, letters) = mpsc::channel(QUEUE);
         let shared = service.is_none();
-        let courier = Courier { authority: authority.as_str().into(), shared, line: None, old: false };
+        let authority = Arc::<str>::from(authority.as_str());
+        let courier = Courier { authority, shared, line: None, old: false, lanes: Lanes::default() };
         tokio::spawn(courier.run(letters));
         Arc::new(Self(out))
     }
@@ -151,19 +156,59 @@ struct Courier {
     line: Option<Line>,
     /// Whether the observer is known to speak no HTTP/2.
     old: bool,
+    /// For those who do not, when shared.
+    lanes: Lanes,
+}
+
+/// Calls with batches, several at once, but one at a time to each address, so that what comes meanwhile is the next batch and order is kept.
+#[derive(Default)]
+struct Lanes {
+    /// What waits, in the order of coming.
+    waiting: Vec<Letter>,
+    /// Addresses to which a call is on its way.
+    paths: Vec<Arc<str>>,
+    calls: JoinSet<Called>,
+    /// Open connections that are not in use.
+    idle: Vec<http1::SendRequest<Body>>,
+}
+
+/// A call of a lane that is over.
+struct Called {
+    path: Arc<str>,
+    /// The connection, if it can be used again.
+    line: Option<http1::SendRequest<Body>>,
+    /// Whether it failed in a way that another protocol may not.
+    refused: bool,
 }
 
 impl Courier {
     async fn run(mut self, mut letters: mpsc::Receiver<Letter>) {
-        while let Some(first) = letters.recv().await {
-            let mut letters_now = vec![first];
-            while letters_now.len() < BATCH
-                && let Ok(letter) = letters.try_recv()
-            {
-                letters_now.push(letter);
+        loop {
+            tokio::select! {
+                first = letters.recv() => {
+                    let Some(first) = first else { break };
+                    let mut letters_now = vec![first];
+                    while letters_now.len() < BATCH
+                        && let Ok(letter) = letters.try_recv()
+                    {
+                        letters_now.push(letter);
+                    }
+                    self.bring(letters_now).await;
+                }
+                Some(called) = self.lanes.calls.join_next() => self.called(called),
             }
-            self.bring(letters_now).await;
+            self.lanes.start(&self.authority);
         }
+        // To their end, though nobody waits for them.
+        while self.lanes.calls.join_next().await.is_some() {}
+    }
+
+    fn called(&mut self, called: Result<Called, JoinError>) {
+        let Ok(called) = called else { return };
+        self.lanes.paths.retain(|path| *path != called.path);
+        self.lanes.idle.extend(called.line);
+        // Who comes back may speak otherwise.
+        self.old &= !called.refused;
     }
 
     /// Brings these; waits until that is done only where nothing else can be on its way meanwhile.
@@ -174,6 +219,10 @@ impl Courier {
                 Ok(()) => {}
                 Err(letter) => letters.insert(0, letter),
             }
+        }
+        if self.line.is_none() && self.shared {
+            self.lanes.waiting.append(&mut letters);
+            return;
         }
         if self.line.is_none() {
             match tokio::time::timeout(TIMEOUT, Line::http1(&self.authority)).await {
@@ -194,21 +243,16 @@ impl Courier {
             }
             Some(Line::Http1(sender)) => {
                 let mut broken = None;
-                let calls = match self.shared {
-                    true => by_path(letters),
-                    false => letters.into_iter().map(|letter| (letter.path.clone(), vec![letter])).collect(),
-                };
-                for (path, letters) in calls {
+                for letter in letters {
                     let went = match &broken {
-                        None if self.shared => batch(sender, &self.authority, &path, &letters).await,
-                        None => single(sender, &self.authority, &letters).await,
+                        None => single(sender, &self.authority, &letter).await,
                         Some(why) => Err(Failed { why: String::clone(why), late: false }),
                     };
                     let went = went.unwrap_or_else(|failed| {
                         broken = Some(failed.why.clone());
                         Tried::Later(failed.why)
                     });
-                    letters.into_iter().for_each(|letter| drop(letter.went.send(went.clone())));
+                    let _ = letter.went.send(went);
                 }
                 if broken.is_some() {
                     (self.line, self.old) = (None, false);
@@ -246,12 +290,67 @@ impl Courier {
     }
 }
 
+impl Lanes {
+    /// Lets calls begin: to the addresses to which none is on its way, in the order of what waits, while there is a lane.
+    fn start(&mut self, authority: &Arc<str>) {
+        while self.calls.len() < LANES
+            && let Some(letter) = self.waiting.iter().find(|letter| !self.paths.contains(&letter.path))
+        {
+            let path = letter.path.clone();
+            let mut left = BATCH;
+            let letters: Vec<Letter> = self
+                .waiting
+                .extract_if(.., |letter| {
+                    let takes = letter.path == path && left > 0;
+                    left -= usize::from(takes);
+                    takes
+                })
+                .collect();
+            self.idle.retain(|line| !line.is_closed());
+            self.paths.push(path.clone());
+            self.calls.spawn(call_in_lane(self.idle.pop(), authority.clone(), path, letters));
+        }
+    }
+}
+
+/// Brings a batch to an address, over this connection or a new one.
+async fn call_in_lane(
+    line: Option<http1::SendRequest<Body>>,
+    authority: Arc<str>,
+    path: Arc<str>,
+    letters: Vec<Letter>,
+) -> Called {
+    let opened = match line {
+        Some(line) => Ok(line),
+        None => match tokio::time::timeout(TIMEOUT, http1_to(&authority)).await {
+            Ok(opened) => opened,
+            Err(_) => Err("it did not accept a connection in time".into()),
+        },
+    };
+    let (went, line) = match opened {
+        Err(why) => (Err(Failed { why, late: false }), None),
+        Ok(mut line) => {
+            let went = batch(&mut line, &authority, &path, &letters).await;
+            let line = went.is_ok().then_some(line);
+            (went, line)
+        }
+    };
+    let refused = matches!(&went, Err(failed) if !failed.late);
+    let went = went.unwrap_or_else(|failed| Tried::Later(failed.why));
+    letters.into_iter().for_each(|letter| drop(letter.went.send(went.clone())));
+    Called { path, line, refused }
+}
+
+async fn http1_to(authority: &str) -> Result<http1::SendRequest<Body>, String> {
+    let stream = connect(authority).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
+
 impl Line {
     async fn http1(authority: &str) -> Result<Self, String> {
-        let stream = connect(authority).await?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(Self::Http1(sender))
+        http1_to(authority).await.map(Self::Http1)
     }
 
     async fn http2(authority: &str) -> Result<http2::SendRequest<Body>, String> {
@@ -314,9 +413,8 @@ async fn one(
 async fn single(
     sender: &mut http1::SendRequest<Body>,
     authority: &str,
-    letters: &[Letter],
+    letter: &Letter,
 ) -> Result<Tried, Failed> {
-    let Some(letter) = letters.first() else { return Ok(Tried::Taken) };
     let request = call(Uri::try_from(&*letter.path).unwrap_or_default(), &letter.event);
     over_http1(sender, authority, request).await
 }
@@ -364,16 +462,4 @@ async fn in_time(sent: impl Future<Output = Result<Tried, hyper::Error>>) -> Res
         Ok(went) => went.map_err(|error| Failed { why: error.to_string(), late: false }),
         Err(_) => Err(Failed { why: format!("no answer within {} s", TIMEOUT.as_secs()), late: true }),
     }
-}
-
-/// What goes to the same address, in the order of coming.
-fn by_path(letters: Vec<Letter>) -> Vec<(Arc<str>, Vec<Letter>)> {
-    let mut groups: Vec<(Arc<str>, Vec<Letter>)> = Vec::new();
-    for letter in letters {
-        match groups.iter_mut().find(|(path, _)| *path == letter.path) {
-            Some((_, group)) => group.push(letter),
-            None => groups.push((letter.path.clone(), vec![letter])),
-        }
-    }
-    groups
 }

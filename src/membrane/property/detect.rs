@@ -14,7 +14,7 @@ use crate::membrane::meter::{Meter, Pattern};
 use crate::membrane::tap::{Rule, Side, Sign, Signs};
 use crate::model::change::{BodyOf, ChangedBy};
 
-/// How often it is checked whether the directory of a file was replaced, which its own watch cannot tell.
+/// How often it is checked whether a directory was replaced, which its own watch cannot tell.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long to wait between two looks because of calls that changed something.
@@ -54,8 +54,8 @@ pub(super) fn start(property: &Arc<Property>, stop: &CancellationToken) -> Detec
         }
     }
     how.first().copied().unwrap_or_else(|| {
-        let signs = own(property).map(|meter| meter.taps.add(vec![unsafe_calls()]));
-        run(stop, poll(property.clone(), signs));
+        let property = property.clone();
+        run(stop, async move { poll(&property).await });
         Detection::Polled
     })
 }
@@ -115,7 +115,8 @@ async fn follow_calls(property: Arc<Property>, mut signs: Signs) {
 }
 
 /// Looks at the property: often after changes and after calls that may have changed it, seldom without.
-async fn poll(property: Arc<Property>, mut signs: Option<Signs>) {
+pub(super) async fn poll(property: &Property) {
+    let mut signs = own(property).map(|meter| meter.taps.add(vec![unsafe_calls()]));
     let mut pace = Pace::default();
     loop {
         let changed = property.look().await;
@@ -145,7 +146,11 @@ async fn watch(property: &Property, mut interest: Interest, mut signals: mpsc::R
     loop {
         match tokio::time::timeout(LOOK, signals.recv()).await {
             Ok(None) => return,
-            Ok(Some(())) => drop(property.look().await),
+            Ok(Some(())) => {
+                // A link may lead elsewhere now.
+                interest.renew();
+                property.look().await;
+            }
             Err(_) => {
                 if interest.renew() {
                     property.look().await;

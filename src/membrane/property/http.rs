@@ -30,7 +30,16 @@ pub(super) async fn read(
     let url = address(&source.url, base, &Map::new())?;
     let call = Call { method: "GET", url, body: None, headers: &source.headers };
     let (headers, body) = call.send(client, source.timeout).await?;
-    let Some(name) = &source.header else { return pick(body, &source.pointer, &call.to_string()) };
+    let Some(name) = &source.header else {
+        return match parsed(&body) {
+            // A text that looks like JSON of another kind is a text still, where one is declared.
+            Value::String(text) => pick(text.into(), &source.pointer, &call.to_string()),
+            _ if kind == PropertyType::String && source.pointer.is_empty() => {
+                Ok(String::from_utf8_lossy(&body).into())
+            }
+            json => pick(json, &source.pointer, &call.to_string()),
+        };
+    };
     let said = headers
         .get(name)
         .ok_or_else(|| PropertyError::Failed(format!("{call} answered without the header `{name}`")))?;
@@ -81,7 +90,7 @@ pub(super) async fn invoke(
     let url = address(&spec.url, base, params)?;
     let call = Call { method: spec.method.word(), url, body, headers: &spec.headers };
     let (_, answer) = call.send(client, spec.timeout).await?;
-    pick(answer, &spec.pointer, &call.to_string())
+    pick(parsed(&answer), &spec.pointer, &call.to_string())
 }
 
 /// One call; shown without what may be secret in its query.
@@ -99,12 +108,12 @@ impl std::fmt::Display for Call<'_> {
 }
 
 impl Call<'_> {
-    /// Makes the call. Answers the headers of a 2xx, and its body as JSON or as a text.
+    /// Makes the call. Answers the headers of a 2xx, and its body.
     async fn send(
         &self,
         client: &reqwest::Client,
         timeout: Option<HumanDuration>,
-    ) -> Result<(HeaderMap, Value), PropertyError> {
+    ) -> Result<(HeaderMap, Vec<u8>), PropertyError> {
         let limit = timeout.map_or(TIMEOUT, |t| t.0);
         tokio::time::timeout(limit, self.sent(client))
             .await
@@ -115,7 +124,7 @@ impl Call<'_> {
         PropertyError::Timeout(self.to_string(), limit)
     }
 
-    async fn sent(&self, client: &reqwest::Client) -> Result<(HeaderMap, Value), PropertyError> {
+    async fn sent(&self, client: &reqwest::Client) -> Result<(HeaderMap, Vec<u8>), PropertyError> {
         let failed = |error: reqwest::Error| {
             let error = error.without_url();
             let mut root: &dyn std::error::Error = &error;
@@ -142,13 +151,20 @@ impl Call<'_> {
             }
             body.extend_from_slice(&chunk);
         }
-        let body = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned()));
         match status.is_success() {
             true => Ok((headers, body)),
-            false => Err(PropertyError::Answered { what: self.to_string(), status: status.as_u16(), body }),
+            false => Err(PropertyError::Answered {
+                what: self.to_string(),
+                status: status.as_u16(),
+                body: parsed(&body),
+            }),
         }
     }
+}
+
+/// A body as JSON, or as a text.
+fn parsed(body: &[u8]) -> Value {
+    serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into())
 }
 
 fn pick(mut answer: Value, pointer: &str, call: &str) -> Result<Value, PropertyError> {

@@ -150,6 +150,16 @@ impl Hybrid {
         }
     }
 
+    /// Whether it is.
+    pub(super) fn is_free(&self) -> bool {
+        self.free
+    }
+
+    /// The observer was told this, whatever it is.
+    pub(super) fn tell(&mut self, value: f64) {
+        self.told = Some(value);
+    }
+
     /// How news come at present.
     pub(super) fn way(&self) -> Way {
         self.way

@@ -51,6 +51,9 @@ pub(super) use server::{Now, routes, serve};
 /// How long one read, call or telling may take unless it is said otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long after a look that failed it is looked again, before it is said that it cannot be read.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// How many notifications wait for a subscriber before further ones are lost to it.
 const QUEUE: usize = 64;
 
@@ -143,11 +146,20 @@ struct Counters {
     missed: AtomicU64,
 }
 
-/// A value that was seen.
+/// A value that was seen, or why there is none any more.
 #[derive(Debug, Clone)]
 struct Seen {
-    value: Value,
+    value: Result<Value, Arc<str>>,
     at: std::time::Instant,
+}
+
+/// What is known of a property while somebody waits for changes.
+#[derive(Debug, Default)]
+struct Known {
+    /// The value that was seen last.
+    value: Option<Value>,
+    /// Why it cannot be read since.
+    trouble: Option<Arc<str>>,
 }
 
 /// One subscription.
@@ -174,8 +186,10 @@ struct Begun {
     id: u64,
     /// How changes are noticed, when they are told.
     detection: Option<Detection>,
-    /// What is known already, when changes are told.
+    /// What it is, when changes are told.
     value: Option<Value>,
+    /// Why it cannot be read, when changes are told.
+    trouble: Option<Arc<str>>,
     notifications: mpsc::Receiver<Notification>,
 }
 
@@ -245,8 +259,8 @@ struct Property {
     calls: Option<Arc<Meter>>,
     /// Looks at the program; some quantities are differences between two looks.
     looks: tokio::sync::Mutex<program::Looks>,
-    /// The value that was seen last; locked while it is set or looked at for changes, so that what is told comes in order.
-    known: tokio::sync::Mutex<Option<Value>>,
+    /// What was seen last; locked while it is set or looked at for changes, so that what is told comes in order.
+    known: tokio::sync::Mutex<Known>,
     subscriptions: Mutex<Subscriptions>,
     /// Of all subscriptions there were.
     counters: Arc<Counters>,
@@ -331,15 +345,23 @@ impl Property {
 
     /// Looks whether it changed, and tells who subscribed to that. Answers whether it did.
     async fn look(&self) -> bool {
-        let mut known = self.known.lock().await;
-        match self.read().await {
-            Ok(value) => self.publish(&mut known, value),
-            // Half-written, or for a moment not there: nothing is known to have changed.
-            Err(why) => {
-                tracing::debug!(property = %self.name, %why, "cannot be looked at");
-                false
+        for again in [false, true] {
+            let mut known = self.known.lock().await;
+            match self.read().await {
+                Ok(value) => return self.publish(&mut known, value),
+                Err(why) if again || known.trouble.is_some() => {
+                    tracing::debug!(property = %self.name, %why, "cannot be looked at");
+                    self.lose(&mut known, &why);
+                    return false;
+                }
+                // Half-written, or for a moment not there?
+                Err(_) => {
+                    drop(known);
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
         }
+        false
     }
 
     /// Somebody who knows says that it changed, perhaps with a `message` that has the value at `pointer`; without one it is asked.
@@ -366,12 +388,26 @@ impl Property {
         }
     }
 
-    fn publish(&self, known: &mut Option<Value>, value: Value) -> bool {
-        if known.as_ref() == Some(&value) {
+    fn publish(&self, known: &mut Known, value: Value) -> bool {
+        let back = known.trouble.take().is_some();
+        if known.value.as_ref() == Some(&value) && !back {
             return false;
         }
-        let seen = Seen { value: value.clone(), at: now() };
-        *known = Some(value);
+        known.value = Some(value.clone());
+        self.spread(&Seen { value: Ok(value), at: now() });
+        true
+    }
+
+    /// It cannot be read: told once, until it can be again.
+    fn lose(&self, known: &mut Known, why: &PropertyError) {
+        if known.trouble.is_none() {
+            let why: Arc<str> = why.to_string().into();
+            known.trouble = Some(why.clone());
+            self.spread(&Seen { value: Err(why), at: now() });
+        }
+    }
+
+    fn spread(&self, seen: &Seen) {
         for subscription in self.subscriptions().all.values() {
             if let Some(changes) = &subscription.changes
                 && let Err(mpsc::error::TrySendError::Full(_)) = changes.try_send(seen.clone())
@@ -379,7 +415,6 @@ impl Property {
                 self.count(&subscription.counters, |c| &c.missed, 1);
             }
         }
-        true
     }
 
     fn count(&self, own: &Counters, which: impl Fn(&Counters) -> &AtomicU64, by: u64) {
@@ -422,15 +457,15 @@ impl Property {
         let mut detection = None;
         if change {
             let running = self.subscriptions().detector.as_ref().map(|(how, _)| *how);
-            detection = Some(match running {
-                Some(how) => how,
-                None => {
-                    let how = self.detect();
-                    // After the watch, so that nothing happens between.
-                    *known = self.read().await.ok();
-                    how
+            // What is looked at every now and then may have changed since; after the watch, so that nothing happens between.
+            let stale = running.is_none_or(|how| how == Detection::Polled) || known.trouble.is_some();
+            detection = Some(running.unwrap_or_else(|| self.detect()));
+            if stale {
+                match self.read().await {
+                    Ok(value) => drop(self.publish(&mut known, value)),
+                    Err(why) => self.lose(&mut known, &why),
                 }
-            });
+            }
         }
         let id = {
             let mut subscriptions = self.subscriptions();
@@ -447,9 +482,14 @@ impl Property {
             subscriptions.all.insert(id, subscription);
             id
         };
-        let value = known.clone().filter(|_| change);
+        let trouble = known.trouble.clone().filter(|_| change);
+        let value = known.value.clone().filter(|_| change && trouble.is_none());
         let mut timing = Timing::new(wish.when, wish.start, wish.duration, value.clone());
         timing.free(detection.is_some_and(Detection::is_free));
+        if trouble.is_some() {
+            // It is in the answer.
+            timing.lost(wish.start);
+        }
         drop(known);
         let (out, notifications) = mpsc::channel(QUEUE);
         let follower =
@@ -477,7 +517,7 @@ impl Property {
                 empty
             }
         };
-        Ok(Begun { id, detection, value, notifications })
+        Ok(Begun { id, detection, value, trouble, notifications })
     }
 
     /// Begins to notice changes.
@@ -500,8 +540,9 @@ impl Property {
         };
         if begins {
             self.detect();
-            if let Ok(value) = self.read().await {
-                self.publish(&mut known, value);
+            match self.read().await {
+                Ok(value) => drop(self.publish(&mut known, value)),
+                Err(why) => self.lose(&mut known, &why),
             }
         }
     }
@@ -571,10 +612,7 @@ impl Follower {
                 () = out.closed() => return,
                 change = seen.recv() => {
                     let Some(change) = change else { return };
-                    let at = change.at.saturating_duration_since(begin);
-                    if let Some(old) = self.timing.observe(at, &change.value) {
-                        self.tell(old, Ok(change.value));
-                    }
+                    self.seen(change.at.saturating_duration_since(begin), change.value);
                 }
                 () = sleep => match self.timing.tick(now().duration_since(begin)) {
                     Tick::Wait => {}
@@ -586,19 +624,33 @@ impl Follower {
                         if let Ok(value) = &value {
                             self.timing.observe(now().duration_since(begin), value);
                         }
-                        self.tell(old, value);
+                        self.tell(old, value.map_err(|why| why.to_string().into()));
                     }
                     Tick::Ask => {
-                        if let Ok(value) = self.property.read().await
-                            && let Some(old) = self.timing.observe(now().duration_since(begin), &value)
-                        {
-                            self.tell(old, Ok(value));
-                        }
+                        let value = self.property.read().await.map_err(|why| why.to_string().into());
+                        self.seen(now().duration_since(begin), value);
                     }
+                    Tick::Begin(value) => self.seen(now().duration_since(begin), Ok(value)),
                 },
             }
             if let Some(turned) = self.timing.way().filter(|now| Some(*now) != way) {
                 self.property.turn(self.id, turned).await;
+            }
+        }
+    }
+
+    /// Tells what was seen, if that is to be told.
+    fn seen(&mut self, at: Duration, value: Result<Value, Arc<str>>) {
+        match value {
+            Ok(value) => {
+                if let Some(old) = self.timing.observe(at, &value) {
+                    self.tell(old, Ok(value));
+                }
+            }
+            Err(why) => {
+                if self.timing.lost(at) {
+                    self.tell(self.timing.last().cloned(), Err(why));
+                }
             }
         }
     }
@@ -608,10 +660,10 @@ impl Follower {
         self.property.count(&self.counters, |c| &c.missed, count);
     }
 
-    fn tell(&mut self, old: Option<Value>, new: Result<Value, PropertyError>) {
+    fn tell(&mut self, old: Option<Value>, new: Result<Value, Arc<str>>) {
         let (new, error) = match new {
             Ok(value) => (value, None),
-            Err(why) => (Value::Null, Some(why.to_string())),
+            Err(why) => (Value::Null, Some(String::from(&*why))),
         };
         let notification = Notification {
             service: self.property.service.clone(),
@@ -770,6 +822,7 @@ impl Manager {
                 "/_mon/properties/{name}/subscriptions",
                 "/_mon/properties/{name}/subscriptions/{id}",
                 "/_mon/properties/{name}/events",
+                "/_mon/events",
             ];
             if modes.contains(&SubscriptionMode::Change) {
                 routes.push("/_mon/properties/{name}/changed");

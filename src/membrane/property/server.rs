@@ -330,6 +330,9 @@ fn shown(property: &Property, begun: &Begun) -> Value {
     if let Some(detection) = begun.detection {
         shown["detection"] = json!(detection);
         shown["value"] = json!(begun.value);
+        if let Some(why) = &begun.trouble {
+            shown["error"] = (&**why).into();
+        }
     }
     shown
 }

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use reqwest::header;
 use serde_json::{Map, Value};
 
-use super::{Detection, Property, TIMEOUT, http};
+use super::{Detection, Property, TIMEOUT, detect, http};
 use crate::model::change::EventSource;
 
 /// The most that one event may have, bytes.
@@ -32,8 +32,9 @@ struct Place {
 pub(super) async fn follow(property: Arc<Property>, source: EventSource) {
     let mut place = Place { last_id: String::new(), pause: PAUSE };
     let mut pause = place.pause;
+    let mut answer = connect(&property, &source, &place.last_id).await;
     loop {
-        let why = match connect(&property, &source, &place.last_id).await {
+        let why = match answer {
             Ok(answer) => {
                 property.detects(Detection::Stream);
                 let heard = listen(&property, &source, answer, &mut place).await;
@@ -44,9 +45,29 @@ pub(super) async fn follow(property: Arc<Property>, source: EventSource) {
         };
         property.detects(Detection::Polled);
         tracing::debug!(property = %property.name, why, "the stream of its changes is away; it is looked at instead");
-        property.look().await;
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST);
+        answer = tokio::select! {
+            answer = again(&property, &source, &place.last_id, &mut pause) => Ok(answer),
+            () = detect::poll(&property) => Err("it is not looked at any more".into()),
+        };
+    }
+}
+
+/// Asks for the stream until it is there, ever more seldom.
+async fn again(
+    property: &Property,
+    source: &EventSource,
+    last_id: &str,
+    pause: &mut Duration,
+) -> reqwest::Response {
+    loop {
+        tokio::time::sleep(*pause).await;
+        *pause = (*pause * 2).min(LONGEST);
+        match connect(property, source, last_id).await {
+            Ok(answer) => return answer,
+            Err(why) => {
+                tracing::debug!(property = %property.name, why, "the stream of its changes is still away")
+            }
+        }
     }
 }
 

@@ -42,11 +42,17 @@ pub(super) struct Timing {
     next: u32,
     /// What was seen last; with a tolerance, what was told last.
     last: Option<Value>,
+    /// Told that it cannot be read, and nothing since.
+    lost: bool,
     hybrid: Option<Hybrid>,
+    /// With a tolerance, before `start`: what was seen last.
+    early: Option<Value>,
+    /// Whether anything was seen since `start`, or asked for then.
+    begun: bool,
 }
 
 /// What the time asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Tick {
     /// Nothing yet.
     Wait,
@@ -54,6 +60,8 @@ pub(super) enum Tick {
     Tell(u32),
     /// The value is to be looked at, and then perhaps to be told.
     Ask,
+    /// `start` is there, and this is the value then.
+    Begin(Value),
     /// Nothing is ever told again.
     Over,
 }
@@ -65,7 +73,17 @@ impl Timing {
             When::Within(tolerance) => Some(Hybrid::new(tolerance, last.as_ref().and_then(Value::as_f64))),
             When::Every(_) | When::Change => None,
         };
-        Self { when, start, end: duration.map(|d| start.saturating_add(d)), next: 0, last, hybrid }
+        Self {
+            when,
+            start,
+            end: duration.map(|d| start.saturating_add(d)),
+            next: 0,
+            last,
+            lost: false,
+            early: None,
+            begun: hybrid.is_none() || start.is_zero(),
+            hybrid,
+        }
     }
 
     /// How news come at present, with a tolerance.
@@ -88,7 +106,8 @@ impl Timing {
             When::Change | When::Within(_) => {
                 let end = self.end.map(|end| end.saturating_add(Duration::from_millis(1)));
                 let ask = self.hybrid.as_ref().and_then(Hybrid::wake);
-                end.into_iter().chain(ask).min()
+                let begin = (!self.begun).then_some(self.start);
+                end.into_iter().chain(ask).chain(begin).min()
             }
         }
     }
@@ -108,6 +127,9 @@ impl Timing {
     pub(super) fn tick(&mut self, now: Duration) -> Tick {
         let When::Every(interval) = self.when else {
             let over = self.end.is_some_and(|end| now > end);
+            if !over && !self.begun && now >= self.start {
+                return self.begin();
+            }
             let asks = !over && self.hybrid.as_mut().is_some_and(|hybrid| hybrid.asks(now));
             return match (over, asks) {
                 (true, _) => Tick::Over,
@@ -127,16 +149,42 @@ impl Timing {
         Tick::Tell(missed)
     }
 
+    /// Whoever has a tolerance may be far off already. Who has to look every now and then asks how it is now; others know what was seen last.
+    fn begin(&mut self) -> Tick {
+        self.begun = true;
+        match (self.hybrid.as_ref().is_some_and(Hybrid::is_free), self.early.take()) {
+            (false, _) => Tick::Ask,
+            (true, Some(value)) => Tick::Begin(value),
+            (true, None) => Tick::Wait,
+        }
+    }
+
+    /// It could not be read at `now`. Answers whether that is to be told: once, until a value is seen.
+    pub(super) fn lost(&mut self, now: Duration) -> bool {
+        let tells = self.includes(now) && !self.lost;
+        self.lost |= tells;
+        tells
+    }
+
     /// A value was seen at `now`. Answers what it was before, when that is to be told.
     pub(super) fn observe(&mut self, now: Duration, value: &Value) -> Option<Option<Value>> {
         if let Some(hybrid) = &mut self.hybrid {
-            let within = now >= self.start && self.end.is_none_or(|end| now <= end);
-            let tells = within && value.as_f64().is_some_and(|number| hybrid.observe(now, number));
+            if now < self.start {
+                self.early = Some(value.clone());
+                return None;
+            }
+            self.begun = true;
+            let number = value.as_f64().filter(|_| self.end.is_none_or(|end| now <= end))?;
+            let tells = hybrid.observe(now, number) | std::mem::take(&mut self.lost);
+            if tells {
+                hybrid.tell(number);
+            }
             return tells.then(|| self.last.replace(value.clone()));
         }
-        if self.last.as_ref() == Some(value) {
+        if self.last.as_ref() == Some(value) && !std::mem::take(&mut self.lost) {
             return None;
         }
+        self.lost = false;
         let old = self.last.replace(value.clone());
         (self.when == When::Change && self.includes(now)).then_some(old)
     }
@@ -189,7 +237,7 @@ mod tests {
             match timing.tick(now) {
                 Tick::Tell(_) => times.push(now.as_secs_f64()),
                 Tick::Over => break,
-                Tick::Wait | Tick::Ask => {}
+                Tick::Wait | Tick::Ask | Tick::Begin(_) => {}
             }
         }
         times
@@ -251,6 +299,41 @@ mod tests {
         let wake = timing.wake().expect("a time");
         assert_eq!((timing.tick(s(19)), timing.tick(wake)), (Tick::Wait, Tick::Ask));
         assert_eq!(timing.tick(s(62)), Tick::Over);
+    }
+
+    /// Requirement: RX-1
+    #[test]
+    fn with_a_tolerance_the_first_value_is_that_at_the_start() {
+        let tolerance = Tolerance::parse("5%").expect("a tolerance");
+        let new = || Timing::new(When::Within(tolerance), s(5), Some(s(60)), Some(json!(100)));
+        // What tells for nothing is not asked.
+        let mut free = new();
+        free.free(true);
+        for (at, value) in [(1, 150), (3, 200)] {
+            assert_eq!(free.observe(s(at), &json!(value)), None);
+        }
+        assert_eq!((free.wake(), free.tick(s(4))), (Some(s(5)), Tick::Wait));
+        assert_eq!(free.tick(s(5)), Tick::Begin(json!(200)));
+        assert_eq!(free.observe(s(5), &json!(200)), Some(Some(json!(100))));
+        assert_eq!((free.tick(s(6)), free.observe(s(7), &json!(201))), (Tick::Wait, None));
+        // What is looked at is looked at then, unless it was just seen.
+        let (mut asked, mut seen) = (new(), new());
+        assert_eq!((asked.tick(s(5)), asked.tick(s(5))), (Tick::Ask, Tick::Wait));
+        assert!(seen.observe(s(5), &json!(150)).is_some());
+        assert_eq!(seen.tick(s(6)), Tick::Wait);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_once_and_so_is_its_return() {
+        let tolerance = Tolerance::parse("5%").expect("a tolerance");
+        for when in [When::Change, When::Within(tolerance)] {
+            let mut timing = Timing::new(when, s(1), Some(s(60)), Some(json!(100)));
+            assert!(!timing.lost(s(0)), "before its time");
+            assert!(timing.lost(s(2)) && !timing.lost(s(3)));
+            assert_eq!(timing.observe(s(4), &json!(100)), Some(Some(json!(100))));
+            assert_eq!(timing.observe(s(5), &json!(100)), None);
+            assert!(timing.lost(s(6)));
+        }
     }
 
     #[test]

@@ -222,7 +222,7 @@ impl ServiceLoop {
         };
         let used: Vec<Arc<str>> = self.bindings.iter().flat_map(after).collect();
         let (mut starts, mut stops) = (Vec::new(), Vec::new());
-        for (reference, to) in moves.iter().filter(|(_, to)| to.is_some()) {
+        for (reference, to) in moves {
             let Some(policy) = self.policy.references.get(reference) else { continue };
             if policy.calls.replace.start {
                 starts.extend(

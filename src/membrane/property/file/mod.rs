@@ -1,6 +1,7 @@
 //! Values in configuration files: read by pointer, and changed in place so that no reader ever sees half of it.
 
 mod ini;
+mod json;
 mod toml;
 mod yaml;
 
@@ -88,6 +89,11 @@ pub(super) fn write(path: &Path, pointer: &str, value: Value, format: FileFormat
     if old.pointer(pointer).is_some_and(|old| same(old, &value)) {
         // It stays as somebody wrote it.
         return Ok(());
+    }
+    if format == FileFormat::Json
+        && let Some(why) = json::loses(&text)
+    {
+        return Err(refused(format!("the rest of the file would not stay as it is: {why}")));
     }
     let wanted = with(old, pointer, value.clone()).ok_or_else(missing)?;
     let names = names(pointer);
@@ -206,6 +212,18 @@ mod tests {
         assert!(text.find("\"z\"") < text.find("\"a\""), "{text}");
         assert!(write(&path, "/none/there", json!(1), FileFormat::Json).is_err());
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1, "nothing is left beside");
+    }
+
+    #[test]
+    fn json_that_would_lose_something_elsewhere_is_not_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.json");
+        for text in [r#"{"a": 1, "b": 123456789012345678901234567890}"#, r#"{"a": 1, "b": 1, "b": 2}"#] {
+            fs::write(&path, text).expect("written");
+            let refused = write(&path, "/a", json!(2), FileFormat::Json);
+            assert!(refused.is_err_and(|e| e.to_string().contains("would not stay as it is")));
+            assert_eq!(fs::read_to_string(&path).expect("text"), text);
+        }
     }
 
     #[test]

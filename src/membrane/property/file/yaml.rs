@@ -32,10 +32,10 @@ pub(super) fn ways(text: &str, path: &[String], new: &Value) -> Result<Vec<Strin
     }
     let mut written: Vec<String> = Vec::new();
     match new {
-        Value::Bool(_) | Value::Number(_) => written.push(new.to_string()),
+        Value::Bool(_) | Value::Number(_) => written.push(number(&new.to_string())),
         Value::String(plain) => {
             match found.style {
-                ScalarStyle::Plain => written.push(plain.clone()),
+                ScalarStyle::Plain if !ambiguous(plain) => written.push(plain.clone()),
                 ScalarStyle::SingleQuoted => written.push(format!("'{}'", plain.replace('\'', "''"))),
                 _ => {}
             }
@@ -46,6 +46,27 @@ pub(super) fn ways(text: &str, path: &[String], new: &Value) -> Result<Vec<Strin
     }
     let (before, after) = (&text[..found.place.start], &text[found.place.end..]);
     Ok(written.into_iter().map(|value| format!("{before}{value}{after}")).collect())
+}
+
+/// A number as every reader takes it for one: YAML 1.1 wants a point before an exponent, and a sign in it.
+fn number(text: &str) -> String {
+    let Some((mantissa, exponent)) = text.split_once('e') else { return text.to_string() };
+    let point = if mantissa.contains('.') { "" } else { ".0" };
+    let sign = if exponent.starts_with(['-', '+']) { "" } else { "+" };
+    format!("{mantissa}{point}e{sign}{exponent}")
+}
+
+/// Whether some reader takes a text without quotes for something else: a truth value, nothing, a number, a time (YAML 1.1, sections of types).
+fn ambiguous(plain: &str) -> bool {
+    const WORDS: [&str; 13] =
+        ["", "y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", "=", "<<"];
+    let lower = plain.to_ascii_lowercase();
+    let unsigned = lower.strip_prefix(['+', '-']).unwrap_or(&lower);
+    let begins = unsigned.trim_start_matches('.').starts_with(|c: char| c.is_ascii_digit());
+    // Digits of any base, and what stands between them in numbers, dates and times of day.
+    let like_a_number =
+        begins && unsigned.bytes().all(|b| b.is_ascii_hexdigit() || b"xobtz_:.,+- \t".contains(&b));
+    WORDS.contains(&lower.as_str()) || [".inf", ".nan"].contains(&unsigned) || like_a_number
 }
 
 /// Where the nodes of a document lie: a walk along the events of the parser.
@@ -159,6 +180,18 @@ mod tests {
         assert_eq!(first("/limits/names/1", json!("it's")), Ok(TEXT.replace("'b c'", "'it''s'")));
         assert_eq!(first("/limits/names/2", json!("é\"")), Ok(TEXT.replace("\"d\"", "\"é\\\"\"")));
         assert_eq!(first("/limits/odd key", json!("x")), Ok(TEXT.replace("é", "x")));
+        for text in
+            ["12:30:00", "2024-01-02", "1_000", "+.5", "0o17", "0x1F", "Yes", "~", "-.INF", "1e3", "on"]
+        {
+            let quoted = TEXT.replace("é", &format!("\"{text}\""));
+            assert_eq!(
+                first("/limits/odd key", json!(text)),
+                Ok(quoted),
+                "others take it for something else"
+            );
+        }
+        assert_eq!(first("/limits/odd key", json!("12 apples")), Ok(TEXT.replace("é", "12 apples")));
+        assert_eq!(first("/limits/rate", json!(1e-7)), Ok(TEXT.replace(":   5   #", ":   1.0e-7   #")));
         for (place, part) in [
             ("/limits", "a list or a mapping"),
             ("/block", "block of lines"),
