@@ -63,7 +63,7 @@ pub(super) fn of(document: &ServiceDocument) -> Foreign {
                 found.config(&of, &e.config);
                 &None
             }
-            EffectorSpec::Log(_) => &None,
+            EffectorSpec::Log(_) | EffectorSpec::Websocket(_) => &None,
         };
         if let Some(command) = check.as_ref().and_then(|c| c.command.as_ref()) {
             found.command(&format!("{of}, `check`"), command);
