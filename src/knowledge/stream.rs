@@ -216,17 +216,21 @@ impl Stream {
             .map(|entry| (&self.names[entry.resource as usize], entry.value, entry.at))
     }
 
-    /// Drops what no window can hold any more, and what was looked up in another model.
-    fn prepare(&mut self, until: Timestamp, over: Duration, grouping: &Grouping, model: &Resources) {
-        let begin = until.before(over);
-        while self.log.front().is_some_and(|entry| entry.at <= begin) {
+    /// Drops the data that are not later than this: no window to come holds them.
+    pub fn forget(&mut self, until: Timestamp) {
+        while self.log.front().is_some_and(|entry| entry.at <= until) {
             self.log.pop_front();
         }
-        self.evaluated = self.evaluated.max(until);
+    }
+
+    /// Drops what no window can hold any more, and what was looked up in another model.
+    fn prepare(&mut self, until: Timestamp, over: Duration, grouping: &Grouping, model: &Resources) {
         if self.log.is_empty() && !self.names.is_empty() {
-            // Resources come and go; what is not heard of for a whole window is forgotten.
+            // Resources come and go; when none is heard of for a whole window, all are forgotten.
             *self = Self { evaluated: self.evaluated, ..Self::default() };
         }
+        self.forget(until.before(over));
+        self.evaluated = self.evaluated.max(until);
         if self.version != Some(model.version()) {
             self.version = Some(model.version());
             self.places.fill(Place::Unknown);

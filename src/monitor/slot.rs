@@ -160,6 +160,7 @@ impl Flow {
         while next <= now {
             all.push(self.window(next, model));
             next = Timestamp(next.0.saturating_add(every));
+            self.stream.forget(next.before(self.policy.over));
         }
         self.next = Some(next);
         all

@@ -27,7 +27,7 @@ fn a_class_that_there_is_not_is_no_class() {
     assert_eq!(told(&[("class=\"VM\" ", "")]), ["MISSING_FIELD monitoredTargets 3:19"]);
     assert_eq!(
         told(&[("groupingClass=\"VM\"", "groupingClass=\"Zone\"")]),
-        ["INVALID_CLASS groupingClass 5:61"]
+        ["INVALID_CLASS groupingClass 5:63"]
     );
 }
 
@@ -81,7 +81,7 @@ fn groups_lie_above_their_data_and_never_below() {
         assert_eq!(grouped(class, grouping), [ErrorKind::InvalidClass], "{class} by {grouping}");
     }
     let custom = "<parameter name=\"resourceId\">mine</parameter></action>";
-    assert_eq!(told(&[("</action>", custom)]), ["INVALID_ACTION resourceId 7:74"]);
+    assert_eq!(told(&[("</action>", custom)]), ["INVALID_ACTION resourceId 7:78"]);
     assert!(told(&[("</action>", custom), (" groupingClass=\"VM\"", "")]).is_empty());
 }
 
@@ -98,7 +98,7 @@ fn a_condition_is_wrong_in_its_words_or_in_its_meaning() {
     let problem = &problems(&rule_but(&[("METRIC &gt; 1", "METRIC &gt; x")]))[0];
     assert_eq!(
         problem.to_string(),
-        "[Rule R, error: CONDITION_LEXICAL_ERROR at position condition, details: Lexical error: 'METRIC > »x': `x` stands here; \
+        "[Rule R, error: CONDITION_LEXICAL_ERROR at position condition, details: Lexical error: 'METRIC >  »x': `x` stands here; \
          expected `METRIC` or a number, at character 10 (line 6, column 12)]"
     );
 }
@@ -117,7 +117,7 @@ fn what_every_rule_needs_is_said_all_at_once() {
     assert_eq!(told(&[("metricName=\"CPU\"", "metricName=\" \"")]), ["INVALID_METRIC metricName 4:1"]);
     assert_eq!(
         told(&[("\"60\"", "\"0\""), ("\"120\"", "\"1 h\"")]),
-        ["MISSING_FIELD timeStep 2:35", "MISSING_FIELD timeWindow 2:50"]
+        ["MISSING_FIELD timeStep 2:34", "MISSING_FIELD timeWindow 2:49"]
     );
     assert_eq!(told(&[("id=\"R\"", "id=\"my rule\"")]), ["MISSING_FIELD id 2:21"]);
 }

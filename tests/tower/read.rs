@@ -64,9 +64,9 @@ fn what_is_no_batch_of_rules_is_refused_at_its_place() {
     for (text, line, column, word) in [
         ("", 1, 1, "root"),
         ("rules", 1, 1, "token"),
-        ("<monitoringRules>\n  <monitoringRule", 2, 18, "unexpected end"),
+        ("<monitoringRules>\n  <monitoringRule", 1, 1, "never closed"),
         ("<rules/>", 1, 1, "expected `monitoringRules`"),
-        ("<x:monitoringRules/>", 1, 2, "unknown namespace"),
+        ("<x:monitoringRules/>", 1, 2, "namespace"),
         ("<monitoringRules xmlns='urn:other'/>", 1, 1, "expected `monitoringRules`"),
         (
             "<monitoringRules>\n<monitoringRule>\n<condition/><condition/></monitoringRule></monitoringRules>",
