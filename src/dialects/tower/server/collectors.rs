@@ -1,6 +1,6 @@
 //! Collectors: they register, ask what to send, say that they live, and are forgotten when they do not. Every connection is theirs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,8 +13,10 @@ use dashmap::DashMap;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
+use super::data::number;
 use super::model::{Registry, Written};
-use super::{Answer, App, MAX_ID, Refused, Tower, json_answer, lock, new_id, shortened};
+use super::{Answer, App, MAX_ID, Object, Refused, Tower, json_answer, lock, new_id, shortened};
+use crate::model::connector::CollectSensor;
 use crate::model::{ModelChange, PortError, Resource, Selector, Timestamp};
 use crate::service::collection::Want;
 
@@ -32,9 +34,9 @@ pub(super) const STREAMS: &str = "http://www.modaclouds.eu/streams/";
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
     #[serde(default)]
-    monitored_resources_by_metric: Option<BTreeMap<String, Vec<Written>>>,
+    monitored_resources_by_metric: Option<BTreeMap<String, Vec<Object<Written>>>>,
     #[serde(default)]
-    resources: Option<Vec<Written>>,
+    resources: Option<Vec<Object<Written>>>,
     #[serde(default)]
     keep_alive: Option<f64>,
 }
@@ -49,7 +51,7 @@ pub(super) struct Collector {
     pub keep: Option<Duration>,
     seen: AtomicI64,
     /// How many of its requests wait for a change.
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
     pub counted: Arc<Counted>,
 }
 
@@ -65,11 +67,11 @@ pub(super) struct Counted {
 
 impl Collector {
     fn read(text: &str, now: Timestamp) -> Result<Self, String> {
-        let descriptor: Descriptor = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let Object(descriptor): Object<Descriptor> = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let keep = descriptor.keep_alive.filter(|seconds| *seconds > 0.0);
         let keep = keep.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let mut resources = BTreeMap::new();
-        for written in descriptor.resources.into_iter().flatten() {
+        for Object(written) in descriptor.resources.into_iter().flatten() {
             let resource = written.resource(None)?;
             resources.insert(resource.id.clone(), resource);
         }
@@ -79,7 +81,7 @@ impl Collector {
                 return Err(format!("the name of the metric `{}` is empty or too long", shortened(&metric)));
             }
             let mut offered = Vec::with_capacity(list.len());
-            for written in list {
+            for Object(written) in list {
                 let resource = written.resource(None)?;
                 resources.entry(resource.id.clone()).or_insert_with(|| resource.clone());
                 offered.push(Arc::new(resource));
@@ -92,7 +94,7 @@ impl Collector {
             resources: resources.into_values().collect(),
             keep,
             seen: AtomicI64::new(now.0),
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
             counted: Arc::default(),
         })
     }
@@ -154,7 +156,33 @@ pub(super) type Offers = HashMap<Arc<str>, HashMap<Arc<str>, Offered>>;
 #[derive(Default)]
 struct Needs {
     version: Option<u64>,
-    by_metric: Arc<HashMap<Arc<str>, Vec<Want>>>,
+    by_metric: Arc<HashMap<Arc<str>, Needed>>,
+}
+
+/// What is needed of one metric.
+#[derive(Default)]
+pub(super) struct Needed {
+    /// By whom.
+    pub services: Vec<Arc<str>>,
+    /// What; what several services need is there once.
+    specs: Vec<CollectSensor>,
+    told: HashSet<String>,
+    /// The shortest sampling time that is asked for, in microseconds.
+    pub every: Option<i64>,
+}
+
+impl Needed {
+    fn add(&mut self, want: Want) {
+        let every =
+            want.spec.parameters.get("samplingTime").and_then(|text| number(text)).filter(|s| *s > 0.0);
+        if let Some(every) = every.map(|seconds| (seconds * 1e6) as i64) {
+            self.every = Some(self.every.map_or(every, |least| least.min(every)));
+        }
+        self.services.push(want.service);
+        if self.told.insert(json!([want.spec.from, want.spec.parameters]).to_string()) {
+            self.specs.push(want.spec);
+        }
+    }
 }
 
 /// All collectors.
@@ -178,6 +206,7 @@ impl Collectors {
         let before = self.get(id);
         if let Some(before) = &before {
             collector.counted = before.counted.clone();
+            collector.waiting = before.waiting.clone();
         }
         let mut offers = self.offers.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = &before {
@@ -232,14 +261,14 @@ fn withdraw(offers: &mut Offers, id: &str, collector: &Collector) {
 
 impl Tower {
     /// What is needed now, by metric.
-    pub(super) fn needs(&self) -> Arc<HashMap<Arc<str>, Vec<Want>>> {
+    pub(super) fn needs(&self) -> Arc<HashMap<Arc<str>, Needed>> {
         let collection = self.supervisor.shell().collection();
         let version = *collection.changes().borrow();
         let mut needs = lock(&self.collectors.needs);
         if needs.version != Some(version) {
-            let mut by_metric: HashMap<Arc<str>, Vec<Want>> = HashMap::new();
+            let mut by_metric: HashMap<Arc<str>, Needed> = HashMap::new();
             for want in collection.wanted() {
-                by_metric.entry(want.metric.clone()).or_default().push(want);
+                by_metric.entry(want.metric.clone()).or_default().add(want);
             }
             *needs = Needs { version: Some(version), by_metric: Arc::new(by_metric) };
         }
@@ -253,19 +282,15 @@ impl Tower {
         let offers: BTreeMap<_, _> = collector.offers.iter().collect();
         for (metric, resources) in offers {
             let mut entries: Vec<Json> = Vec::new();
-            for want in needs.get(metric).into_iter().flatten() {
-                let targets = triples(&want.spec.from, resources);
-                if targets.is_empty() {
-                    continue;
-                }
-                let entry = json!({
-                    "parameters": want.spec.parameters,
-                    "targetResources": targets,
-                    "daUrl": format!("http://{authority}/streams/{}", encoded(&format!("{STREAMS}{metric}"))),
-                    "dataFormat": "TOWER/JSON",
-                });
-                if !entries.contains(&entry) {
-                    entries.push(entry);
+            for spec in needs.get(metric).into_iter().flat_map(|needed| &needed.specs) {
+                let targets = triples(&spec.from, resources);
+                if !targets.is_empty() {
+                    entries.push(json!({
+                        "parameters": spec.parameters,
+                        "targetResources": targets,
+                        "daUrl": format!("http://{authority}/streams/{}", encoded(&format!("{STREAMS}{metric}"))),
+                        "dataFormat": "TOWER/JSON",
+                    }));
                 }
             }
             if !entries.is_empty() {
