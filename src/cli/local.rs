@@ -15,6 +15,7 @@ use super::{
 };
 use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options, StartError};
+use crate::dialects::tower::server::{self, Settings, Tower};
 use crate::model::module::Module;
 use crate::policy::diagnostics::Problem;
 use crate::policy::load::Sources;
@@ -197,6 +198,14 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
     }
     let address = listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
     let address = address.map_or_else(|| "none".to_string(), |a| a.to_string());
+    let tower = match options.tower {
+        None => None,
+        Some(at) => Some(
+            tokio::net::TcpListener::bind(at)
+                .await
+                .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {at}: {e}")))?,
+        ),
+    };
     let (leave, left) = mpsc::channel(1);
     // Before the policies are read: what changes while they are is not missed.
     let mut causes = Causes::new(&options.dirs, left);
@@ -218,6 +227,10 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
     let control: Arc<dyn Control> = daemon.clone();
     tracing::info!(address = %address, services = control.policy_status().services, "homeostat runs");
     let stop = CancellationToken::new();
+    let tower = match tower {
+        None => None,
+        Some(listener) => Some(serve_tower(&daemon, listener, stop.clone()).await?),
+    };
     let api = listener.map(|listener| {
         let router = crate::api::router(control.clone(), access);
         tokio::spawn(crate::api::serve(listener, router, stop.clone().cancelled_owned()))
@@ -225,6 +238,9 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
     let display = screen.then(|| tokio::spawn(show(control, leave, stop.clone())));
     let late = daemon.run(&mut causes).await;
     stop.cancel();
+    if let Some(tower) = tower {
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), tower).await;
+    }
     if let Some(display) = display {
         let _ = display.await;
     }
@@ -240,6 +256,29 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
     }
     tracing::info!("homeostat has stopped");
     Ok(())
+}
+
+/// Serves the clients of Tower 4Clouds until `stop`.
+async fn serve_tower(
+    daemon: &Daemon,
+    listener: tokio::net::TcpListener,
+    stop: CancellationToken,
+) -> Result<tokio::task::JoinHandle<std::io::Result<()>>, Failure> {
+    let address = listener.local_addr()?;
+    let tower = Tower::start(daemon.supervisor().clone(), address, Settings::default()).await;
+    let tower = tower.map_err(|error| Failure::new(Exit::Failed, chain(&error)))?;
+    if !address.ip().to_canonical().is_loopback() {
+        tracing::warn!(%address, "everyone who reaches this address may change rules: Tower 4Clouds knows no tokens");
+    }
+    tracing::info!(tower = %address, "homeostat speaks Tower 4Clouds");
+    let router = server::router(tower.clone());
+    Ok(tokio::spawn(async move {
+        let ending = async move {
+            stop.cancelled_owned().await;
+            tower.stop();
+        };
+        crate::api::serve(listener, router, ending).await
+    }))
 }
 
 async fn show(control: Arc<dyn Control>, leave: mpsc::Sender<()>, stop: CancellationToken) {

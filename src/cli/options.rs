@@ -190,6 +190,10 @@ pub struct RunOptions {
     /// Write log lines even in a terminal
     #[arg(long, overrides_with = "log")]
     pub log: bool,
+    /// Serve collectors, observers and rules of Tower 4Clouds here as well; they know no tokens, so everyone who reaches the address may do
+    /// everything there (the original listens on port 8170)
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub tower: Option<SocketAddr>,
     /// The list of modules of a micro-container (see pack): what it does not name is not started and does not listen, whatever policies say
     #[arg(long, value_name = "FILE")]
     pub modules: Option<PathBuf>,

@@ -12,6 +12,7 @@ pub mod action;
 pub mod condition;
 pub mod constraints;
 pub mod rule;
+pub mod server;
 pub mod translate;
 pub mod validate;
 pub mod write;

@@ -1,0 +1,497 @@
+//! Collectors: they register, ask what to send, say that they live, and are forgotten when they do not. Every connection is theirs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, uri::Authority};
+use axum::response::{IntoResponse, Response};
+use dashmap::DashMap;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::model::{Registry, Written};
+use super::{Answer, App, MAX_ID, Refused, Tower, json_answer, lock, new_id, shortened};
+use crate::model::{ModelChange, PortError, Resource, Selector, Timestamp};
+use crate::service::collection::Want;
+
+/// The most collectors.
+const MAX_COLLECTORS: usize = 200_000;
+/// The longest time that a request for the configuration waits for a change.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+/// Says at registration how many seconds `Prefer: wait=…` may ask for (RFC 7240); the original says nothing.
+pub const WAIT: HeaderName = HeaderName::from_static("homeostat-max-wait");
+/// What streams are called.
+pub(super) const STREAMS: &str = "http://www.modaclouds.eu/streams/";
+
+/// What a collector says of itself.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    #[serde(default)]
+    monitored_resources_by_metric: Option<BTreeMap<String, Vec<Written>>>,
+    #[serde(default)]
+    resources: Option<Vec<Written>>,
+    #[serde(default)]
+    keep_alive: Option<f64>,
+}
+
+/// One collector.
+pub(super) struct Collector {
+    /// What it said, as it said it.
+    descriptor: Box<str>,
+    offers: HashMap<Arc<str>, Vec<Arc<Resource>>>,
+    resources: Vec<Resource>,
+    /// How long it lives without a word; for ever, when absent.
+    pub keep: Option<Duration>,
+    seen: AtomicI64,
+    /// How many of its requests wait for a change.
+    waiting: AtomicUsize,
+    pub counted: Arc<Counted>,
+}
+
+/// What was counted of the data of one collector.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    pub data: AtomicU64,
+    /// Of metrics that nobody needed at that time.
+    pub unwanted: AtomicU64,
+    /// More than the sampling time allows.
+    pub excess: AtomicU64,
+}
+
+impl Collector {
+    fn read(text: &str, now: Timestamp) -> Result<Self, String> {
+        let descriptor: Descriptor = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let keep = descriptor.keep_alive.filter(|seconds| *seconds > 0.0);
+        let keep = keep.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let mut resources = BTreeMap::new();
+        for written in descriptor.resources.into_iter().flatten() {
+            let resource = written.resource(None)?;
+            resources.insert(resource.id.clone(), resource);
+        }
+        let mut offers = HashMap::new();
+        for (metric, list) in descriptor.monitored_resources_by_metric.into_iter().flatten() {
+            if metric.is_empty() || metric.len() > MAX_ID {
+                return Err(format!("the name of the metric `{}` is empty or too long", shortened(&metric)));
+            }
+            let mut offered = Vec::with_capacity(list.len());
+            for written in list {
+                let resource = written.resource(None)?;
+                resources.entry(resource.id.clone()).or_insert_with(|| resource.clone());
+                offered.push(Arc::new(resource));
+            }
+            offers.insert(metric.as_str().into(), offered);
+        }
+        Ok(Self {
+            descriptor: text.trim().into(),
+            offers,
+            resources: resources.into_values().collect(),
+            keep,
+            seen: AtomicI64::new(now.0),
+            waiting: AtomicUsize::new(0),
+            counted: Arc::default(),
+        })
+    }
+
+    fn hear(&self, now: Timestamp) {
+        self.seen.fetch_max(now.0, Ordering::Relaxed);
+    }
+
+    /// When it was heard of last.
+    pub fn seen(&self) -> Timestamp {
+        Timestamp(self.seen.load(Ordering::Relaxed))
+    }
+
+    fn lives(&self, now: Timestamp) -> bool {
+        let silent = now.since(self.seen());
+        self.waiting.load(Ordering::Relaxed) > 0 || self.keep.is_none_or(|keep| silent <= keep)
+    }
+
+    /// The metrics that it offers, each with the number of its resources.
+    pub fn offered(&self) -> BTreeMap<&str, usize> {
+        self.offers.iter().map(|(metric, resources)| (&**metric, resources.len())).collect()
+    }
+}
+
+/// A resource of a metric that a collector has registered.
+pub(super) struct Offered {
+    collector: Arc<str>,
+    pub counted: Arc<Counted>,
+    /// Since when `data` are counted, in microseconds, and how many: what came in the present span of its sampling time.
+    since: AtomicI64,
+    data: AtomicU64,
+}
+
+/// How many data may come together, whatever the sampling time.
+const BURST: u64 = 10;
+
+impl Offered {
+    /// Counts a datum; `every` is the sampling time that was asked for, in microseconds.
+    pub fn count(&self, now: Timestamp, every: Option<i64>, wanted: bool) {
+        self.counted.data.fetch_add(1, Ordering::Relaxed);
+        if !wanted {
+            self.counted.unwanted.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(every) = every else { return };
+        let since = self.since.load(Ordering::Relaxed);
+        if now.0.saturating_sub(since) > every.saturating_mul(BURST as i64) {
+            self.since.store(now.0, Ordering::Relaxed);
+            self.data.store(1, Ordering::Relaxed);
+        } else if self.data.fetch_add(1, Ordering::Relaxed) >= 2 * BURST {
+            self.counted.excess.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// By metric, then by resource.
+pub(super) type Offers = HashMap<Arc<str>, HashMap<Arc<str>, Offered>>;
+
+/// What is needed, by metric; looked up again whenever that changes.
+#[derive(Default)]
+struct Needs {
+    version: Option<u64>,
+    by_metric: Arc<HashMap<Arc<str>, Vec<Want>>>,
+}
+
+/// All collectors.
+#[derive(Default)]
+pub(super) struct Collectors {
+    pub all: DashMap<Arc<str>, Arc<Collector>>,
+    offers: RwLock<Offers>,
+    needs: Mutex<Needs>,
+}
+
+impl Collectors {
+    pub fn offers(&self) -> std::sync::RwLockReadGuard<'_, Offers> {
+        self.offers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, id: &str) -> Option<Arc<Collector>> {
+        self.all.get(id).map(|collector| collector.clone())
+    }
+
+    fn insert(&self, id: &Arc<str>, mut collector: Collector) {
+        let before = self.get(id);
+        if let Some(before) = &before {
+            collector.counted = before.counted.clone();
+        }
+        let mut offers = self.offers.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = &before {
+            withdraw(&mut offers, id, before);
+        }
+        for (metric, resources) in &collector.offers {
+            let of_metric = offers.entry(metric.clone()).or_default();
+            for resource in resources {
+                let offered = Offered {
+                    collector: id.clone(),
+                    counted: collector.counted.clone(),
+                    since: AtomicI64::new(0),
+                    data: AtomicU64::new(0),
+                };
+                of_metric.insert(resource.id.as_str().into(), offered);
+            }
+        }
+        self.all.insert(id.clone(), Arc::new(collector));
+    }
+
+    fn remove(&self, id: &str) -> Option<Arc<Collector>> {
+        let (id, collector) = self.all.remove(id)?;
+        withdraw(&mut self.offers.write().unwrap_or_else(PoisonError::into_inner), &id, &collector);
+        Some(collector)
+    }
+
+    /// Puts in what the collectors have that live.
+    pub fn register_all(&self, registry: &mut Registry) -> Vec<ModelChange> {
+        let all = self.all.iter();
+        all.flat_map(|c| registry.add(c.resources.iter().cloned(), false, c.seen())).collect()
+    }
+
+    /// Who is registered now, by id.
+    pub fn list(&self) -> BTreeMap<Arc<str>, Arc<Collector>> {
+        self.all.iter().map(|entry| (entry.key().clone(), entry.value().clone())).collect()
+    }
+}
+
+fn withdraw(offers: &mut Offers, id: &str, collector: &Collector) {
+    for (metric, resources) in &collector.offers {
+        let Some(of_metric) = offers.get_mut(metric) else { continue };
+        for resource in resources {
+            if of_metric.get(resource.id.as_str()).is_some_and(|offered| &*offered.collector == id) {
+                of_metric.remove(resource.id.as_str());
+            }
+        }
+        if of_metric.is_empty() {
+            offers.remove(metric);
+        }
+    }
+}
+
+impl Tower {
+    /// What is needed now, by metric.
+    pub(super) fn needs(&self) -> Arc<HashMap<Arc<str>, Vec<Want>>> {
+        let collection = self.supervisor.shell().collection();
+        let version = *collection.changes().borrow();
+        let mut needs = lock(&self.collectors.needs);
+        if needs.version != Some(version) {
+            let mut by_metric: HashMap<Arc<str>, Vec<Want>> = HashMap::new();
+            for want in collection.wanted() {
+                by_metric.entry(want.metric.clone()).or_default().push(want);
+            }
+            *needs = Needs { version: Some(version), by_metric: Arc::new(by_metric) };
+        }
+        needs.by_metric.clone()
+    }
+
+    /// What a collector is to send, as it reads it.
+    fn configure(&self, collector: &Collector, authority: &str) -> String {
+        let needs = self.needs();
+        let mut configuration = serde_json::Map::new();
+        let offers: BTreeMap<_, _> = collector.offers.iter().collect();
+        for (metric, resources) in offers {
+            let mut entries: Vec<Json> = Vec::new();
+            for want in needs.get(metric).into_iter().flatten() {
+                let targets = triples(&want.spec.from, resources);
+                if targets.is_empty() {
+                    continue;
+                }
+                let entry = json!({
+                    "parameters": want.spec.parameters,
+                    "targetResources": targets,
+                    "daUrl": format!("http://{authority}/streams/{}", encoded(&format!("{STREAMS}{metric}"))),
+                    "dataFormat": "TOWER/JSON",
+                });
+                if !entries.contains(&entry) {
+                    entries.push(entry);
+                }
+            }
+            if !entries.is_empty() {
+                configuration.insert(metric.to_string(), entries.into());
+            }
+        }
+        Json::Object(configuration).to_string()
+    }
+
+    async fn enroll(&self, id: Arc<str>, body: Body) -> Answer {
+        let bytes = self.read(body).await?;
+        let bad = |why: &dyn std::fmt::Display| {
+            Refused::bad(format!("Error while registering the data collector: {why}"))
+        };
+        let text = String::from_utf8(bytes).map_err(|e| bad(&e))?;
+        let collector = Collector::read(&text, self.now()).map_err(|e| bad(&e))?;
+        if self.collectors.all.len() >= MAX_COLLECTORS && !self.collectors.all.contains_key(&id) {
+            return Err(Refused::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("there are {MAX_COLLECTORS} collectors"),
+            ));
+        }
+        let mut registry = self.registry.lock().await;
+        registry.claim(collector.keep);
+        let changes = registry.add(collector.resources.iter().cloned(), false, self.now());
+        self.supervisor.register(changes).await?;
+        self.collectors.insert(&id, collector);
+        drop(registry);
+        let mut answer = json_answer(StatusCode::CREATED, json!({ "id": &*id }).to_string());
+        answer.headers_mut().insert(WAIT, HeaderValue::from(MAX_WAIT.as_secs()));
+        Ok(answer)
+    }
+
+    /// Forgets collectors that were not heard of, and then resources; brings back resources of collectors that live.
+    pub(super) async fn expire(&self) -> Result<(), PortError> {
+        let mut registry = self.registry.lock().await;
+        let now = self.now();
+        let (mut changes, mut left) = (Vec::new(), None);
+        for (id, collector) in self.collectors.list() {
+            registry.claim(collector.keep);
+            let lives = collector.lives(now);
+            let forever = collector.keep.is_none() || collector.waiting.load(Ordering::Relaxed) > 0;
+            let seen = if lives && forever { now } else { collector.seen() };
+            let there = registry.refresh(collector.resources.iter().map(|r| r.id.as_str()), seen);
+            if !lives {
+                self.collectors.remove(&id);
+                tracing::info!(collector = &*id, "a data collector has expired");
+                continue;
+            }
+            left = left.max(Some(collector.keep.unwrap_or_default()));
+            if !there {
+                changes.extend(registry.add(collector.resources.iter().cloned(), false, seen));
+            }
+        }
+        changes.extend(registry.expire(now, left));
+        self.supervisor.register(changes).await
+    }
+
+    fn heard(&self, id: &str) -> Result<Arc<Collector>, Refused> {
+        let collector = self.collectors.get(id).ok_or_else(|| Refused::missing("data collector", id))?;
+        collector.hear(self.now());
+        Ok(collector)
+    }
+
+    /// Where clients of this request reach this server.
+    fn authority(&self, headers: &HeaderMap) -> String {
+        let host = headers.get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        match host.filter(|host| !host.as_str().contains('@')) {
+            Some(host) => host.to_string(),
+            None => self.address.to_string(),
+        }
+    }
+}
+
+/// Those of the targets that one of the resources is, as `[class, type, id]`. What these three cannot say is said by ids.
+fn triples(targets: &[Selector], resources: &[Arc<Resource>]) -> Vec<[Option<String>; 3]> {
+    if targets.is_empty() {
+        return vec![[None, None, None]];
+    }
+    let mut triples = Vec::new();
+    for target in targets {
+        let simple = target.relations.is_empty() && !target.id.as_ref().is_some_and(|id| id.contains('*'));
+        for resource in resources.iter().filter(|resource| target.matches(resource)) {
+            let triple = match simple {
+                true => [target.class.clone(), target.kind.clone(), target.id.clone()],
+                false => [resource.class.clone(), resource.kind.clone(), Some(resource.id.clone())],
+            };
+            if !triples.contains(&triple) {
+                triples.push(triple);
+            }
+            if simple {
+                break;
+            }
+        }
+    }
+    triples
+}
+
+/// As the clients of Tower 4Clouds write a name in a path.
+pub(super) fn encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+/// `POST /v1/data-collectors`
+pub(super) async fn register(State(tower): App, body: Body) -> Answer {
+    tower.enroll(new_id().into(), body).await
+}
+
+/// `PUT /v1/data-collectors/{id}`: again, after a restart of either side.
+pub(super) async fn register_again(State(tower): App, Path(id): Path<String>, body: Body) -> Answer {
+    if id.len() > MAX_ID {
+        return Err(Refused::bad(format!("the id is longer than {MAX_ID} bytes")));
+    }
+    tower.enroll(id.into(), body).await
+}
+
+/// `GET /v1/data-collectors`
+pub(super) async fn list(State(tower): App) -> Answer {
+    let mut text = String::from("{");
+    for (id, collector) in tower.collectors.list() {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str(&Json::from(&*id).to_string());
+        text.push(':');
+        text.push_str(&collector.descriptor);
+    }
+    text.push('}');
+    Ok(json_answer(StatusCode::OK, text))
+}
+
+/// `GET /v1/data-collectors/{id}`
+pub(super) async fn one(State(tower): App, Path(id): Path<String>) -> Answer {
+    let collector = tower.collectors.get(&id).ok_or_else(|| Refused::missing("data collector", &id))?;
+    Ok(json_answer(StatusCode::OK, collector.descriptor.to_string()))
+}
+
+/// `DELETE /v1/data-collectors/{id}`: its resources expire as if it had fallen silent now.
+pub(super) async fn remove(State(tower): App, Path(id): Path<String>) -> Answer {
+    let mut registry = tower.registry.lock().await;
+    let collector = tower.collectors.remove(&id).ok_or_else(|| Refused::missing("data collector", &id))?;
+    registry.refresh(collector.resources.iter().map(|r| r.id.as_str()), collector.seen());
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `GET /v1/data-collectors/{id}/keepalive`
+pub(super) async fn keep_alive(State(tower): App, Path(id): Path<String>) -> Answer {
+    tower.heard(&id)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Counts as a word of its collector for as long as it lives.
+struct Waiting<'a>(&'a Tower, Arc<Collector>);
+
+impl<'a> Waiting<'a> {
+    fn new(tower: &'a Tower, collector: Arc<Collector>) -> Self {
+        collector.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(tower, collector)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.1.hear(self.0.now());
+        self.1.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// `GET /v1/data-collectors/{id}/configuration`. With `Prefer: wait=SECONDS` it is answered when the configuration is another than that of
+/// `If-None-Match`, or else than now, and at the latest after that time.
+pub(super) async fn configuration(State(tower): App, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+    let mut collector = tower.heard(&id)?;
+    let authority = tower.authority(&headers);
+    let mut changes = tower.supervisor.shell().collection().changes();
+    changes.borrow_and_update();
+    let mut text = tower.configure(&collector, &authority);
+    let Some(wait) = preferred_wait(&headers) else { return Ok(configured(text)) };
+    let known = headers.get(header::IF_NONE_MATCH).map_or_else(|| tag(&text), |v| v.as_bytes().to_vec());
+    let over = tokio::time::sleep(wait);
+    let mut over = std::pin::pin!(over);
+    let waiting = Waiting::new(&tower, collector.clone());
+    while tag(&text) == known {
+        tokio::select! {
+            () = &mut over => break,
+            () = tower.stop.cancelled() => break,
+            changed = changes.changed() => if changed.is_err() { break },
+        }
+        // It may have registered anew, or not be there any more.
+        collector = tower.collectors.get(&id).ok_or_else(|| Refused::missing("data collector", &id))?;
+        text = tower.configure(&collector, &authority);
+    }
+    drop(waiting);
+    let unchanged = tag(&text) == known && headers.contains_key(header::IF_NONE_MATCH);
+    let mut answer = configured(text);
+    if unchanged {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        *answer.body_mut() = Body::empty();
+    }
+    let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs()));
+    if let Ok(applied) = applied {
+        answer.headers_mut().insert(HeaderName::from_static("preference-applied"), applied);
+    }
+    Ok(answer)
+}
+
+/// The time that `Prefer: wait=…` asks for.
+fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let seconds = preferences.flat_map(|value| value.split([',', ';'])).find_map(|preference| {
+        let (name, value) = preference.split_once('=')?;
+        name.trim()
+            .eq_ignore_ascii_case("wait")
+            .then(|| value.trim().trim_matches('"').parse::<u64>().ok())?
+    })?;
+    Some(Duration::from_secs(seconds).min(MAX_WAIT))
+}
+
+fn tag(text: &str) -> Vec<u8> {
+    format!("\"{}\"", &blake3::hash(text.as_bytes()).to_hex()[..16]).into_bytes()
+}
+
+fn configured(text: String) -> Response {
+    let tag = HeaderValue::from_bytes(&tag(&text));
+    let mut answer = json_answer(StatusCode::OK, text);
+    if let Ok(tag) = tag {
+        answer.headers_mut().insert(header::ETAG, tag);
+    }
+    answer
+}
