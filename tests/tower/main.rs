@@ -1,9 +1,14 @@
-//! Tower 4Clouds: what its rules and constraints are read as, why they are refused, and what they become.
+//! Tower 4Clouds: what its rules and constraints are read as, why they are refused, and what they become; and the server that clients
+//! of Tower 4Clouds talk to.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
 mod check;
 mod derive;
 mod import;
 mod read;
+#[cfg(unix)]
+mod server;
 mod translate;
 
 use homeostat::dialects::tower::xml::{self, Read};

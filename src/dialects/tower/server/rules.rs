@@ -14,7 +14,6 @@ use super::super::{validate, write, xml};
 use super::{Answer, App, Refused, Tower, json, lock};
 use crate::model::SloState;
 use crate::policy::document::ServiceDocument;
-use crate::policy::load::service_from_json;
 use crate::policy::{MetricKind, ServicePolicy};
 use crate::service::control::ChangeError;
 use crate::service::message::{Request, Response};
@@ -206,10 +205,7 @@ fn documents(text: &str, catalog: &Catalog) -> Result<Documents, Refused> {
             wrong.push(format!("[Rule {id}, error: ID_ALREADY_EXISTS at position id, details: {details}]"));
             continue;
         }
-        match translate(rule, &metric_of).map_err(|e| e.to_string()).and_then(|json| {
-            let read = service_from_json(&json);
-            read.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-        }) {
+        match translate(rule, &metric_of).map_err(|e| e.to_string()) {
             Ok(document) => documents.push((id, Some(document))),
             Err(why) => wrong.push(why),
         }
