@@ -181,8 +181,8 @@ fn what_is_slow_is_looked_at_more_closely_until_it_has_recovered() {
     let slow = actions(&[&output_metric("RTConstraint_Violation"), &switch("EnableMonitoringRule")]);
     let recovered = actions(&[&switch("DisableMonitoringRule")]);
     tower.install(&batch(&[
-        rule("RTConstraint_Rule", "ResponseTime", "", p99, &(condition("&gt;") + &slow)),
-        rule("RTRecovery_Rule", "ResponseTime", "", p99, &(condition("&lt;=") + &recovered)),
+        rule("RTConstraint_Rule", "ResponseTime", "", p99, &(condition("&gt;") + slow.as_str())),
+        rule("RTRecovery_Rule", "ResponseTime", "", p99, &(condition("&lt;=") + recovered.as_str())),
         average("DetailedRAMRule", "MemUsed", "AverageRAMUtilization")
             .replace("<monitoringRule ", "<monitoringRule startEnabled=\"false\" "),
     ]));
