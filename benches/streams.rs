@@ -59,7 +59,8 @@ analyze: {{ rule: {{ objective: Load_results >= 0, missing: ok }} }}
 /// One window's data; the values differ.
 fn send(simulation: &mut Simulation, machines: &[String]) {
     for round in 0..DATA {
-        let values = machines.iter().enumerate().map(|(n, id)| (id.as_str(), ((n + round) % 100) as f64 / 100.0));
+        let values =
+            machines.iter().enumerate().map(|(n, id)| (id.as_str(), ((n + round) % 100) as f64 / 100.0));
         simulation.collect("CPU", values);
         simulation.advance(Duration::from_secs(9));
     }
@@ -116,7 +117,11 @@ fn evaluation(c: &mut Criterion) {
                     let sum = sums.entry(machine).or_default();
                     *sum = (sum.0 + value, sum.1 + 1);
                 }
-                black_box(sums.into_iter().map(|(machine, (sum, n))| (machine, sum / f64::from(n))).collect::<Vec<_>>())
+                black_box(
+                    sums.into_iter()
+                        .map(|(machine, (sum, n))| (machine, sum / f64::from(n)))
+                        .collect::<Vec<_>>(),
+                )
             });
         });
     }
