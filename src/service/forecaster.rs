@@ -155,11 +155,14 @@ struct Work {
 
 impl Work {
     async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
-        let mut rest = Duration::ZERO;
+        // On the clock.
+        let mut rested = Duration::ZERO;
         loop {
+            let rest = rested.saturating_sub(self.shell.clock().running());
             let pause = self.pause().map(|pause| pause.max(rest));
             let due = async {
                 match pause {
+                    Some(Duration::ZERO) => {}
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => std::future::pending().await,
                 }
@@ -173,7 +176,8 @@ impl Work {
                     let before = self.shell.clock().running();
                     let went = self.foretell().await;
                     // Half a core at most: with more resources than that allows, forecasts become rarer.
-                    rest = self.shell.clock().running().saturating_sub(before);
+                    let after = self.shell.clock().running();
+                    rested = after + after.saturating_sub(before);
                     went
                 }
             };

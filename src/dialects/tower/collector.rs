@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{HeaderValue, IF_NONE_MATCH};
+use reqwest::header::{CONTENT_TYPE, HeaderValue, IF_NONE_MATCH};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value as Json, json};
 use tokio::sync::mpsc;
@@ -36,6 +36,8 @@ use wanted::{Ask, Feed, Spread, feeds, read};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// As the original says it.
+const JSON: &str = "application/json; charset=UTF-8";
 /// How often changes of the policies are looked for.
 const LOOK: Duration = Duration::from_secs(1);
 /// The time between two configurations that follow each other.
@@ -363,7 +365,8 @@ impl Run {
             None => (Method::POST, self.collectors.clone()),
         };
         let again = method == Method::PUT;
-        let answer = self.client.request(method, url).json(&self.descriptor()).send().await;
+        let request = self.client.request(method, url).header(CONTENT_TYPE, JSON).json(&self.descriptor());
+        let answer = request.send().await;
         let answer = answer.map_err(|error| Trouble::Unreachable(chain(&error)))?;
         let status = answer.status();
         if again && matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {

@@ -90,7 +90,7 @@ fn a_metric_of_this_host_becomes_the_result_of_a_rule_and_is_measured_only_meanw
 #[cfg(target_os = "linux")]
 fn listening(pid: u32) -> usize {
     let table = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
-    let tables = table("tcp") + &table("tcp6");
+    let tables = format!("{}{}", table("tcp"), table("tcp6"));
     let inodes: Vec<&str> = tables
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())

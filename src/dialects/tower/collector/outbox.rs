@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, StatusCode};
 use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::wanted::Feed;
-use super::{Counted, Settings, chain};
+use super::{Counted, JSON, Settings, chain};
 use crate::model::Timestamp;
 use crate::service::supervisor::Supervisor;
 
@@ -191,7 +192,7 @@ impl Outbox {
             .iter()
             .map(|one| Written { resource_id: &one.feed.service, metric: &one.feed.metric, value: one.value })
             .collect();
-        match self.client.post(&*held[0].feed.url).json(&data).send().await {
+        match self.client.post(&*held[0].feed.url).header(CONTENT_TYPE, JSON).json(&data).send().await {
             Ok(answer) if answer.status() == StatusCode::OK => Fate::Sent,
             Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {
                 Fate::Unsent("it is overloaded".into())
