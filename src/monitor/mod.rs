@@ -462,7 +462,7 @@ impl Monitor {
         emitted: &mut Vec<Emitted>,
     ) {
         for number in 0..self.slots.len() as SlotId {
-            if !self.slots[number as usize].due().is_some_and(|t| t <= now) {
+            if self.slots[number as usize].due().is_none_or(|t| t > now) {
                 continue;
             }
             if matches!(self.slots[number as usize].source, Source::Stream(_)) {

@@ -255,8 +255,7 @@ impl Shard {
     ) {
         let Some(Some(Place::Live(service))) = self.places.get_mut(place) else { return };
         let result = guarded(
-            self.now,
-            &self.model,
+            Moment { now: self.now, model: &self.model },
             &mut self.host,
             &mut self.mail,
             &mut self.tally,
@@ -309,8 +308,7 @@ impl Shard {
     ) {
         let (name, id) = (service.name.clone(), service.id());
         let result = guarded(
-            self.now,
-            &self.model,
+            Moment { now: self.now, model: &self.model },
             &mut self.host,
             &mut self.mail,
             &mut self.tally,
@@ -362,8 +360,7 @@ impl Shard {
     ) {
         let (name, id) = (apply.policy.name.clone(), apply.id);
         let result = guarded(
-            self.now,
-            &self.model,
+            Moment { now: self.now, model: &self.model },
             &mut self.host,
             &mut self.mail,
             &mut self.tally,
@@ -486,13 +483,18 @@ impl Shard {
     }
 }
 
-/// Runs `work` as a turn at `now`.
+/// When a turn is, and the resource model then.
+struct Moment<'a> {
+    now: Timestamp,
+    model: &'a Resources,
+}
+
+/// Runs `work` as a turn at this moment.
 ///
 /// # Errors
 /// What it panicked with.
 fn guarded<T>(
-    now: Timestamp,
-    model: &Resources,
+    Moment { now, model }: Moment<'_>,
     host: &mut StrategyHost,
     mail: &mut Vec<(Arc<str>, Letter)>,
     tally: &mut Tally,

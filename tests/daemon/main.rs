@@ -7,6 +7,7 @@ mod support;
 
 mod abuse;
 mod client;
+mod collected;
 mod commands;
 mod components;
 mod crash;
