@@ -87,9 +87,12 @@ impl Tower {
 
     /// Stops everything, in order.
     pub fn stop(self) {
+        assert_eq!(self.end(), Vec::<String>::new());
+    }
+
+    fn end(&self) -> Vec<String> {
         self.server.stop();
-        let late = self.runtime.block_on(self.daemon.supervisor().shell().stop(Duration::from_secs(5)));
-        assert_eq!(late, Vec::<String>::new());
+        self.runtime.block_on(self.daemon.supervisor().shell().stop(Duration::from_secs(5)))
     }
 
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
@@ -159,6 +162,12 @@ impl Tower {
             .find_map(|line| line.strip_prefix(&name))
             .unwrap_or_else(|| panic!("{name} in {text}"));
         line.parse().unwrap()
+    }
+}
+
+impl Drop for Tower {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

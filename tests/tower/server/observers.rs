@@ -44,6 +44,7 @@ fn observers_are_added_listed_and_removed() {
         ("{}", "callbackUrl"),
         (r#"{"callbackUrl":"ftp://x/"}"#, "http://"),
         (r#"{"callbackUrl":"nonsense"}"#, "URL"),
+        ("[null]", "object"),
         (r#"{"format":"XML","callbackUrl":"http://x/"}"#, "TOWER/JSON"),
         (r#"{"protocol":"SCTP"}"#, "HTTP, TCP, UDP"),
         (r#"{"protocol":"UDP","observerPort":5}"#, "observerHost"),

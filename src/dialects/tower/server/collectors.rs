@@ -1,6 +1,6 @@
 //! Collectors: they register, ask what to send, say that they live, and are forgotten when they do not. Every connection is theirs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,8 +13,9 @@ use dashmap::DashMap;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
+use super::data::number;
 use super::model::{Registry, Written};
-use super::{Answer, App, MAX_ID, Refused, Tower, json_answer, lock, new_id, shortened};
+use super::{Answer, App, MAX_ID, Object, Refused, Tower, json_answer, lock, new_id, shortened};
 use crate::model::{ModelChange, PortError, Resource, Selector, Timestamp};
 use crate::service::collection::Want;
 
@@ -32,9 +33,9 @@ pub(super) const STREAMS: &str = "http://www.modaclouds.eu/streams/";
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
     #[serde(default)]
-    monitored_resources_by_metric: Option<BTreeMap<String, Vec<Written>>>,
+    monitored_resources_by_metric: Option<BTreeMap<String, Vec<Object<Written>>>>,
     #[serde(default)]
-    resources: Option<Vec<Written>>,
+    resources: Option<Vec<Object<Written>>>,
     #[serde(default)]
     keep_alive: Option<f64>,
 }
@@ -65,11 +66,11 @@ pub(super) struct Counted {
 
 impl Collector {
     fn read(text: &str, now: Timestamp) -> Result<Self, String> {
-        let descriptor: Descriptor = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let Object(descriptor): Object<Descriptor> = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let keep = descriptor.keep_alive.filter(|seconds| *seconds > 0.0);
         let keep = keep.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let mut resources = BTreeMap::new();
-        for written in descriptor.resources.into_iter().flatten() {
+        for Object(written) in descriptor.resources.into_iter().flatten() {
             let resource = written.resource(None)?;
             resources.insert(resource.id.clone(), resource);
         }
@@ -79,7 +80,7 @@ impl Collector {
                 return Err(format!("the name of the metric `{}` is empty or too long", shortened(&metric)));
             }
             let mut offered = Vec::with_capacity(list.len());
-            for written in list {
+            for Object(written) in list {
                 let resource = written.resource(None)?;
                 resources.entry(resource.id.clone()).or_insert_with(|| resource.clone());
                 offered.push(Arc::new(resource));
@@ -154,7 +155,26 @@ pub(super) type Offers = HashMap<Arc<str>, HashMap<Arc<str>, Offered>>;
 #[derive(Default)]
 struct Needs {
     version: Option<u64>,
-    by_metric: Arc<HashMap<Arc<str>, Vec<Want>>>,
+    by_metric: Arc<HashMap<Arc<str>, Needed>>,
+}
+
+/// What is needed of one metric.
+#[derive(Default)]
+pub(super) struct Needed {
+    pub wants: Vec<Want>,
+    /// The shortest sampling time that is asked for, in microseconds.
+    pub every: Option<i64>,
+}
+
+impl Needed {
+    fn add(&mut self, want: Want) {
+        let every =
+            want.spec.parameters.get("samplingTime").and_then(|text| number(text)).filter(|s| *s > 0.0);
+        if let Some(every) = every.map(|seconds| (seconds * 1e6) as i64) {
+            self.every = Some(self.every.map_or(every, |least| least.min(every)));
+        }
+        self.wants.push(want);
+    }
 }
 
 /// All collectors.
@@ -232,14 +252,14 @@ fn withdraw(offers: &mut Offers, id: &str, collector: &Collector) {
 
 impl Tower {
     /// What is needed now, by metric.
-    pub(super) fn needs(&self) -> Arc<HashMap<Arc<str>, Vec<Want>>> {
+    pub(super) fn needs(&self) -> Arc<HashMap<Arc<str>, Needed>> {
         let collection = self.supervisor.shell().collection();
         let version = *collection.changes().borrow();
         let mut needs = lock(&self.collectors.needs);
         if needs.version != Some(version) {
-            let mut by_metric: HashMap<Arc<str>, Vec<Want>> = HashMap::new();
+            let mut by_metric: HashMap<Arc<str>, Needed> = HashMap::new();
             for want in collection.wanted() {
-                by_metric.entry(want.metric.clone()).or_default().push(want);
+                by_metric.entry(want.metric.clone()).or_default().add(want);
             }
             *needs = Needs { version: Some(version), by_metric: Arc::new(by_metric) };
         }
@@ -252,8 +272,8 @@ impl Tower {
         let mut configuration = serde_json::Map::new();
         let offers: BTreeMap<_, _> = collector.offers.iter().collect();
         for (metric, resources) in offers {
-            let mut entries: Vec<Json> = Vec::new();
-            for want in needs.get(metric).into_iter().flatten() {
+            let (mut entries, mut told) = (Vec::new(), HashSet::new());
+            for want in needs.get(metric).into_iter().flat_map(|needed| &needed.wants) {
                 let targets = triples(&want.spec.from, resources);
                 if targets.is_empty() {
                     continue;
@@ -264,7 +284,7 @@ impl Tower {
                     "daUrl": format!("http://{authority}/streams/{}", encoded(&format!("{STREAMS}{metric}"))),
                     "dataFormat": "TOWER/JSON",
                 });
-                if !entries.contains(&entry) {
+                if told.insert(entry.to_string()) {
                     entries.push(entry);
                 }
             }

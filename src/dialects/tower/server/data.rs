@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 
 use super::collectors::STREAMS;
 use super::formats::{MODEL, TYPE};
-use super::{Answer, App, MAX_ID, Refused, Tower, count, json_answer, shortened};
+use super::{Answer, App, MAX_ID, Refused, Tower, count, json_answer, objects, shortened};
 use crate::model::{Datum, Timestamp};
 
 /// How long ago a datum may say that it was measured, in milliseconds, …
@@ -126,7 +126,7 @@ impl<'de> Deserialize<'de> for Number {
 }
 
 /// A finite number; a truth value is one as well.
-fn number(text: &str) -> Option<f64> {
+pub(super) fn number(text: &str) -> Option<f64> {
     match text.trim() {
         "true" => Some(1.0),
         "false" => Some(0.0),
@@ -139,7 +139,7 @@ fn read<'a>(bytes: &'a [u8], rdf: bool) -> Result<Vec<Written<'a>>, serde_json::
     match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'{') if rdf || !is_datum(bytes) => graph(bytes),
         Some(b'{') => Ok(vec![serde_json::from_slice(bytes)?]),
-        _ => serde_json::from_slice(bytes),
+        _ => Ok(objects(serde_json::from_slice(bytes)?)),
     }
 }
 
@@ -159,6 +159,9 @@ fn graph(bytes: &[u8]) -> Result<Vec<Written<'static>>, serde_json::Error> {
     let graph: serde_json::Map<String, Json> = serde_json::from_slice(bytes)?;
     let mut data = Vec::with_capacity(graph.len());
     for said in graph.into_iter().map(|(_, said)| said) {
+        if !said.is_object() {
+            return Err(serde::de::Error::custom("what is said of a subject of RDF/JSON must be an object"));
+        }
         let first = |predicate: &str| said.get(predicate).and_then(|objects| objects.get(0)?.get("value"));
         let text = |name: &str| match first(&format!("{MODEL}{name}")) {
             Some(Json::String(text)) => Some(text.clone()),
@@ -213,7 +216,7 @@ impl Tower {
         let now = self.now();
         let collection = self.supervisor.shell().collection();
         let wanted = collection.wants(metric);
-        let every = self.sampling(metric);
+        let every = self.needs().get(metric).and_then(|needed| needed.every);
         let mut good = Vec::with_capacity(data.len());
         let mut strangers = 0;
         {
@@ -242,15 +245,6 @@ impl Tower {
         let taken = self.supervisor.shell().collect(metric.clone(), good.into()).await?;
         count(if taken { &self.counters.taken } else { &self.counters.unwanted }, number);
         Ok(())
-    }
-
-    /// The shortest sampling time that is asked for a metric, in microseconds.
-    fn sampling(&self, metric: &str) -> Option<i64> {
-        let needs = self.needs();
-        let asked =
-            needs.get(metric)?.iter().filter_map(|want| number(want.spec.parameters.get("samplingTime")?));
-        let least = asked.fold(f64::INFINITY, f64::min);
-        (least.is_finite() && least > 0.0).then_some((least * 1e6) as i64)
     }
 
     async fn batch(&self, body: Body) -> Result<Vec<u8>, Refused> {
@@ -399,6 +393,8 @@ mod tests {
             "[",
             "[1]",
             "[[]]",
+            r#"[["vm1","CPU",1]]"#,
+            r#"{"a":1}"#,
             "\"a\"",
             "{",
             "[{\"value\":}]",
@@ -409,7 +405,7 @@ mod tests {
         }
         assert!(read(b"\xff\xfe[]", false).is_err());
         assert!(
-            read(br#"{"a":1,"b":{"c":[]},"_:x":{"http://www.modaclouds.eu/model#value":[]}}"#, false)
+            read(br#"{"b":{"c":[]},"_:x":{"http://www.modaclouds.eu/model#value":[]}}"#, false)
                 .expect("a graph")
                 .is_empty()
         );

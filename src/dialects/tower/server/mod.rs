@@ -13,6 +13,7 @@ mod observers;
 mod pages;
 mod rules;
 
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,9 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::StreamExt;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio_util::sync::CancellationToken;
 
 use crate::knowledge::store::StoreError;
@@ -68,6 +72,9 @@ pub enum StartError {
     /// The record cannot be read.
     #[error("the record cannot be read")]
     Store(#[from] StoreError),
+    /// What observers are told with cannot be built.
+    #[error("the HTTP client cannot be built")]
+    Client(#[from] reqwest::Error),
     /// The daemon is stopping.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -130,7 +137,7 @@ impl Tower {
         settings: Settings,
     ) -> Result<Arc<Self>, StartError> {
         let stop = CancellationToken::new();
-        let observers = Arc::new(Observers::new(stop.clone()));
+        let observers = Arc::new(Observers::new(stop.clone())?);
         let tower = Arc::new(Self {
             supervisor,
             address,
@@ -243,6 +250,31 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.status, self.text).into_response()
     }
+}
+
+/// A JSON object: where one is meant, a list of its values in some order is not.
+#[derive(Debug)]
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Only<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Only<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_any(Only(PhantomData))
+    }
+}
+
+/// The objects of a list.
+fn objects<T>(list: Vec<Object<T>>) -> Vec<T> {
+    list.into_iter().map(|Object(one)| one).collect()
 }
 
 /// What is said of something in an error: not all of what a stranger sent.

@@ -12,7 +12,7 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Answer, App, MAX_ID, Refused, Tower, shortened};
+use super::{Answer, App, MAX_ID, Object, Refused, Tower, objects, shortened};
 use crate::model::{ModelChange, Resource, Timestamp};
 
 /// The classes, and how the manager of 2014 called their groups.
@@ -232,8 +232,8 @@ fn read(bytes: &[u8]) -> Result<Vec<Resource>, Refused> {
     let bad = |why: &dyn std::fmt::Display| Refused::bad(format!("Error while reading resources: {why}"));
     let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
     if first == Some(&b'[') {
-        let all: Vec<Written> = serde_json::from_slice(bytes).map_err(|e| bad(&e))?;
-        return all.into_iter().map(|one| one.resource(None).map_err(|why| bad(&why))).collect();
+        let all: Vec<Object<Written>> = serde_json::from_slice(bytes).map_err(|e| bad(&e))?;
+        return objects(all).into_iter().map(|one| one.resource(None).map_err(|why| bad(&why))).collect();
     }
     let object: BTreeMap<Cow<'_, str>, Json> = serde_json::from_slice(bytes).map_err(|e| bad(&e))?;
     if object.contains_key("id") {
@@ -250,8 +250,8 @@ fn read(bytes: &[u8]) -> Result<Vec<Resource>, Refused> {
                 known.join(", ")
             )));
         };
-        let list: Vec<Written> = serde_json::from_value(list).map_err(|e| bad(&e))?;
-        for one in list {
+        let list: Vec<Object<Written>> = serde_json::from_value(list).map_err(|e| bad(&e))?;
+        for one in objects(list) {
             resources.push(one.resource(Some(class)).map_err(|why| bad(&why))?);
         }
     }

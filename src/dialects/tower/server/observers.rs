@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::formats::Format;
-use super::{Answer, App, Refused, Tower, json, json_answer, new_id, shortened};
+use super::{Answer, App, Object, Refused, Tower, json, json_answer, new_id, shortened};
 use crate::model::Datum;
 
 /// How many batches wait for one observer.
@@ -120,6 +120,9 @@ fn understand(written: &mut Written) -> Result<(Format, Target), String> {
             if url.scheme() != "http" && url.scheme() != "https" || url.host().is_none() {
                 return Err("the callbackUrl must begin with http:// or https://".into());
             }
+            if url.scheme() == "https" && !cfg!(feature = "tls") {
+                return Err("https needs the feature `tls` of homeostat".into());
+            }
             Target::Http(url)
         }
         "TCP" | "UDP" => {
@@ -145,7 +148,7 @@ pub(super) struct Observers {
 }
 
 impl Observers {
-    pub fn new(stop: CancellationToken) -> Self {
+    pub fn new(stop: CancellationToken) -> Result<Self, reqwest::Error> {
         // A connection of its own for every batch: what was said on one that had been closed is not said twice.
         let client = reqwest::Client::builder()
             .user_agent(concat!("homeostat/", env!("CARGO_PKG_VERSION")))
@@ -154,9 +157,8 @@ impl Observers {
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE)
             .no_proxy()
-            .build()
-            .unwrap_or_default();
-        Self { by_metric: DashMap::new(), number: AtomicUsize::new(0), client, stop }
+            .build()?;
+        Ok(Self { by_metric: DashMap::new(), number: AtomicUsize::new(0), client, stop })
     }
 
     /// Hands results to whoever observes the metric; never waits.
@@ -317,8 +319,9 @@ async fn stream(host: &str, port: u16, body: &[u8]) -> Result<(), Failure> {
 /// One datagram, or several when one cannot hold it all.
 async fn datagrams(host: &str, port: u16, format: Format, metric: &str, data: &[Datum]) -> io::Result<()> {
     let looked_up = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host, port))).await;
-    let mut addresses = looked_up.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    let to = addresses.next().ok_or(io::ErrorKind::NotFound)?;
+    let addresses = looked_up.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    // Nobody says whether a datagram arrived: of a name's addresses the first of IPv4 is taken, as in the original.
+    let to = addresses.min_by_key(|to| to.is_ipv6()).ok_or(io::ErrorKind::NotFound)?;
     let here = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(here).await?;
     let mut open = vec![data];
@@ -346,7 +349,8 @@ impl Tower {
     pub(super) async fn add_observer(&self, metric: &str, bytes: &[u8]) -> Result<Arc<Observer>, Refused> {
         self.observed(metric).await?;
         let bad = |why: String| Refused::bad(format!("Error while adding the observer: {why}"));
-        let written: Written = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        let Object(written): Object<Written> =
+            serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         let observer = self.observers.insert(new_id(), metric, written).map_err(bad)?;
         let kept = Kept { metric: metric.to_string(), observer: observer.written.clone() };
         let kept = serde_json::to_value(kept).map_err(|e| Refused::failed(e.to_string()))?;
@@ -381,4 +385,30 @@ pub(super) async fn add(State(tower): App, Path(metric): Path<String>, body: Bod
 pub(super) async fn remove(State(tower): App, Path((metric, id)): Path<(String, String)>) -> Answer {
     tower.remove_observer(&metric, &id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    #[tokio::test]
+    async fn what_does_not_fit_into_the_queue_of_an_observer_is_lost_and_counted() {
+        let observers = Observers::new(CancellationToken::new()).expect("a client");
+        // It accepts, and never answers.
+        let hangs = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/", hangs.local_addr().expect("an address"));
+        let written = serde_json::from_value(serde_json::json!({ "callbackUrl": url })).expect("an observer");
+        let observer = observers.insert("id".into(), "CPU", written).expect("an observer");
+        let datum = Datum { resource: "vm1".into(), value: 1.0, at: Timestamp(0) };
+        let data: Arc<[Datum]> = vec![datum; 3].into();
+        for _ in 0..QUEUE + 10 {
+            observers.tell(&"CPU".into(), &data);
+            observers.tell(&"RAM".into(), &data);
+        }
+        let lost = observer.lost.load(Ordering::Relaxed);
+        assert!((27..=30).contains(&lost), "{lost}");
+        assert_eq!(observers.remove_all("CPU"), ["id"]);
+        assert!(observers.of("CPU").is_empty());
+    }
 }

@@ -217,12 +217,12 @@ async fn metrics(State(tower): App, uri: Uri) -> Response {
     page.put("</table><h2>Collected now</h2>");
     page.head(&["Metric", "For", "Offered by collectors for"]);
     let mut collected: Vec<_> = needs.iter().collect();
-    collected.sort_by_key(|(metric, _)| *metric);
-    for (metric, wants) in collected {
+    collected.sort_by(|a, b| a.0.cmp(b.0));
+    for (metric, needed) in collected {
         if !page.shows(metric) {
             continue;
         }
-        let rules: Vec<&str> = wants.iter().map(|want| &*want.service).collect();
+        let rules: Vec<&str> = needed.wants.iter().map(|want| &*want.service).collect();
         let offered = tower.collectors.offers().get(metric).map_or(0, std::collections::HashMap::len);
         page.put(format_args!(
             "<tr><td>{}<td>{}<td>{offered} resources",

@@ -131,8 +131,19 @@ impl Tower {
             ChangeError::Refused(refusal) => not_installed(refusal.problems.join(", ")),
             ChangeError::Port(error) => error.into(),
         })?;
+        self.settle(&names).await;
         tracing::info!(rules = names.len(), "monitoring rules were installed");
         Ok(())
+    }
+
+    /// Waits until the shards of these rules have done what they were sent.
+    async fn settle(&self, names: &[String]) {
+        let shell = self.supervisor.shell();
+        let mut shards = BTreeSet::new();
+        for name in names.iter().filter(|name| shards.insert(shell.shard_of(name))) {
+            // There may be none of this name any more, and that is an answer.
+            let _ = shell.call(name, Request::SloList).await;
+        }
     }
 
     /// What the record knows of earlier rules of these ids is not about the new ones.
@@ -166,6 +177,7 @@ impl Tower {
             ChangeError::Refused(refusal) => Refused::failed(refusal.problems.join(", ")),
             ChangeError::Port(error) => error.into(),
         })?;
+        self.settle(&[id.to_string()]).await;
         for metric in &entry.emits {
             for id in self.observers.remove_all(metric) {
                 self.keep(&format!("observer/{id}"), None).await?;
