@@ -27,6 +27,7 @@ use crate::service::record::replay;
 pub const LOCAL: Local = Local {
     run: run_boxed,
     wrap: super::wrap::wrap_boxed,
+    collect: super::collect::collect_boxed,
     pack: pack_boxed,
     check: check_boxed,
     test: super::trial::test_boxed,

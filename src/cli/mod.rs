@@ -1,6 +1,7 @@
 //! The command line: what can be said, and who carries it out. Commands of this process are handed to [`Local`]; the others ask a running daemon.
 
 pub mod client;
+mod collect;
 pub mod fake;
 mod foreign;
 mod import;
@@ -24,8 +25,8 @@ use clap::CommandFactory;
 use futures::future::BoxFuture;
 
 pub use options::{
-    CheckOptions, Cli, Command, Common, Grant, MonitoringMode, PackOptions, ReplayOptions, RunOptions,
-    SchemaKind, SchemaOptions, TestOptions, WrapOptions,
+    CheckOptions, Cli, CollectOptions, Command, Common, Grant, MonitoringMode, PackOptions, ReplayOptions,
+    RunOptions, SchemaKind, SchemaOptions, TestOptions, WrapOptions,
 };
 pub use output::Output;
 
@@ -99,6 +100,8 @@ pub struct Local {
     pub run: fn(RunOptions, Common) -> BoxFuture<'static, Exit>,
     /// `wrap`: a program with a membrane around it.
     pub wrap: fn(WrapOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `collect`: a collector for a server of Tower 4Clouds.
+    pub collect: fn(CollectOptions, Common) -> BoxFuture<'static, Exit>,
     /// `pack`: a micro-container of a service.
     pub pack: fn(PackOptions, Common) -> BoxFuture<'static, Exit>,
     /// `check`: all errors of policies.
@@ -123,6 +126,7 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
     match command {
         Command::Run(options) => (local.run)(options, common).await,
         Command::Wrap(options) => (local.wrap)(options, common).await,
+        Command::Collect(options) => (local.collect)(options, common).await,
         Command::Pack(options) => (local.pack)(options, common).await,
         Command::Check(options) => (local.check)(options, common).await,
         Command::Test(options) => (local.test)(options, common).await,

@@ -139,6 +139,12 @@ pub enum Command {
     /// or what collectors are told.
     #[command(after_help = "Example: homeostat import rules.xml > policies/rules.yaml")]
     Import(ImportOptions),
+    /// Collect data for a server of Tower 4Clouds
+    ///
+    /// Runs the policies as `run` does, without an API, and offers every metric of every service that has a `class` to the manager. Sensors without
+    /// `every` run only while it asks for them. Every connection to it is made from here. Ctrl-C says farewell and stops in order.
+    #[command(after_help = "Example: homeostat collect --manager http://127.0.0.1:8170 policies/host")]
+    Collect(CollectOptions),
     /// Print the JSON Schema of policies, of their tests or of actions
     Schema(SchemaOptions),
     /// Feed a recording (run --record) through the same turns
@@ -301,6 +307,29 @@ impl MonitoringMode {
             Self::Change => &["change"],
         }
     }
+}
+
+/// `collect`.
+#[derive(Debug, Clone, Args)]
+pub struct CollectOptions {
+    /// The policy directories
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// Where the manager is, such as http://127.0.0.1:8170
+    #[arg(long, value_name = "URL")]
+    pub manager: String,
+    /// After how long a silence the manager may forget what is registered here: at least 10s, or 0s: never
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = HumanDuration::parse)]
+    pub keep_alive: HumanDuration,
+    /// How often the manager is asked what to send, at least 10s; one that can tell of changes at once does so in between
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = HumanDuration::parse)]
+    pub sync: HumanDuration,
+    /// Where the record of decisions, changes by hand and knowledge are kept; without it they end with the process
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How many shards; as many as cores, when absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub shards: Option<u16>,
 }
 
 /// `pack`.

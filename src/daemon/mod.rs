@@ -80,6 +80,8 @@ pub enum StartError {
 /// A running homeostat.
 pub struct Daemon {
     supervisor: Arc<Supervisor>,
+    #[cfg(feature = "forecast")]
+    _forecaster: crate::service::forecaster::Forecaster,
     dirs: Vec<PathBuf>,
     /// What was read last. Locked for one change of policies at a time, from reading to applying.
     changing: Mutex<Option<Sources>>,
@@ -127,7 +129,13 @@ impl Daemon {
             return Err(StartError::Processes(error));
         }
         let supervisor = Arc::new(Supervisor::new(shell));
-        let daemon = Self { supervisor, dirs: options.dirs, changing: Mutex::new(Some(sources)) };
+        let daemon = Self {
+            #[cfg(feature = "forecast")]
+            _forecaster: crate::service::forecaster::Forecaster::start(supervisor.shell()),
+            supervisor,
+            dirs: options.dirs,
+            changing: Mutex::new(Some(sources)),
+        };
         match daemon.begin(set, &warnings).await {
             Ok(()) => Ok(Arc::new(daemon)),
             Err(error) => {

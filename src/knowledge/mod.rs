@@ -1,5 +1,7 @@
 //! K: what is known. Windows, pools, histories and the resource model are pure; the store and the record do I/O and say so.
 
+#[cfg(feature = "forecast")]
+pub mod forecast;
 pub mod history;
 pub mod pool;
 pub mod record;

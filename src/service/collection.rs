@@ -31,6 +31,8 @@ pub struct Collection {
     /// How many needs there are of each metric.
     metrics: dashmap::DashMap<Arc<str>, usize>,
     observers: Mutex<Vec<Arc<Observer>>>,
+    /// Who is told data that come from outside.
+    listeners: RwLock<Vec<Observer>>,
     version: watch::Sender<u64>,
     emitted: AtomicU64,
 }
@@ -41,6 +43,7 @@ impl Default for Collection {
             wants: RwLock::default(),
             metrics: dashmap::DashMap::new(),
             observers: Mutex::default(),
+            listeners: RwLock::default(),
             version: watch::Sender::new(0),
             emitted: AtomicU64::new(0),
         }
@@ -99,6 +102,18 @@ impl Collection {
     /// Is told every result from now on.
     pub fn observe(&self, observer: Observer) {
         self.observers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(observer));
+    }
+
+    /// Is told all data from outside that somebody needs, from now on, as they come.
+    pub fn overhear(&self, listener: Observer) {
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
+    }
+
+    /// Tells listeners of data that have come.
+    pub(super) fn come(&self, metric: &Arc<str>, data: &Arc<[Datum]>) {
+        for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            listener(metric, data);
+        }
     }
 
     /// How many results there were.

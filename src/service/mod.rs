@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod collection;
 pub mod control;
+#[cfg(feature = "forecast")]
+pub mod forecaster;
 pub mod groups;
 pub mod handle;
 pub mod message;

@@ -337,6 +337,7 @@ impl Shell {
         if data.is_empty() || !self.0.collection.wants(&metric) {
             return Ok(false);
         }
+        self.0.collection.come(&metric, &data);
         for shard in 0..self.0.mailboxes.len() {
             self.send_to(shard, Message::Data(metric.clone(), data.clone())).await?;
         }

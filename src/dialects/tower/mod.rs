@@ -9,6 +9,7 @@
 //! `docs/tower.md` says what a rule becomes and where this differs from the original.
 
 pub mod action;
+pub mod collector;
 pub mod condition;
 pub mod constraints;
 pub mod rule;

@@ -5,8 +5,11 @@
 mod support;
 
 mod abuse;
+mod collect;
 mod collectors;
 mod data;
+#[cfg(feature = "forecast")]
+mod forecast;
 mod manager;
 mod model;
 mod observers;

@@ -390,7 +390,7 @@ fn triples(targets: &[Selector], resources: &[Arc<Resource>]) -> Vec<[Option<Str
 }
 
 /// As the clients of Tower 4Clouds write a name in a path.
-pub(super) fn encoded(text: &str) -> String {
+pub(in super::super) fn encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
 

@@ -37,7 +37,10 @@ use crate::model::{PortError, Timestamp};
 use crate::service::supervisor::Supervisor;
 
 use collectors::Collectors;
+pub use collectors::WAIT;
+pub(super) use collectors::encoded;
 use model::Registry;
+pub(super) use model::written;
 use observers::Observers;
 use rules::Catalog;
 

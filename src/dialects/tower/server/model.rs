@@ -101,7 +101,7 @@ impl Written {
 }
 
 /// A resource as clients read it; none without a class of theirs, such as a managed service.
-fn written(resource: &Resource) -> Option<Json> {
+pub(in super::super) fn written(resource: &Resource) -> Option<Json> {
     let class = resource.class.as_deref().filter(|class| CLASSES.iter().any(|(name, _)| name == class))?;
     let mut object = Map::new();
     for (name, targets) in &resource.relations {
