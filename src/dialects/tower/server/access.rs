@@ -32,7 +32,8 @@ pub(super) async fn no_store(request: Request, next: Next) -> Response {
 
 /// Whether a request changes something; the original has a GET that does.
 fn changes(method: &Method, uri: &Uri) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD) || uri.query().is_some_and(|q| q.contains("enabled"))
+    let switches = uri.path().starts_with("/v1/monitoring-rules/") && uri.query().is_some();
+    switches || !matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// - On a loopback address the host must be this machine by name: a name that resolves to 127.0.0.1 would make a strange page one of ours
@@ -117,6 +118,7 @@ mod tests {
             &[here, ("user-agent", "Mozilla/5.0")],
         ] {
             assert!(!ask(true, Method::GET, switch, bad), "{bad:?}");
+            assert!(!ask(true, Method::GET, "/v1/monitoring-rules/R?%65nabled=true", bad), "{bad:?}");
             assert!(!ask(true, Method::POST, "/v1/monitoring-rules", bad), "{bad:?}");
         }
     }

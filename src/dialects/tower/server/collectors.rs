@@ -16,6 +16,7 @@ use serde_json::{Value as Json, json};
 use super::data::number;
 use super::model::{Registry, Written};
 use super::{Answer, App, MAX_ID, Object, Refused, Tower, json_answer, lock, new_id, shortened};
+use crate::model::connector::CollectSensor;
 use crate::model::{ModelChange, PortError, Resource, Selector, Timestamp};
 use crate::service::collection::Want;
 
@@ -50,7 +51,7 @@ pub(super) struct Collector {
     pub keep: Option<Duration>,
     seen: AtomicI64,
     /// How many of its requests wait for a change.
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
     pub counted: Arc<Counted>,
 }
 
@@ -93,7 +94,7 @@ impl Collector {
             resources: resources.into_values().collect(),
             keep,
             seen: AtomicI64::new(now.0),
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
             counted: Arc::default(),
         })
     }
@@ -161,7 +162,11 @@ struct Needs {
 /// What is needed of one metric.
 #[derive(Default)]
 pub(super) struct Needed {
-    pub wants: Vec<Want>,
+    /// By whom.
+    pub services: Vec<Arc<str>>,
+    /// What; what several services need is there once.
+    specs: Vec<CollectSensor>,
+    told: HashSet<String>,
     /// The shortest sampling time that is asked for, in microseconds.
     pub every: Option<i64>,
 }
@@ -173,7 +178,10 @@ impl Needed {
         if let Some(every) = every.map(|seconds| (seconds * 1e6) as i64) {
             self.every = Some(self.every.map_or(every, |least| least.min(every)));
         }
-        self.wants.push(want);
+        self.services.push(want.service);
+        if self.told.insert(json!([want.spec.from, want.spec.parameters]).to_string()) {
+            self.specs.push(want.spec);
+        }
     }
 }
 
@@ -198,6 +206,7 @@ impl Collectors {
         let before = self.get(id);
         if let Some(before) = &before {
             collector.counted = before.counted.clone();
+            collector.waiting = before.waiting.clone();
         }
         let mut offers = self.offers.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = &before {
@@ -272,20 +281,16 @@ impl Tower {
         let mut configuration = serde_json::Map::new();
         let offers: BTreeMap<_, _> = collector.offers.iter().collect();
         for (metric, resources) in offers {
-            let (mut entries, mut told) = (Vec::new(), HashSet::new());
-            for want in needs.get(metric).into_iter().flat_map(|needed| &needed.wants) {
-                let targets = triples(&want.spec.from, resources);
-                if targets.is_empty() {
-                    continue;
-                }
-                let entry = json!({
-                    "parameters": want.spec.parameters,
-                    "targetResources": targets,
-                    "daUrl": format!("http://{authority}/streams/{}", encoded(&format!("{STREAMS}{metric}"))),
-                    "dataFormat": "TOWER/JSON",
-                });
-                if told.insert(entry.to_string()) {
-                    entries.push(entry);
+            let mut entries: Vec<Json> = Vec::new();
+            for spec in needs.get(metric).into_iter().flat_map(|needed| &needed.specs) {
+                let targets = triples(&spec.from, resources);
+                if !targets.is_empty() {
+                    entries.push(json!({
+                        "parameters": spec.parameters,
+                        "targetResources": targets,
+                        "daUrl": format!("http://{authority}/streams/{}", encoded(&format!("{STREAMS}{metric}"))),
+                        "dataFormat": "TOWER/JSON",
+                    }));
                 }
             }
             if !entries.is_empty() {

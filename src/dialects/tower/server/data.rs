@@ -316,6 +316,8 @@ pub(super) async fn act(State(tower): App, Path(id): Path<String>, headers: Head
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn now() -> Timestamp {
@@ -383,6 +385,18 @@ mod tests {
         assert_eq!(values(&json), values(&rdf));
         assert_eq!(values(&rdf).len(), 20);
         assert!(values(&rdf).iter().all(Option::is_some));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_read_with_a_panic(
+            text in r#"[\[{]?([\[\]{}:,"0-9eE.\- ]|"resourceId":|"value":|"metric":|"timestamp":|true|null|"vm1"){0,40}"#,
+            rdf: bool,
+        ) {
+            for datum in read(text.as_bytes(), rdf).into_iter().flatten() {
+                let _ = usable(&datum, Some("CPU"), now());
+            }
+        }
     }
 
     #[test]

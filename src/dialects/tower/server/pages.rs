@@ -222,7 +222,7 @@ async fn metrics(State(tower): App, uri: Uri) -> Response {
         if !page.shows(metric) {
             continue;
         }
-        let rules: Vec<&str> = needed.wants.iter().map(|want| &*want.service).collect();
+        let rules: Vec<&str> = needed.services.iter().map(|service| &**service).collect();
         let offered = tower.collectors.offers().get(metric).map_or(0, std::collections::HashMap::len);
         page.put(format_args!(
             "<tr><td>{}<td>{}<td>{offered} resources",
