@@ -5,6 +5,7 @@
 mod support;
 
 mod abuse;
+mod adaptive;
 mod collect;
 mod collectors;
 mod data;
