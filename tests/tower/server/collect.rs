@@ -37,7 +37,7 @@ fn a_metric_of_this_host_becomes_the_result_of_a_rule_and_is_measured_only_meanw
     let runs = tempfile::NamedTempFile::new().unwrap();
     let file = runs.path().display();
     let dir = policy(&machine(&format!(
-        "Memory: {{ host: memory_used }}, Answer: {{ exec: {{ command: [ sh, -c, \"echo x >> {file}; echo 42\" ] }} }}"
+        "Memory: {{ host: {{ what: memory_used }} }}, Answer: {{ exec: {{ command: [ sh, -c, \"echo x >> {file}; echo 42\" ] }} }}"
     )));
     let manager = format!("http://{}", tower.address);
     let mut collector =
