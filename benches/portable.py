@@ -26,7 +26,7 @@ TARGET = "aarch64-unknown-linux-gnu"
 POLICY = """service: web
 endpoint: 127.0.0.1:{endpoint}
 listen: 127.0.0.1:{listen}
-process: {{ command: [python3, -m, http.server, "{endpoint}", --bind, 127.0.0.1], ready: {{ tcp: true }} }}
+process: {{ command: [python3, -m, http.server, "{endpoint}", --bind, 127.0.0.1], ready: {{ port: "127.0.0.1:{endpoint}" }} }}
 monitor: {{ sensors: {{ rate: {{ proxy: {{ what: requests, every: 1s }} }} }} }}
 """
 
@@ -35,6 +35,23 @@ def built():
     linker = {"CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER": "aarch64-linux-gnu-gcc"}
     subprocess.run(["cargo", "build", "--locked", "--target", TARGET], cwd=ROOT, env={**os.environ, **linker}, check=True)
     return os.path.join(ROOT, "target", TARGET, "debug", "homeostat")
+
+
+def counted(answer):
+    status, metric = answer
+    return status == 200 and metric.get("reading", metric).get("value", 0) >= 1
+
+
+def await_answer(until, what, right):
+    last = None
+    while time.monotonic() < until:
+        try:
+            if right():
+                return
+        except OSError as error:
+            last = error
+        time.sleep(0.2)
+    sys.exit(f"{what} does not come: {last}")
 
 
 def main():
@@ -60,17 +77,8 @@ def main():
             file.write(POLICY.format(endpoint=endpoint, listen=listen))
         programs.start([*command, "run", folder, "--listen", f"127.0.0.1:{api}"], api, seconds=120)
         until = time.monotonic() + 60
-        while request(listen, "GET", "/")[0] != 200:
-            if time.monotonic() > until:
-                sys.exit("the service in front of which homeostat stands does not answer")
-            time.sleep(0.2)
-        while True:
-            status, metric = request(api, "GET", "/v1/services/web/metrics/rate")
-            if status == 200 and metric.get("reading", metric).get("value", 0) >= 1:
-                break
-            if time.monotonic() > until:
-                sys.exit(f"the calls are not counted: {status} {metric}")
-            time.sleep(0.2)
+        await_answer(until, "the service in front of which homeostat stands", lambda: request(listen, "GET", "/")[0] == 200)
+        await_answer(until, "the count of its calls", lambda: counted(request(api, "GET", "/v1/services/web/metrics/rate")))
         print("a program was started, its calls were relayed and counted, and the API answers")
 
 

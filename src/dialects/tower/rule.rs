@@ -1,4 +1,4 @@
-//! A monitoring rule as its XML says it, complete or not: [`super::validate`] says what is missing or wrong.
+//! A monitoring rule as its XML says it, complete or not: [`super::validate()`] says what is missing or wrong.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -25,7 +25,7 @@ pub const SLO: &str = "rule";
 /// The annotation that holds the rule as XML.
 pub const ANNOTATION: &str = "tower.rule";
 
-/// Why a rule has no translation: [`super::validate`] was not asked, or was not listened to.
+/// Why a rule has no translation: [`super::validate()`] was not asked, or was not listened to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the rule `{rule}` cannot become a policy: {why}")]
 pub struct TranslateError {

@@ -1,4 +1,4 @@
-//! Reads rules from XML: in any order of elements, with any prefix. What a rule lacks is not said here but by [`super::validate`].
+//! Reads rules from XML: in any order of elements, with any prefix. What a rule lacks is not said here but by [`super::validate()`].
 //!
 //! XML from strangers is read within bounds, which are checked before the parser sees it: at most [`MAX_TEXT`] bytes, [`MAX_DEPTH`]
 //! elements within each other, [`MAX_ATTRIBUTES`] attributes of one element, [`MAX_ELEMENTS`] elements; no document type, and so no
