@@ -2,7 +2,7 @@
 """The web shop of Tower 4Clouds as a load generator: it registers its machines and methods, asks what to send, and sends that, in a quiet, a slow and a quiet phase.
 
     homeostat run policies/ecommerce --tower 127.0.0.1:8170
-    python3 examples/ecommerce.py --manager http://127.0.0.1:8170 --phase 180
+    python3 examples/ecommerce.py --manager http://127.0.0.1:8170 --phase 300
 
 While methods take more than 10 s, the rules have the memory of the Frontend machines sent as well, and only then: what it sends per second rises and falls again. Python's own library is all it needs.
 With `--rules FILE` it installs rules first, for a server that has none.
@@ -101,7 +101,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manager", default="http://127.0.0.1:8170")
     parser.add_argument("--rules", help="a file of rules that are installed first")
-    parser.add_argument("--phase", type=float, default=180, help="seconds that each of the three phases takes")
+    parser.add_argument("--phase", type=float, default=300, help="seconds that each of the three phases takes")
     parser.add_argument("--pause", type=float, default=0.2, help="seconds between two rounds of data")
     options = parser.parse_args()
     try:
