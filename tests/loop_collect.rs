@@ -318,3 +318,28 @@ fn what_makes_no_sense_is_said_where_it_stands() {
         assert_eq!(problems.iter().map(|p| p.code).collect::<Vec<_>>(), [code], "{metric}: {problems:?}");
     }
 }
+
+#[test]
+fn what_is_enabled_again_does_not_act_on_what_was_before() {
+    let mut s = simulate(&format!(
+        "{CLOUDS}service: R
+monitor:
+  sensors: {{ CPU: {{ collect: {{ from: [ {{ class: VM }} ] }} }} }}
+  metrics: {{ Load: {{ of: CPU, every: 10s, aggregate: avg, having: value > 15 }} }}
+analyze: {{ rule: {{ objective: Load_results < 1, missing: ok }} }}
+plan: [ {{ when: rule, do: [ {{ notify: {{ text: busy }} }} ], mode: act, cooldown: 10s }} ]
+execute: {{}}
+"
+    ));
+    loads(&mut s);
+    let acted = |s: &Sim| s.decisions_of("R").iter().filter(|d| !d.outcomes.is_empty()).count();
+    assert_eq!(acted(&s), 1);
+    s.enable("R", "rule", false);
+    s.wait(30);
+    s.enable("R", "rule", true);
+    s.wait(60);
+    assert_eq!(acted(&s), 1, "nothing came since");
+    assert_eq!(s.value("R", "Load_results"), Some(0.0));
+    loads(&mut s);
+    assert_eq!(acted(&s), 2);
+}

@@ -524,11 +524,16 @@ impl Monitor {
     }
 
     /// Lets streams begin or end, after [`Monitor::weigh`].
-    pub fn pace(&mut self, now: Timestamp) {
-        for slot in &mut self.slots {
+    pub fn pace(&mut self, now: Timestamp, changed: &mut Vec<SlotId>) {
+        for number in 0..self.slots.len() {
+            let slot = &mut self.slots[number];
             let needed = slot.needed;
-            if let Source::Stream(flow) = &mut slot.source {
-                flow.pace(needed, now);
+            if let Source::Stream(flow) = &mut slot.source
+                && flow.pace(needed, now)
+            {
+                slot.held = Held::missing(MissingReason::NoSample);
+                slot.set_family(Vec::new());
+                self.spread(number as SlotId, now, changed);
             }
         }
     }

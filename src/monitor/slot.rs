@@ -133,7 +133,8 @@ impl Flow {
     }
 
     /// Begins when somebody needs it and ends when nobody does; data are kept only in between (R2-33).
-    pub(super) fn pace(&mut self, needed: bool, now: Timestamp) {
+    /// Whether it did: what an earlier window came to says nothing from then on.
+    pub(super) fn pace(&mut self, needed: bool, now: Timestamp) -> bool {
         match (needed, self.next) {
             (true, None) => {
                 self.stream = Stream::begin(now);
@@ -143,8 +144,9 @@ impl Flow {
                 self.stream = Stream::default();
                 self.next = None;
             }
-            _ => {}
+            _ => return false,
         }
+        self.newest.take().is_some()
     }
 
     /// Evaluates every window that ended until `now`: their results, and what the newest of them came to as a whole. A clock that stood
@@ -696,10 +698,11 @@ impl Slot {
                 true
             }
             Source::Results { of: Some(of) } => {
-                if let Source::Stream(flow) = &before[*of as usize].source
-                    && let Some((at, count)) = flow.newest
-                {
-                    self.held = Held { value: count as f64, missing: None, at, stale_at: None };
+                if let Source::Stream(flow) = &before[*of as usize].source {
+                    self.held = match flow.newest {
+                        Some((at, count)) => Held { value: count as f64, missing: None, at, stale_at: None },
+                        None => Held::missing(MissingReason::NoSample),
+                    };
                 }
                 true
             }

@@ -73,16 +73,17 @@ struct Model {
 }
 
 impl Model {
+    /// What policies say comes first; but a service that says nothing of itself, such as a rule, hides nothing that is called like it.
     fn get(&self, id: &str) -> Option<Arc<Resource>> {
-        self.declared.get(id).or_else(|| self.registered.get(id)).cloned()
+        let says_something =
+            |r: &&Arc<Resource>| r.class.is_some() || r.kind.is_some() || !r.relations.is_empty();
+        let (declared, registered) = (self.declared.get(id), self.registered.get(id));
+        declared.filter(|d| registered.is_none() || says_something(d)).or(registered).cloned()
     }
 
     fn all(&self) -> Vec<Arc<Resource>> {
-        let more = self.registered.iter().filter(|(id, _)| !self.declared.contains_key(*id));
-        let mut all: Vec<_> =
-            self.declared.iter().chain(more).map(|(_, resource)| resource.clone()).collect();
-        all.sort_by(|a, b| a.id.cmp(&b.id));
-        all
+        let ids: BTreeSet<&Arc<str>> = self.declared.keys().chain(self.registered.keys()).collect();
+        ids.into_iter().filter_map(|id| self.get(id)).collect()
     }
 
     fn declare(&mut self, id: &Arc<str>, resource: Option<Arc<Resource>>) -> Option<ModelChange> {

@@ -252,7 +252,7 @@ impl ServiceLoop {
             turn.mail.push((service, letter));
         }
         if let Some(monitor) = &mut self.monitor {
-            monitor.pace(turn.now);
+            monitor.pace(turn.now, &mut self.changed);
         }
         let sensors = self.monitor.as_ref().map(|m| m.sensors()).unwrap_or_default();
         if sensors != self.sensors {

@@ -15,6 +15,7 @@ mod manager;
 mod model;
 mod observers;
 mod pages;
+mod shared;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

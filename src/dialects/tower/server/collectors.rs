@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use dashmap::DashMap;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
+use tokio_util::sync::CancellationToken;
 
 use super::data::number;
 use super::model::{Registry, Written};
@@ -53,6 +54,8 @@ pub(super) struct Collector {
     /// How many of its requests wait for a change.
     waiting: Arc<AtomicUsize>,
     pub counted: Arc<Counted>,
+    /// It registered anew, or is gone.
+    over: CancellationToken,
 }
 
 /// What was counted of the data of one collector.
@@ -96,6 +99,7 @@ impl Collector {
             seen: AtomicI64::new(now.0),
             waiting: Arc::default(),
             counted: Arc::default(),
+            over: CancellationToken::new(),
         })
     }
 
@@ -119,10 +123,10 @@ impl Collector {
     }
 }
 
-/// A resource of a metric that a collector has registered.
+/// A resource of a metric that collectors have registered.
 pub(super) struct Offered {
-    collector: Arc<str>,
-    pub counted: Arc<Counted>,
+    /// Which, and what is counted of them. Data do not say whose they are: what several offer is counted for the first.
+    by: Vec<(Arc<str>, Arc<Counted>)>,
     /// Since when `data` are counted, in microseconds, and how many: what came in the present span of its sampling time.
     since: AtomicI64,
     data: AtomicU64,
@@ -134,17 +138,19 @@ const BURST: u64 = 10;
 impl Offered {
     /// Counts a datum; `every` is the sampling time that was asked for, in microseconds.
     pub fn count(&self, now: Timestamp, every: Option<i64>, wanted: bool) {
-        self.counted.data.fetch_add(1, Ordering::Relaxed);
+        let Some((_, counted)) = self.by.first() else { return };
+        counted.data.fetch_add(1, Ordering::Relaxed);
         if !wanted {
-            self.counted.unwanted.fetch_add(1, Ordering::Relaxed);
+            counted.unwanted.fetch_add(1, Ordering::Relaxed);
         }
         let Some(every) = every else { return };
         let since = self.since.load(Ordering::Relaxed);
+        let allowed = 2 * BURST * self.by.len() as u64;
         if now.0.saturating_sub(since) > every.saturating_mul(BURST as i64) {
             self.since.store(now.0, Ordering::Relaxed);
             self.data.store(1, Ordering::Relaxed);
-        } else if self.data.fetch_add(1, Ordering::Relaxed) >= 2 * BURST {
-            self.counted.excess.fetch_add(1, Ordering::Relaxed);
+        } else if self.data.fetch_add(1, Ordering::Relaxed) >= allowed {
+            counted.excess.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -215,21 +221,27 @@ impl Collectors {
         for (metric, resources) in &collector.offers {
             let of_metric = offers.entry(metric.clone()).or_default();
             for resource in resources {
-                let offered = Offered {
-                    collector: id.clone(),
-                    counted: collector.counted.clone(),
-                    since: AtomicI64::new(0),
-                    data: AtomicU64::new(0),
-                };
-                of_metric.insert(resource.id.as_str().into(), offered);
+                let by = (id.clone(), collector.counted.clone());
+                match of_metric.get_mut(resource.id.as_str()) {
+                    Some(offered) => offered.by.push(by),
+                    None => {
+                        let (since, data) = (AtomicI64::new(0), AtomicU64::new(0));
+                        let offered = Offered { by: vec![by], since, data };
+                        of_metric.insert(resource.id.as_str().into(), offered);
+                    }
+                }
             }
         }
         self.all.insert(id.clone(), Arc::new(collector));
+        if let Some(before) = before {
+            before.over.cancel();
+        }
     }
 
     fn remove(&self, id: &str) -> Option<Arc<Collector>> {
         let (id, collector) = self.all.remove(id)?;
         withdraw(&mut self.offers.write().unwrap_or_else(PoisonError::into_inner), &id, &collector);
+        collector.over.cancel();
         Some(collector)
     }
 
@@ -249,7 +261,9 @@ fn withdraw(offers: &mut Offers, id: &str, collector: &Collector) {
     for (metric, resources) in &collector.offers {
         let Some(of_metric) = offers.get_mut(metric) else { continue };
         for resource in resources {
-            if of_metric.get(resource.id.as_str()).is_some_and(|offered| &*offered.collector == id) {
+            let Some(offered) = of_metric.get_mut(resource.id.as_str()) else { continue };
+            offered.by.retain(|(collector, _)| &**collector != id);
+            if offered.by.is_empty() {
                 of_metric.remove(resource.id.as_str());
             }
         }
@@ -477,6 +491,7 @@ pub(super) async fn configuration(State(tower): App, Path(id): Path<String>, hea
             () = &mut over => break,
             () = tower.stop.cancelled() => break,
             changed = changes.changed() => if changed.is_err() { break },
+            () = collector.over.cancelled() => {}
         }
         // It may have registered anew, or not be there any more.
         collector = tower.collectors.get(&id).ok_or_else(|| Refused::missing("data collector", &id))?;

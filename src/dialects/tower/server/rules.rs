@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 
 use super::super::rule::Rule;
@@ -217,6 +217,15 @@ fn documents(text: &str, catalog: &Catalog) -> Result<Documents, Refused> {
             wrong.push(format!("[Rule {id}, error: ID_ALREADY_EXISTS at position id, details: {details}]"));
             continue;
         }
+        let emitted = rule.outputs().find(|metric| {
+            let by = catalog.emitted.get(*metric).and_then(|service| catalog.entries.get(service));
+            by.is_some_and(|entry| entry.rule.is_none())
+        });
+        if let Some(metric) = emitted {
+            let details = format!("a policy puts out the metric {metric} already");
+            wrong.push(format!("[Rule {id}, error: INVALID_ACTION at position metric, details: {details}]"));
+            continue;
+        }
         match translate(rule, &metric_of).map_err(|e| e.to_string()) {
             Ok(document) => documents.push((id, Some(document))),
             Err(why) => wrong.push(why),
@@ -245,7 +254,11 @@ pub(super) async fn install(State(tower): App, body: Body) -> Answer {
 }
 
 /// `GET /v1/monitoring-rules/{id}?enabled=`: changes something, as in the original.
-pub(super) async fn switch(State(tower): App, Path(id): Path<String>, uri: Uri) -> Answer {
+pub(super) async fn switch(State(tower): App, Path(id): Path<String>, method: Method, uri: Uri) -> Answer {
+    // Whoever only looks changes nothing.
+    if method != Method::GET {
+        return Ok(StatusCode::METHOD_NOT_ALLOWED.into_response());
+    }
     let query = uri.query().unwrap_or_default();
     let value = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "enabled");
     let on = match value.as_ref().map(|(_, value)| &**value) {
