@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(stream.rows(at(10), over, &everything, &[Aggregate::Count], &model).values, [1.0]);
     }
 
-    /// Requirement: R2-08, R2-14, R2-25
+    /// Requirement: R2-14, R2-25
     #[test]
     fn data_are_grouped_by_what_the_model_says_when_they_are_evaluated() {
         let mut stream = Stream::default();
