@@ -239,6 +239,12 @@ execute: {{}}
     let decisions = s.decisions_of("shop");
     assert_eq!(decisions[0].alarm.as_ref().map(|a| a.slo.as_str()), Some("fast"));
     assert_eq!(decisions[0].outcomes[0].status, OutcomeStatus::Done);
+    let acted = |s: &Sim| s.decisions_of("shop").iter().filter(|d| !d.outcomes.is_empty()).count();
+    s.wait(600);
+    assert_eq!(acted(&s), 1, "nobody raised it again, so nobody answers it again");
+    loads(&mut s);
+    s.wait(1);
+    assert_eq!(acted(&s), 2);
 }
 
 /// Requirement: R2-31

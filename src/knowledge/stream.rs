@@ -225,12 +225,11 @@ impl Stream {
 
     /// Drops what no window can hold any more, and what was looked up in another model.
     fn prepare(&mut self, until: Timestamp, over: Duration, grouping: &Grouping, model: &Resources) {
-        if self.log.is_empty() && !self.names.is_empty() {
-            // Resources come and go; when none is heard of for a whole window, all are forgotten.
-            *self = Self { evaluated: self.evaluated, ..Self::default() };
-        }
         self.forget(until.before(over));
         self.evaluated = self.evaluated.max(until);
+        if self.names.len() > self.log.len() {
+            self.forget_names();
+        }
         if self.version != Some(model.version()) {
             self.version = Some(model.version());
             self.places.fill(Place::Unknown);
@@ -240,6 +239,25 @@ impl Stream {
         if grouping.by.is_none() && self.groups.is_empty() {
             self.groups.push(ALL.into());
         }
+    }
+
+    /// Forgets the resources that have no data any more: they come and go, and a stream with more names than data has some.
+    fn forget_names(&mut self) {
+        let before = std::mem::take(&mut self.names);
+        let mut renumbered = vec![None; before.len()];
+        self.numbers.clear();
+        for entry in &mut self.log {
+            let old = entry.resource as usize;
+            entry.resource = *renumbered[old].get_or_insert_with(|| {
+                let number = self.names.len() as u32;
+                self.names.push(before[old].clone());
+                self.numbers.insert(before[old].clone(), number);
+                number
+            });
+        }
+        self.places = vec![Place::Unknown; self.names.len()];
+        self.groups.clear();
+        self.group_numbers.clear();
     }
 
     fn look_up(&mut self, wanted: impl Fn(usize) -> bool, grouping: &Grouping, model: &Resources) {
@@ -451,6 +469,24 @@ mod tests {
         assert_eq!(evaluate(&model), [("amazon".to_string(), 15.0), ("flexiant".to_string(), 30.0)]);
         model.insert(resource("vm2", "VM", &[("cloudProvider", "flexiant")]));
         assert_eq!(evaluate(&model), [("amazon".to_string(), 10.0), ("flexiant".to_string(), 25.0)]);
+    }
+
+    #[test]
+    fn resources_that_come_and_go_leave_nothing_behind() {
+        let mut stream = Stream::default();
+        let (over, model) = (Duration::from_secs(10), Resources::new());
+        let by_id = Grouping { from: Vec::new(), by: Some("id".into()) };
+        for step in 1..=100 {
+            for n in 0..10 {
+                stream.insert(&datum(&format!("vm{step}-{n}"), 1.0, step * 10 - 5));
+            }
+            stream.insert(&datum("stays", 1.0, step * 10 - 5));
+            let rows = stream.rows(at(step * 10), over, &by_id, &[Aggregate::Count], &model);
+            assert_eq!(rows.values, [1.0; 11]);
+            assert!(rows.labels.contains(&"stays".into()));
+            stream.forget(at(step * 10));
+            assert!(stream.names.len() <= 22 && stream.groups.len() <= 22, "{}", stream.names.len());
+        }
     }
 
     proptest! {

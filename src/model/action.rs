@@ -108,7 +108,7 @@ pub enum Action {
         /// Its new value.
         value: String,
     },
-    /// Raises an alarm at a service, as its analyzer would: its plans answer it (R2-38).
+    /// Raises an alarm at a service: its plans answer it, once for each time that it is raised (R2-38).
     Raise {
         /// Whose alarm.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -120,8 +120,6 @@ pub(super) struct Flow {
     pub(super) stream: Stream,
     /// When it is evaluated next; `None` while nobody needs it.
     pub(super) next: Option<Timestamp>,
-    /// Where the values that its expressions read stand.
-    having_scratch: [Option<f64>; 1],
 }
 
 /// How many evaluations that were missed are made up for.
@@ -129,7 +127,7 @@ const MADE_UP: i64 = 16;
 
 impl Flow {
     fn new(policy: Arc<StreamPolicy>, of: Option<SlotId>) -> Self {
-        Self { policy, of, newest: None, stream: Stream::default(), next: None, having_scratch: [None] }
+        Self { policy, of, newest: None, stream: Stream::default(), next: None }
     }
 
     /// Begins when somebody needs it and ends when nobody does; data are kept only in between (R2-33).
@@ -170,11 +168,9 @@ impl Flow {
 
     fn window(&mut self, until: Timestamp, model: &Resources) -> Evaluated {
         let policy = self.policy.clone();
-        let scratch = &mut self.having_scratch;
-        let mut counts = |value: f64| {
-            scratch[0] = Some(value);
-            value.is_finite()
-                && policy.having.as_ref().is_none_or(|having| having.eval(scratch).is_ok_and(|v| v != 0.0))
+        let counts = |value: f64| {
+            let holds = |having: &Expression| having.eval(&[Some(value)]).is_ok_and(|v| v != 0.0);
+            value.is_finite() && policy.having.as_ref().is_none_or(holds)
         };
         let said_of = |label: &Arc<str>| policy.resource.as_ref().unwrap_or(label).clone();
         let mut results = Vec::new();

@@ -64,6 +64,8 @@ struct Task {
 struct Case {
     alarm: Alarm,
     tasks: BTreeMap<usize, Task>,
+    /// Nobody will say that it is over: each of its tasks plans once.
+    once: bool,
 }
 
 /// What an alarm led to.
@@ -107,7 +109,7 @@ impl Planner {
                     tasks.entry(row).or_default();
                 }
             }
-            planner.cases.insert(slo, Case { alarm: case.alarm, tasks });
+            planner.cases.insert(slo, Case { alarm: case.alarm, tasks, once: case.once });
         }
         planner
     }
@@ -141,8 +143,21 @@ impl Planner {
         self.cases.contains_key(slo)
     }
 
-    /// Takes an alarm.
+    /// Takes an alarm of the analyzer, which says when it is over.
     pub fn take(&mut self, alarm: Alarm) -> Taken {
+        self.open(alarm, false)
+    }
+
+    /// Takes an alarm that an action raises: it is planned once, each time that it is raised. Where the analyzer's own alarm stands, that one counts.
+    pub fn raise(&mut self, alarm: Alarm) -> Taken {
+        let stands = |case: &Case| !case.once && case.alarm.kind != AlarmKind::Recovered;
+        if self.cases.get(&alarm.slo).is_some_and(stands) {
+            return Taken::Case;
+        }
+        self.open(alarm, true)
+    }
+
+    fn open(&mut self, alarm: Alarm, once: bool) -> Taken {
         let rows = self.matching(&alarm);
         let before = self.cases.remove(&alarm.slo);
         if alarm.kind == AlarmKind::Recovered && rows.is_empty() {
@@ -156,9 +171,17 @@ impl Planner {
         let same = before
             .as_ref()
             .is_some_and(|c| (c.alarm.kind == AlarmKind::Recovered) == (alarm.kind == AlarmKind::Recovered));
-        let mut old = before.filter(|_| same).map(|c| c.tasks).unwrap_or_default();
+        let mut old = before.filter(|_| same).unwrap_or_else(|| Case {
+            alarm: alarm.clone(),
+            tasks: BTreeMap::new(),
+            once,
+        });
+        if old.once {
+            old.tasks.values_mut().for_each(|task| task.done = false);
+        }
+        let mut old = old.tasks;
         let tasks = rows.into_iter().map(|row| (row, old.remove(&row).unwrap_or_default())).collect();
-        self.cases.insert(alarm.slo.clone(), Case { alarm, tasks });
+        self.cases.insert(alarm.slo.clone(), Case { alarm, tasks, once });
         Taken::Case
     }
 
@@ -256,7 +279,7 @@ impl Planner {
     /// follows on: one that was carried out and did not help.
     pub fn planned(&mut self, id: &TaskId, upshot: Upshot, now: Timestamp) -> (bool, Option<DecisionId>) {
         self.rest.insert(id.clone(), self.rested(id.row, now));
-        let once = self.cases.get(&id.slo).is_some_and(|c| c.alarm.kind == AlarmKind::Recovered);
+        let once = self.cases.get(&id.slo).is_some_and(|c| c.once || c.alarm.kind == AlarmKind::Recovered);
         let Some(task) = self.task(id) else { return (true, None) };
         task.wait = None;
         task.done = once;

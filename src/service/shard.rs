@@ -200,7 +200,7 @@ impl Shard {
     fn model_changes(&mut self, changes: &[ModelChange]) {
         for change in changes {
             match change {
-                ModelChange::Put(resource) => drop(self.model.insert((**resource).clone())),
+                ModelChange::Put(resource) => drop(self.model.insert(resource.clone())),
                 ModelChange::Remove(id) => drop(self.model.remove(id)),
             }
         }

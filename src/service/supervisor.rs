@@ -346,30 +346,7 @@ impl Supervisor {
                 return Err(refusal(new).into());
             }
         }
-        let mut by_hand = state.by_hand.clone();
-        let base = base_of(files, name);
-        // Detaching what only a hand had attached leaves nothing to remember.
-        let undone = policy.is_none() && base.is_empty();
-        if undone {
-            by_hand.remove(name);
-        } else {
-            by_hand.insert(name.into(), ByHand { policy, base: base.clone() });
-        }
-        let changes = by_hand.iter().map(|(n, h)| (n.clone(), h.policy.clone())).collect();
-        let (next, warnings) = overlay(&state.files, &changes)
-            .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
-        let mut applied = self.transition(&mut state, next).await?;
-        self.note_origins(&by_hand, &state.running);
-        let document = state.running.services.get(name).map(|policy| with_scripts(policy));
-        state.by_hand = by_hand;
-        let record = HandMade { service: name.into(), component: WHOLE.into(), document, base_hash: base };
-        let store = self.shell.store();
-        let stored = if undone { store.forget_hand_made(name, WHOLE) } else { store.hand_made(record) };
-        stored.await.map_err(|e| {
-            PortError::Unavailable(format!("the change runs, but could not be recorded: {e}"))
-        })?;
-        applied.warnings = warnings.iter().map(ToString::to_string).chain(loose).collect();
-        Ok(applied)
+        self.run_by_hand(&mut state, vec![(name.into(), policy)], loose).await
     }
 
     /// Changes many services by hand, all or none: `None` detaches one. Remembered as by [`Supervisor::change`].
@@ -383,54 +360,62 @@ impl Supervisor {
         let mut state = self.state.lock().await;
         let files = &state.files;
         let find = |name: &str| inline(name).or_else(|| script(files, name));
-        let (mut by_hand, mut problems) = (state.by_hand.clone(), Vec::new());
-        let mut names = Vec::new();
+        let (mut changes, mut loose, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (name, document) in documents {
-            let base = base_of(files, &name);
-            let policy = match document.map(|document| compile_by_hand(document, &find)) {
-                None => None,
-                Some(Ok((policy, _))) => Some(policy),
-                Some(Err(wrong)) => {
-                    problems.extend(wrong.iter().map(ToString::to_string));
-                    continue;
+            match document.map(|document| compile_by_hand(document, &find)).transpose() {
+                Ok(compiled) => {
+                    let (policy, dangling) = compiled.unzip();
+                    loose.extend(dangling.into_iter().flatten().map(|problem| problem.to_string()));
+                    changes.push((name.into(), policy));
                 }
-            };
-            let name: Arc<str> = name.into();
-            // Detaching what only a hand had attached leaves nothing to remember.
-            match policy.is_none() && base.is_empty() {
-                true => drop(by_hand.remove(&name)),
-                false => drop(by_hand.insert(name.clone(), ByHand { policy, base })),
+                Err(wrong) => problems.extend(wrong.iter().map(ToString::to_string)),
             }
-            names.push(name);
         }
         if !problems.is_empty() {
             return Err(refusal(problems).into());
         }
-        let changes = by_hand.iter().map(|(n, h)| (n.clone(), h.policy.clone())).collect();
-        let (next, warnings) = overlay(&state.files, &changes)
+        self.run_by_hand(&mut state, changes, loose).await
+    }
+
+    /// Lets changes by hand run, all or none, and records them; `loose` are warnings about them.
+    async fn run_by_hand(
+        &self,
+        state: &mut State,
+        changes: Vec<(Arc<str>, Option<ServicePolicy>)>,
+        loose: Vec<String>,
+    ) -> Result<Applied, ChangeError> {
+        let mut by_hand = state.by_hand.clone();
+        let names: Vec<Arc<str>> = changes.iter().map(|(name, _)| name.clone()).collect();
+        for (name, policy) in changes {
+            let base = base_of(&state.files, &name);
+            // Detaching what only a hand had attached leaves nothing to remember.
+            match policy.is_none() && base.is_empty() {
+                true => drop(by_hand.remove(&name)),
+                false => drop(by_hand.insert(name, ByHand { policy, base })),
+            }
+        }
+        let (next, warnings) = lay_over(&state.files, &by_hand)
             .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
-        let mut applied = self.transition(&mut state, next).await?;
+        let mut applied = self.transition(state, next).await?;
         self.note_origins(&by_hand, &state.running);
         let store = self.shell.store();
-        let stored: Vec<_> = names
-            .iter()
-            .map(|name| match by_hand.get(name) {
-                None => store.forget_hand_made(name, WHOLE),
-                Some(change) => store.hand_made(HandMade {
-                    service: name.to_string(),
-                    component: WHOLE.into(),
-                    document: change.policy.as_ref().map(with_scripts),
-                    base_hash: change.base.clone(),
-                }),
-            })
-            .collect();
+        let record = |name: &Arc<str>| match by_hand.get(name) {
+            None => store.forget_hand_made(name, WHOLE),
+            Some(change) => store.hand_made(HandMade {
+                service: name.to_string(),
+                component: WHOLE.into(),
+                document: state.running.services.get(name).map(|policy| with_scripts(policy)),
+                base_hash: change.base.clone(),
+            }),
+        };
+        let recorded: Vec<_> = names.iter().map(record).collect();
         state.by_hand = by_hand;
-        for write in stored {
+        for write in recorded {
             write.await.map_err(|e| {
                 PortError::Unavailable(format!("the change runs, but could not be recorded: {e}"))
             })?;
         }
-        applied.warnings = warnings.iter().map(ToString::to_string).collect();
+        applied.warnings = warnings.iter().map(ToString::to_string).chain(loose).collect();
         Ok(applied)
     }
 

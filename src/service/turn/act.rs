@@ -10,6 +10,7 @@ use crate::model::calls::Port;
 use crate::model::ports::PortError;
 use crate::model::process::ProcessOrder;
 use crate::model::{Action, Alarm, AlarmKind, DecisionId, Outcome, OutcomeStatus, Severity, Timestamp};
+use crate::plan::Planner;
 use crate::service::message::{Effect, Lasting, Letter, Perform, Response};
 
 /// How long a step may be on its way before it counts as failed. Effectors have timeouts of their own; this is for services that vanish.
@@ -337,7 +338,7 @@ impl ServiceLoop {
                     values: BTreeMap::new(),
                     at: turn.now,
                 };
-                self.alarm(alarm, turn);
+                self.spread_alarm(alarm, Planner::raise, turn);
                 Ok((String::new(), None))
             }
             Action::Publish { metric, value, .. } => {

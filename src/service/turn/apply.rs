@@ -280,7 +280,7 @@ impl ServiceLoop {
             .filter_map(|(slo, _)| analyzer.standing(slo, readings, turn.now, &self.name))
             .collect();
         for alarm in standing {
-            self.take_alarm(alarm, turn);
+            self.take_alarm(alarm, Planner::take, turn);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::model::{
     Action, Alarm, AlarmKind, Decision, DecisionId, Mode, OutcomeStatus, Plan, Reading, Verdict,
 };
 use crate::plan::strategy::{End, Known, ReferenceView, Run};
-use crate::plan::{Taken, TaskId, Upshot};
+use crate::plan::{Planner, Taken, TaskId, Upshot};
 use crate::policy::script::Script;
 use crate::policy::{PlanRow, Strategy};
 use crate::service::message::{Aside, Effect, Letter};
@@ -33,7 +33,12 @@ struct Made {
 }
 
 impl ServiceLoop {
-    pub(super) fn take_alarm(&mut self, alarm: Alarm, turn: &mut Turn<'_>) {
+    pub(super) fn take_alarm(
+        &mut self,
+        alarm: Alarm,
+        take: fn(&mut Planner, Alarm) -> Taken,
+        turn: &mut Turn<'_>,
+    ) {
         let text = format!("{} {}: {}", alarm.kind, alarm.slo, alarm.condition);
         if alarm.kind == AlarmKind::Recovered {
             self.withdraw_about(&alarm.slo, "the SLO has recovered", turn);
@@ -49,7 +54,7 @@ impl ServiceLoop {
             }
             return;
         };
-        match planner.take(alarm.clone()) {
+        match take(planner, alarm.clone()) {
             Taken::Case if alarm.kind == AlarmKind::Recovered => self.note_recovery(&alarm.slo, turn),
             Taken::Case => {}
             Taken::Closed(acted) => {

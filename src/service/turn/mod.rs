@@ -29,8 +29,8 @@ use crate::model::{
     Timestamp,
 };
 use crate::monitor::{Held, Monitor, SensorWanted, SlotId};
-use crate::plan::Planner;
 use crate::plan::strategy::{RunLimits, StrategyHost};
+use crate::plan::{Planner, Taken};
 use crate::policy::ServicePolicy;
 use answer::{Ask, Watcher};
 pub use decide::OPEN_DECISIONS;
@@ -379,10 +379,14 @@ impl ServiceLoop {
 
     /// An alarm from the analyzer or from outside goes to the planner.
     fn alarm(&mut self, alarm: Alarm, turn: &mut Turn<'_>) {
+        self.spread_alarm(alarm, Planner::take, turn);
+    }
+
+    fn spread_alarm(&mut self, alarm: Alarm, take: fn(&mut Planner, Alarm) -> Taken, turn: &mut Turn<'_>) {
         turn.tally.alarms += 1;
         if self.foreign_planner {
             turn.effects.push(Effect::Alarm(self.name.clone(), Box::new(alarm.clone())));
         }
-        self.take_alarm(alarm, turn);
+        self.take_alarm(alarm, take, turn);
     }
 }
