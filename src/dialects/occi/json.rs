@@ -5,4 +5,7 @@ mod read;
 mod write;
 
 pub use read::{document, entity, invocation, locations};
-pub use write::{category_value, collection_value, document_value, entity_value, invocation_value, written};
+pub use write::{
+    categories_value, category_value, collection_value, document_value, entity_value, invocation_value,
+    written,
+};

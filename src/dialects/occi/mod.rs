@@ -13,9 +13,14 @@ pub mod extensions;
 pub mod fault;
 pub mod json;
 pub mod model;
+pub mod negotiate;
+mod pattern;
 pub mod registry;
+pub mod rendering;
 mod scan;
 pub mod text;
+pub mod validate;
+pub mod xml;
 
 pub use draft::{Draft, DraftLink, Filter, Invocation};
 pub use fault::{Fault, FaultKind};
@@ -23,4 +28,7 @@ pub use model::{
     Action, Attribute, AttributeType, Attributes, Category, Document, End, Entity, Kind, Mixin, TypeId,
     Values, What,
 };
+pub use negotiate::{MediaType, Rendering, Shape, Version};
 pub use registry::{Extension, ProviderMixin, Registry, Role};
+pub use rendering::{Input, Output};
+pub use validate::Checked;

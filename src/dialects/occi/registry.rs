@@ -187,7 +187,7 @@ impl Registry {
         all.filter_map(|(_, id)| self.categories.get(id))
     }
 
-    /// The categories that a filter on `/-/` lets pass: those that it names, and those derived from them.
+    /// The categories that a filter on `/-/` lets pass: those that it names.
     pub fn filter(&self, filter: &Filter) -> Vec<&Category> {
         let wanted: Vec<&TypeId> = filter.categories.iter().map(|id| self.canonical(id)).collect();
         self.categories().filter(|c| wanted.is_empty() || wanted.contains(&c.id())).collect()

@@ -109,13 +109,28 @@ fn description(attribute: &Attribute) -> Value {
     object.into()
 }
 
-/// A model object. `kinds`, `mixins` and `actions` are always there, as in the rendering of `/-/`, if `categories` says so.
-pub fn document_value(document: &Document, categories: bool) -> Value {
+/// The categories of `/-/`: `kinds`, `mixins` and `actions`, each there even if it is empty.
+pub fn categories_value<'a>(categories: impl IntoIterator<Item = &'a Category>) -> Value {
+    let (mut kinds, mut mixins, mut actions) = (Vec::new(), Vec::new(), Vec::new());
+    for category in categories {
+        let value = category_value(category);
+        match category {
+            Category::Kind(_) => kinds.push(value),
+            Category::Mixin(_) => mixins.push(value),
+            Category::Action(_) => actions.push(value),
+        }
+    }
+    json!({ "kinds": kinds, "mixins": mixins, "actions": actions })
+}
+
+/// A model object; what is empty is left out.
+pub fn document_value(document: &Document) -> Value {
     let mut object = Map::new();
-    for (class, member) in [("kind", "kinds"), ("mixin", "mixins"), ("action", "actions")] {
-        let items: Vec<Value> =
-            document.categories().filter(|c| c.class() == class).map(|c| category_value(&c)).collect();
-        put(&mut object, member, (categories || !items.is_empty()).then_some(items));
+    let classes = [("kind", "kinds"), ("mixin", "mixins"), ("action", "actions")];
+    for (class, member) in classes {
+        let items = document.categories().filter(|c| c.class() == class).map(|c| category_value(&c));
+        let items: Vec<Value> = items.collect();
+        put(&mut object, member, (!items.is_empty()).then_some(items));
     }
     for (entities, member) in [(&document.resources, "resources"), (&document.links, "links")] {
         let items: Vec<Value> = entities.iter().map(entity_value).collect();
