@@ -10,11 +10,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use super::options::OcciExtension;
 use super::{
     CheckOptions, Common, Exit, Failure, Local, Output, ReplayOptions, RunOptions, SchemaKind, SchemaOptions,
 };
 use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options, StartError};
+use crate::dialects::occi::server::Occi;
+use crate::dialects::occi::{self, Extension};
 use crate::dialects::tower::server::{self, Settings, Tower};
 use crate::model::module::Module;
 use crate::policy::diagnostics::Problem;
@@ -207,6 +210,14 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
                 .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {at}: {e}")))?,
         ),
     };
+    let occi = match options.occi {
+        None => None,
+        Some(at) => Some(
+            tokio::net::TcpListener::bind(at)
+                .await
+                .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {at}: {e}")))?,
+        ),
+    };
     let (leave, left) = mpsc::channel(1);
     // Before the policies are read: what changes while they are is not missed.
     let mut causes = Causes::new(&options.dirs, left);
@@ -232,6 +243,10 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
         None => None,
         Some(listener) => Some(serve_tower(&daemon, listener, stop.clone()).await?),
     };
+    let occi = match occi {
+        None => None,
+        Some(listener) => Some(serve_occi(&daemon, &options, listener, stop.clone()).await?),
+    };
     let api = listener.map(|listener| {
         let router = crate::api::router(control.clone(), access);
         tokio::spawn(crate::api::serve(listener, router, stop.clone().cancelled_owned()))
@@ -239,6 +254,9 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
     let display = screen.then(|| tokio::spawn(show(control, leave, stop.clone())));
     let late = daemon.run(&mut causes).await;
     stop.cancel();
+    if let Some(occi) = occi {
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), occi).await;
+    }
     if let Some(tower) = tower {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), tower).await;
     }
@@ -280,6 +298,43 @@ async fn serve_tower(
         };
         crate::api::serve(listener, router, ending).await
     }))
+}
+
+/// Serves the clients of OCCI until `stop`.
+async fn serve_occi(
+    daemon: &Daemon,
+    options: &RunOptions,
+    listener: tokio::net::TcpListener,
+    stop: CancellationToken,
+) -> Result<tokio::task::JoinHandle<std::io::Result<()>>, Failure> {
+    let address = listener.local_addr()?;
+    let extensions: Vec<Extension> = match options.occi_extensions.as_slice() {
+        [] => Extension::ALL.to_vec(),
+        some => some.iter().map(|one| extension(*one)).collect(),
+    };
+    let settings = occi::monitoring::Settings {
+        names: occi::monitoring::Names::default(),
+        mail: options.occi_mail.clone(),
+        from: options.occi_from.clone(),
+        data: options.occi_data.as_ref().map(|directory| directory.display().to_string()),
+    };
+    let occi = Occi::start(daemon.supervisor().clone(), address, &extensions, settings).await;
+    let occi = occi.map_err(|error| Failure::new(Exit::Failed, chain(&error)))?;
+    if !address.ip().to_canonical().is_loopback() {
+        tracing::warn!(%address, "everyone who reaches this address may change sensors: there are no tokens here");
+    }
+    tracing::info!(occi = %address, "homeostat speaks OCCI");
+    let router = occi::server::router(occi);
+    Ok(tokio::spawn(crate::api::serve(listener, router, stop.cancelled_owned())))
+}
+
+fn extension(one: OcciExtension) -> Extension {
+    match one {
+        OcciExtension::Infrastructure => Extension::Infrastructure,
+        OcciExtension::Monitoring => Extension::Monitoring,
+        OcciExtension::Sla => Extension::Sla,
+        OcciExtension::Notification => Extension::Notification,
+    }
 }
 
 async fn show(control: Arc<dyn Control>, leave: mpsc::Sender<()>, stop: CancellationToken) {

@@ -200,9 +200,37 @@ pub struct RunOptions {
     /// everything there (the original listens on port 8170)
     #[arg(long, value_name = "ADDR:PORT")]
     pub tower: Option<SocketAddr>,
+    /// Serve clients of OCCI here as well; they know no tokens, so everyone who reaches the address may do everything there
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub occi: Option<SocketAddr>,
+    /// What OCCI offers besides the core model; all of it, when absent
+    #[arg(long, value_name = "EXTENSION", value_delimiter = ',', requires = "occi")]
+    pub occi_extensions: Vec<OcciExtension>,
+    /// Where mail of OCCI sensors is handed over
+    #[arg(long, value_name = "URL", default_value = "smtp://127.0.0.1:25")]
+    pub occi_mail: String,
+    /// Who sends mail of OCCI sensors
+    #[arg(long, value_name = "ADDRESS", default_value = "homeostat@localhost")]
+    pub occi_from: String,
+    /// A directory for databases that OCCI sensors write; none can be written, when absent
+    #[arg(long, value_name = "DIR")]
+    pub occi_data: Option<PathBuf>,
     /// The list of modules of a micro-container (see pack): what it does not name is not started and does not listen, whatever policies say
     #[arg(long, value_name = "FILE")]
     pub modules: Option<PathBuf>,
+}
+
+/// A part of OCCI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OcciExtension {
+    /// Computes, networks, storages
+    Infrastructure,
+    /// Sensors and collectors
+    Monitoring,
+    /// Agreements
+    Sla,
+    /// Notifications
+    Notification,
 }
 
 impl RunOptions {

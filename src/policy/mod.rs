@@ -9,6 +9,7 @@ pub mod document;
 pub mod expression;
 pub mod load;
 pub(crate) mod merge;
+pub mod name;
 pub mod overlay;
 pub mod schema;
 pub mod script;

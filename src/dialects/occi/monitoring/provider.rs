@@ -1,0 +1,423 @@
+//! What a mixin of this server is: its description for clients, and what it adds to the policy of a sensor.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value as Json, json};
+
+use super::super::extensions::monitoring;
+use super::super::model::{Attribute, AttributeType, Entity, TypeId};
+use super::super::registry::{ProviderMixin, Registry, Role};
+use super::{aggregators, metrics, publishers};
+use crate::policy::name::identifier;
+
+/// How the mixins of this server are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// `http://example.com/occi/monitoring/`, before the stage.
+    scheme: String,
+    /// `com.example.occi.monitoring.`, before the term of the mixin and the name of the attribute.
+    prefix: String,
+}
+
+impl Default for Names {
+    /// Those of the prototype (S2), whose documents work unchanged.
+    fn default() -> Self {
+        Self::of("example.com")
+    }
+}
+
+impl Names {
+    /// Names of a provider who owns this domain.
+    pub fn of(domain: &str) -> Self {
+        let reversed: Vec<&str> = domain.split('.').rev().collect();
+        Self {
+            scheme: format!("http://{domain}/occi/monitoring/"),
+            prefix: format!("{}.occi.monitoring.", reversed.join(".")),
+        }
+    }
+
+    /// The mixin that says whether a sensor is complete.
+    pub fn status(&self) -> TypeId {
+        TypeId::fixed(&format!("{}sensor#", self.scheme), "Status")
+    }
+
+    /// The name of an attribute of a mixin.
+    pub fn attribute(&self, term: &str, name: &str) -> String {
+        format!("{}{term}.{name}", self.prefix)
+    }
+
+    /// What all attributes of this provider begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
+/// What stands around: what mixins need of the server.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings {
+    /// How the mixins are called.
+    pub names: Names,
+    /// Where mail is handed over: `smtp://127.0.0.1:25`.
+    pub mail: String,
+    /// Who sends it.
+    pub from: String,
+    /// Where databases of publishers lie; without, none can be written.
+    pub data: Option<String>,
+}
+
+/// Where in the pipe a mixin stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// It measures; of collectors.
+    Metric,
+    /// It turns measurements into measurements; of sensors.
+    Aggregator,
+    /// It delivers; of sensors.
+    Publisher,
+}
+
+impl Stage {
+    /// The tag that mixins of this stage depend on.
+    pub fn tag(self) -> TypeId {
+        match self {
+            Self::Metric => monitoring::metric(),
+            Self::Aggregator => monitoring::aggregator(),
+            Self::Publisher => monitoring::publisher(),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Metric => "metric",
+            Self::Aggregator => "aggregator",
+            Self::Publisher => "publisher",
+        }
+    }
+}
+
+/// What a mixin adds to the policy of a sensor.
+///
+/// # Errors
+/// What is wrong with its attributes, as a sentence.
+pub type Build = fn(&Instance<'_>, &mut Work) -> Result<(), String>;
+
+/// A mixin of this server.
+#[derive(Debug, Clone)]
+pub struct Provider {
+    /// What clients see.
+    pub mixin: ProviderMixin,
+    /// Where it stands.
+    pub stage: Stage,
+    build: Build,
+    prefix: String,
+    /// The attributes without which it does nothing. Clients may add them later, so they are not required when it is associated (R1-46).
+    needed: Vec<String>,
+}
+
+impl Provider {
+    /// A mixin without attributes.
+    pub(super) fn new(names: &Names, stage: Stage, term: &str, title: &str, build: Build) -> Self {
+        let id = TypeId::fixed(&format!("{}{}#", names.scheme, stage.word()), term);
+        let mixin = ProviderMixin::new(id, title, stage.tag());
+        Self { mixin, stage, build, prefix: format!("{}{term}.", names.prefix), needed: Vec::new() }
+    }
+
+    fn with(mut self, name: &str, mut attribute: Attribute, role: Role) -> Self {
+        let name = format!("{}{name}", self.prefix);
+        if std::mem::take(&mut attribute.required) {
+            self.needed.push(name.clone());
+        }
+        Self { mixin: self.mixin.with(&name, attribute, role), ..self }
+    }
+
+    /// The attributes that it needs and an entity has not.
+    pub fn lacks<'a>(&'a self, entity: &'a Entity) -> impl Iterator<Item = &'a String> {
+        let has = |name: &String| entity.attributes.get(name).is_some_and(|value| !value.is_null());
+        self.needed.iter().filter(move |name| !has(name))
+    }
+
+    /// With a label from which values come.
+    pub(super) fn input(self, name: &str) -> Self {
+        let about = "labels of what comes in: one, or several with commas between them";
+        self.with(name, Attribute::text().or(AttributeType::Array).required().about(about), Role::In)
+    }
+
+    /// With a label under which values go on.
+    pub(super) fn output(self, name: &str) -> Self {
+        self.with(name, Attribute::text().about("the label of what goes out"), Role::Out)
+    }
+
+    /// With a parameter.
+    pub(super) fn control(self, name: &str, attribute: Attribute) -> Self {
+        self.with(name, attribute, Role::Control)
+    }
+
+    /// Adds to the policy of a sensor what an instance of it means.
+    ///
+    /// # Errors
+    /// 400 with the mixin and what is wrong with its attributes.
+    pub fn build(&self, at: &Instance<'_>, work: &mut Work) -> Result<(), super::super::Fault> {
+        (self.build)(at, work)
+            .map_err(|why| super::super::Fault::bad(format!("the mixin `{}`: {why}", self.id())))
+    }
+
+    /// Its identifier.
+    pub fn id(&self) -> &TypeId {
+        &self.mixin.mixin.id
+    }
+
+    /// The names of its attributes of a role, with their prefix.
+    pub fn labels(&self, role: Role) -> impl Iterator<Item = &str> {
+        self.mixin.roles.iter().filter(move |(_, r)| **r == role).map(|(name, _)| name.as_str())
+    }
+}
+
+/// The mixins of this server.
+#[derive(Debug, Clone)]
+pub struct Providers {
+    all: BTreeMap<TypeId, Provider>,
+}
+
+impl Providers {
+    /// All of them.
+    pub fn new(names: &Names) -> Self {
+        let all =
+            metrics::all(names).into_iter().chain(aggregators::all(names)).chain(publishers::all(names));
+        Self { all: all.map(|provider| (provider.id().clone(), provider)).collect() }
+    }
+
+    /// Makes them known to clients.
+    ///
+    /// # Errors
+    /// A name that is taken.
+    pub fn register(&self, registry: &mut Registry) -> Result<(), super::super::Fault> {
+        self.all.values().try_for_each(|provider| registry.add_provider(provider.mixin.clone()))
+    }
+
+    /// The mixin of this server that a mixin is or depends on.
+    pub fn find(&self, registry: &Registry, mixin: &TypeId) -> Option<&Provider> {
+        self.all
+            .get(registry.canonical(mixin))
+            .or_else(|| registry.dependencies(mixin).iter().find_map(|m| self.all.get(&m.id)))
+    }
+}
+
+/// A mixin on an entity.
+#[derive(Debug, Clone, Copy)]
+pub struct Instance<'a> {
+    /// The mixin.
+    pub provider: &'a Provider,
+    /// The sensor or collector that has it.
+    pub entity: &'a Entity,
+    /// What tells it from the same mixin on another collector.
+    pub key: &'a str,
+    /// The period of measuring, in seconds.
+    pub period: f64,
+    /// What the measurements are about, for people.
+    pub about: &'a str,
+    /// What stands around.
+    pub settings: &'a Settings,
+}
+
+impl Instance<'_> {
+    fn value(&self, name: &str) -> Option<&Json> {
+        let full = format!("{}{name}", self.provider.prefix);
+        let given = self.entity.attributes.get(&full).filter(|value| !value.is_null());
+        given.or_else(|| self.provider.mixin.mixin.attributes.get(&full)?.default.as_ref())
+    }
+
+    /// The term of the mixin.
+    pub fn term(&self) -> &str {
+        self.provider.id().term()
+    }
+
+    /// A text.
+    pub fn text(&self, name: &str) -> Option<String> {
+        match self.value(name)? {
+            Json::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+        .filter(|text| !text.is_empty())
+    }
+
+    /// A text that must be there.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn needed(&self, name: &str) -> Result<String, String> {
+        self.text(name).ok_or_else(|| format!("the attribute `{}{name}` is missing", self.provider.prefix))
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// It is there and no number.
+    pub fn number(&self, name: &str) -> Result<Option<f64>, String> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(value) => value
+                .as_f64()
+                .or_else(|| value.as_str()?.trim().parse().ok())
+                .filter(|number| number.is_finite())
+                .map(Some)
+                .ok_or_else(|| {
+                    format!("the attribute `{}{name}` is {value}; expected a number", self.provider.prefix)
+                }),
+        }
+    }
+
+    /// A number that must be there.
+    ///
+    /// # Errors
+    /// It is not there, or no number.
+    pub fn needed_number(&self, name: &str) -> Result<f64, String> {
+        self.number(name)?.ok_or_else(|| format!("the attribute `{}{name}` is missing", self.provider.prefix))
+    }
+
+    /// The labels that an attribute holds.
+    pub fn labels(&self, name: &str) -> Vec<String> {
+        labels(self.value(name))
+    }
+
+    /// How often it measures, as policies say it.
+    pub fn every(&self) -> String {
+        duration(self.period)
+    }
+}
+
+/// One label, or a list of them, or several with commas between them.
+pub fn labels(value: Option<&Json>) -> Vec<String> {
+    let split = |text: &str| -> Vec<String> {
+        text.split(',').map(str::trim).filter(|label| !label.is_empty()).map(str::to_string).collect()
+    };
+    match value {
+        Some(Json::String(text)) => split(text),
+        Some(Json::Array(list)) => list.iter().filter_map(Json::as_str).flat_map(split).collect(),
+        Some(Json::Number(number)) => vec![number.to_string()],
+        _ => Vec::new(),
+    }
+}
+
+/// Seconds as policies say them.
+pub fn duration(seconds: f64) -> String {
+    let millis = (seconds * 1e3).round().max(1.0);
+    if millis % 1e3 == 0.0 { format!("{}s", millis / 1e3) } else { format!("{millis}ms") }
+}
+
+/// The policy of a sensor on its way.
+#[derive(Debug, Default)]
+pub struct Work {
+    pub(super) sensors: Map<String, Json>,
+    pub(super) metrics: Map<String, Json>,
+    pub(super) publish: Map<String, Json>,
+    pub(super) analyze: Map<String, Json>,
+    pub(super) plan: Vec<Json>,
+    pub(super) execute: Map<String, Json>,
+    pub(super) references: Map<String, Json>,
+    /// Which metrics feed each label.
+    channels: BTreeMap<String, Vec<String>>,
+    /// Labels whose values may not say what they are about.
+    anonymous: BTreeSet<String>,
+}
+
+impl Work {
+    /// Whether anything feeds a label.
+    pub(super) fn feeds(&self, label: &str) -> bool {
+        self.channels.contains_key(label)
+    }
+
+    /// The metrics that feed these labels, in order.
+    pub fn feeding(&self, labels: &[String]) -> Vec<String> {
+        labels.iter().filter_map(|label| self.channels.get(label)).flatten().cloned().collect()
+    }
+
+    /// One metric of all that feeds these labels: their mean, if there are several.
+    pub fn channel(&self, labels: &[String]) -> String {
+        match labels {
+            [label] => identifier(label),
+            _ => mean(&self.feeding(labels)),
+        }
+    }
+
+    /// A metric feeds a label from now on.
+    fn feed(&mut self, label: &str, metric: String) {
+        let feeding = self.channels.entry(label.to_string()).or_default();
+        feeding.push(metric);
+        let all = match feeding.as_slice() {
+            [one] => one.clone(),
+            several => mean(several),
+        };
+        self.metrics.insert(identifier(label), all.into());
+    }
+
+    /// What a collector measures, by a sensor of the core; `value` makes something else of it (`value` is its name there).
+    pub fn measured(&mut self, at: &Instance<'_>, output: &str, mut spec: Json, value: Option<&str>) {
+        let raw = format!("{}_{}", at.term(), at.key);
+        if let Some(Json::Object(fields)) = spec.as_object_mut().and_then(|kinds| kinds.values_mut().next()) {
+            fields.entry("every").or_insert_with(|| at.every().into());
+        }
+        self.sensors.insert(raw.clone(), spec);
+        let made = value.map_or_else(|| raw.clone(), |value| value.replace("value", &raw));
+        self.computed(at, output, made.into());
+    }
+
+    /// A metric of a collector or aggregator, under the label that its attribute `output` holds.
+    pub fn computed(&mut self, at: &Instance<'_>, output: &str, metric: Json) {
+        for label in at.labels(output) {
+            let name = format!("{}_{}_{}", identifier(&label), at.term(), at.key);
+            self.metrics.insert(name.clone(), metric.clone());
+            self.feed(&label, name);
+        }
+    }
+
+    /// Values of this label do not say what they are about.
+    pub fn hide(&mut self, label: &str) {
+        self.anonymous.insert(label.to_string());
+    }
+
+    /// What is said of the values of these labels: what they are about, unless that is hidden.
+    pub fn said<'a>(&self, at: &'a Instance<'_>, labels: &[String]) -> &'a str {
+        if labels.iter().any(|label| self.anonymous.contains(label)) { "anonymous" } else { at.about }
+    }
+
+    /// Whether the values of one of these labels are hidden.
+    pub fn hidden(&self, labels: &[String]) -> bool {
+        labels.iter().any(|label| self.anonymous.contains(label))
+    }
+
+    /// Values of the labels in the attribute `input` go out by an effector; `rest` are further fields.
+    pub fn published(&mut self, at: &Instance<'_>, input: &str, to: Json, rest: Json) {
+        let labels = at.labels(input);
+        let mut publish = Map::new();
+        publish.insert("metric".into(), self.single(at, &labels).into());
+        publish.insert("to".into(), to);
+        publish.extend(rest.as_object().cloned().unwrap_or_default());
+        self.publish.insert(at.term().to_string(), Json::Object(publish));
+    }
+
+    /// The one metric that several labels are for a publisher.
+    pub fn single(&mut self, at: &Instance<'_>, labels: &[String]) -> String {
+        let channel = self.channel(labels);
+        if labels.len() == 1 {
+            return channel;
+        }
+        let name = format!("in_{}", at.term());
+        self.metrics.insert(name.clone(), channel.into());
+        name
+    }
+
+    /// A plan: when an objective is broken, an action of this effector, once for each time.
+    pub fn alarm(&mut self, at: &Instance<'_>, objective: String, effector: Json) {
+        let name = at.term().to_string();
+        self.analyze.insert(name.clone(), json!({ "objective": objective }));
+        self.plan.push(json!({
+            "when": name, "do": [{ "custom": { "name": name } }], "mode": "act", "once": true, "also": !self.plan.is_empty(),
+            "cooldown": "30s",
+        }));
+        self.execute.insert(name, effector);
+    }
+}
+
+fn mean(metrics: &[String]) -> String {
+    format!("mean({})", metrics.join(", "))
+}

@@ -1,0 +1,182 @@
+//! A sensor with its collectors becomes one policy document, as somebody would write it who means the same.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::super::fault::Fault;
+use super::super::model::{Entity, What};
+use super::super::registry::{Registry, Role};
+use super::provider::{Instance, Providers, Settings, Stage, Work, labels};
+use super::timing::Timing;
+use crate::policy::document::ServiceDocument;
+use crate::policy::load::service_from_json;
+
+/// The annotation that says which sensor a service is.
+pub const ANNOTATION: &str = "occi.sensor";
+
+/// What a sensor comes to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It runs.
+    Complete(Box<ServiceDocument>),
+    /// Something lacks these: labels that nothing feeds, and attributes, by their full names.
+    Incomplete(Vec<String>),
+    /// Nothing measures for it yet.
+    Idle,
+}
+
+/// The name of the service that a sensor is: that of its identifier.
+pub fn service_name(id: &str) -> String {
+    let bare = id.strip_prefix("urn:uuid:").unwrap_or(id);
+    let plain: String =
+        bare.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    format!("sensor-{}", &plain[..plain.len().min(150)])
+}
+
+/// What tells the metrics of a collector from those of others: the beginning of its identifier.
+fn key(id: &str) -> String {
+    let bare = id.strip_prefix("urn:uuid:").unwrap_or(id);
+    let hash = blake3::hash(bare.as_bytes()).to_hex();
+    hash[..8].to_string()
+}
+
+/// Turns a sensor with its collectors into the policy of a service.
+///
+/// # Errors
+/// 400 for attributes that a mixin does not understand, for labels that feed themselves, and for an expression that cannot be read.
+pub fn translate(
+    registry: &Registry,
+    providers: &Providers,
+    settings: &Settings,
+    sensor: &Entity,
+    timing: &Timing,
+    collectors: &[(&Entity, f64)],
+) -> Result<Outcome, Fault> {
+    let mut work = Work::default();
+    let title = sensor.title.clone().unwrap_or_else(|| sensor.id.clone());
+    let keys: Vec<String> = collectors.iter().map(|(collector, _)| key(&collector.id)).collect();
+    let targets: Vec<&str> = collectors.iter().map(|(collector, _)| target(collector)).collect();
+    let about = targets.iter().copied().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" ");
+    let mut measured = false;
+    let mut lacking: BTreeSet<String> = BTreeSet::new();
+    for (((collector, period), key), about) in collectors.iter().zip(&keys).zip(&targets) {
+        for mixin in &collector.mixins {
+            let Some(provider) = providers.find(registry, mixin).filter(|p| p.stage == Stage::Metric) else {
+                continue;
+            };
+            let at = Instance { provider, entity: collector, key, period: *period, about, settings };
+            measured = true;
+            lacking.extend(provider.lacks(collector).cloned());
+            if provider.lacks(collector).next().is_none() {
+                provider.build(&at, &mut work)?;
+            }
+        }
+    }
+    let of_stage = |stage: Stage| {
+        let found = sensor.mixins.iter().filter_map(|mixin| providers.find(registry, mixin));
+        found.filter(move |provider| provider.stage == stage).map(|provider| Instance {
+            provider,
+            entity: sensor,
+            key: "s",
+            period: timing.period,
+            about: &about,
+            settings,
+        })
+    };
+    let (mut waiting, lame): (Vec<Instance<'_>>, Vec<_>) =
+        of_stage(Stage::Aggregator).partition(|at| at.provider.lacks(sensor).next().is_none());
+    let (publishers, silent): (Vec<Instance<'_>>, Vec<_>) =
+        of_stage(Stage::Publisher).partition(|at| at.provider.lacks(sensor).next().is_none());
+    lacking.extend(lame.iter().chain(&silent).flat_map(|at| at.provider.lacks(sensor).cloned()));
+    // What they will feed one day is not what is missing.
+    let later: BTreeSet<String> = lame.iter().flat_map(outputs).collect();
+    loop {
+        let ready = |at: &Instance<'_>| {
+            let pending: BTreeSet<String> = waiting.iter().flat_map(|other| outputs(other)).collect();
+            inputs(at).iter().all(|label| work.feeds(label) && !pending.contains(label))
+        };
+        let Some(next) = waiting.iter().position(ready) else { break };
+        let at = waiting.remove(next);
+        at.provider.build(&at, &mut work)?;
+    }
+    let promised: BTreeSet<String> = waiting.iter().flat_map(outputs).collect();
+    let circle = !waiting.is_empty()
+        && waiting.iter().all(|at| inputs(at).iter().any(|label| promised.contains(label)));
+    if circle {
+        let names: Vec<String> = waiting.iter().map(|at| format!("`{}`", at.term())).collect();
+        let list = promised.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        return Err(Fault::bad(format!("the labels {list} feed themselves, by way of {}", names.join(", "))));
+    }
+    let unfed = waiting.iter().chain(&publishers).chain(&lame).chain(&silent).flat_map(inputs);
+    let mut missing: BTreeSet<String> = unfed
+        .filter(|label| !work.feeds(label) && !promised.contains(label) && !later.contains(label))
+        .collect();
+    missing.extend(lacking);
+    if !missing.is_empty() {
+        return Ok(Outcome::Incomplete(missing.into_iter().collect()));
+    }
+    for at in &publishers {
+        at.provider.build(at, &mut work)?;
+    }
+    if !measured {
+        return Ok(Outcome::Idle);
+    }
+    let document = document(sensor, &title, &targets, timing, work);
+    let document = service_from_json(&document).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Fault::bad(format!("the sensor cannot run: {}", problems.join("; ")))
+    })?;
+    Ok(Outcome::Complete(Box::new(document)))
+}
+
+fn labels_of(at: &Instance<'_>, role: Role) -> Vec<String> {
+    let names = at.provider.labels(role);
+    names.flat_map(|name| labels(at.entity.attributes.get(name))).collect()
+}
+
+fn inputs(at: &Instance<'_>) -> Vec<String> {
+    labels_of(at, Role::In)
+}
+
+fn outputs(at: &Instance<'_>) -> Vec<String> {
+    labels_of(at, Role::Out)
+}
+
+fn target(collector: &Entity) -> &str {
+    match &collector.what {
+        What::Link { target, .. } => &target.location,
+        What::Resource { .. } => "",
+    }
+}
+
+fn document(sensor: &Entity, title: &str, targets: &[&str], timing: &Timing, work: Work) -> Json {
+    let mut monitor = Map::new();
+    monitor.insert("sensors".into(), Json::Object(work.sensors));
+    monitor.insert("metrics".into(), Json::Object(work.metrics));
+    monitor.insert("schedule".into(), json!(timing.schedule));
+    if !work.publish.is_empty() {
+        monitor.insert("publish".into(), Json::Object(work.publish));
+    }
+    let mut document = Map::new();
+    document.insert("service".into(), service_name(&sensor.id).into());
+    document.insert("class".into(), "sensor".into());
+    document.insert(
+        "annotations".into(),
+        json!({ ANNOTATION: sensor.location, "occi.title": title, "occi.targets": targets.join(" ") }),
+    );
+    if !work.references.is_empty() {
+        document.insert("references".into(), Json::Object(work.references));
+    }
+    document.insert("monitor".into(), Json::Object(monitor));
+    for (name, section) in [("analyze", work.analyze), ("execute", work.execute)] {
+        if !section.is_empty() {
+            document.insert(name.into(), Json::Object(section));
+        }
+    }
+    if !work.plan.is_empty() {
+        document.insert("plan".into(), work.plan.into());
+        document.entry("execute").or_insert_with(|| json!({}));
+    }
+    Json::Object(document)
+}

@@ -1,0 +1,494 @@
+//! What there is: categories and entities, found by place and by identifier; and changes of them, which are made whole or not at all.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::super::draft::{Draft, DraftLink, Filter};
+use super::super::extensions::{core, monitoring};
+use super::super::fault::{Fault, FaultKind, shown};
+use super::super::model::{End, Entity, Kind, TypeId, Values, What};
+use super::super::registry::Registry;
+use super::super::validate::{self, Checked};
+
+/// What a sensor is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Status {
+    /// `active`, `suspended`, `incomplete`, `idle`.
+    pub state: &'static str,
+    /// What is missing: labels that nothing feeds, attributes that something needs.
+    pub missing: Vec<String>,
+    /// What is odd, and works.
+    pub warning: Option<String>,
+}
+
+/// Everything there is.
+#[derive(Debug, Clone)]
+pub struct Estate {
+    /// The categories.
+    pub registry: Registry,
+    entities: BTreeMap<Arc<str>, Arc<Entity>>,
+    ids: HashMap<String, Arc<str>>,
+    /// The links that begin in each resource.
+    links: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// What sensors are doing.
+    pub statuses: BTreeMap<Arc<str>, Status>,
+}
+
+impl Estate {
+    /// Nothing but categories.
+    pub fn new(registry: Registry) -> Self {
+        let (ids, entities, links) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { registry, entities, ids, links, statuses: BTreeMap::new() }
+    }
+
+    /// The entity at a place, without its links.
+    pub fn get(&self, place: &str) -> Option<&Arc<Entity>> {
+        self.entities.get(place)
+    }
+
+    /// All entities whose place begins like this, in order.
+    pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Entity>> {
+        let from = self.entities.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.take_while(move |(place, _)| place.starts_with(prefix)).map(|(_, entity)| entity)
+    }
+
+    /// How many entities there are.
+    pub fn len(&self) -> usize {
+        self.entities.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entities.is_empty()
+    }
+
+    /// The places of the links that begin at a place, in order.
+    pub fn links_from<'a>(&'a self, place: &str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.links.get(place).into_iter().flatten()
+    }
+
+    fn insert(&mut self, entity: Arc<Entity>) {
+        let place: Arc<str> = entity.location.as_str().into();
+        self.remove(&place);
+        self.ids.insert(entity.id.clone(), place.clone());
+        if let What::Link { source, .. } = &entity.what {
+            self.links.entry(source.location.as_str().into()).or_default().insert(place.clone());
+        }
+        self.entities.insert(place, entity);
+    }
+
+    fn remove(&mut self, place: &str) {
+        let Some(entity) = self.entities.remove(place) else { return };
+        self.ids.remove(&entity.id);
+        if let What::Link { source, .. } = &entity.what
+            && let Some(links) = self.links.get_mut(source.location.as_str())
+        {
+            links.remove(place);
+            if links.is_empty() {
+                self.links.remove(source.location.as_str());
+            }
+        }
+    }
+
+    /// Makes a change true.
+    pub fn commit(&mut self, change: BTreeMap<Arc<str>, Option<Arc<Entity>>>) {
+        for (place, entity) in change {
+            match entity {
+                Some(entity) => self.insert(entity),
+                None => {
+                    self.remove(&place);
+                    self.statuses.remove(&place);
+                }
+            }
+        }
+    }
+
+    /// Whether an entity has what a filter asks for.
+    pub fn passes(&self, entity: &Entity, filter: &Filter) -> bool {
+        let has = |id: &TypeId| {
+            self.registry.is_a(&entity.kind, id)
+                || entity.mixins.iter().any(|m| self.registry.depends_on(m, id))
+        };
+        let holds = |(name, value): (&String, &serde_json::Value)| {
+            let core = match name.as_str() {
+                "occi.core.id" => Some(entity.id.clone()),
+                "occi.core.title" => entity.title.clone(),
+                "occi.core.summary" => entity.summary.clone(),
+                "occi.core.source" => end(entity, true),
+                "occi.core.target" => end(entity, false),
+                _ => None,
+            };
+            let text =
+                |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            match (core, entity.attributes.get(name)) {
+                (Some(core), _) => core == text(value),
+                (None, Some(held)) => held == value || text(held) == text(value),
+                (None, None) => false,
+            }
+        };
+        filter.categories.iter().all(has) && filter.attributes.iter().all(holds)
+    }
+}
+
+fn end(entity: &Entity, begins: bool) -> Option<String> {
+    match &entity.what {
+        What::Link { source, .. } if begins => Some(source.location.clone()),
+        What::Link { target, .. } => Some(target.location.clone()),
+        What::Resource { .. } => None,
+    }
+}
+
+/// A change on its way: what it would make of the estate, which stays as it is until [`Estate::commit`].
+pub struct Change<'a> {
+    estate: &'a Estate,
+    /// By place; `None`: removed.
+    changed: BTreeMap<Arc<str>, Option<Arc<Entity>>>,
+    /// The sensors that it touches.
+    pub touched: BTreeSet<Arc<str>>,
+    /// The sensors whose timing the client has just said.
+    pub timed: BTreeSet<Arc<str>>,
+    /// `http://host`: what places of ours may begin with.
+    base: &'a str,
+}
+
+impl<'a> Change<'a> {
+    /// No change yet.
+    pub fn new(estate: &'a Estate, base: &'a str) -> Self {
+        Self { estate, changed: BTreeMap::new(), touched: BTreeSet::new(), timed: BTreeSet::new(), base }
+    }
+
+    /// What is to be committed.
+    pub fn into_parts(self) -> BTreeMap<Arc<str>, Option<Arc<Entity>>> {
+        self.changed
+    }
+
+    /// The entity at a place, as it would be.
+    pub fn get(&self, place: &str) -> Option<&Arc<Entity>> {
+        match self.changed.get(place) {
+            Some(changed) => changed.as_ref(),
+            None => self.estate.get(place),
+        }
+    }
+
+    /// The links that would begin at a place, in order.
+    pub fn links_from(&self, place: &str) -> Vec<Arc<Entity>> {
+        let mut places: BTreeSet<&str> = self.estate.links_from(place).map(|place| &**place).collect();
+        for (at, entity) in &self.changed {
+            match entity.as_deref().map(|entity| &entity.what) {
+                Some(What::Link { source, .. }) if source.location == place => places.insert(at),
+                _ => places.remove(&**at),
+            };
+        }
+        places.into_iter().filter_map(|place| self.get(place).cloned()).collect()
+    }
+
+    fn by_id(&self, id: &str) -> Option<String> {
+        let changed = self.changed.values().flatten().find(|entity| entity.id == id);
+        let known = || self.estate.ids.get(id).filter(|place| self.get(place).is_some());
+        changed.map(|entity| entity.location.clone()).or_else(|| known().map(ToString::to_string))
+    }
+
+    /// The place that a client means: a path, a URI of ours, an identifier; or something elsewhere, as it is.
+    pub fn place(&self, said: &str) -> String {
+        let said = said.trim();
+        let path = said.strip_prefix(self.base).filter(|rest| rest.starts_with('/')).unwrap_or(said);
+        match self.by_id(path) {
+            Some(place) => place,
+            None if path.starts_with('/') && path.len() > 1 => path.trim_end_matches('/').to_string(),
+            None => self.by_id(&format!("urn:uuid:{path}")).unwrap_or_else(|| path.to_string()),
+        }
+    }
+
+    fn touch(&mut self, entity: &Entity) {
+        if self.is(entity, &monitoring::sensor()) {
+            self.touched.insert(entity.location.as_str().into());
+        } else if let What::Link { source, .. } = &entity.what {
+            self.touched.insert(source.location.as_str().into());
+        }
+    }
+
+    fn is(&self, entity: &Entity, kind: &TypeId) -> bool {
+        self.estate.registry.is_a(&entity.kind, kind)
+    }
+
+    /// Puts an entity at its place.
+    pub fn put(&mut self, entity: Entity) {
+        let before = self.get(&entity.location).cloned();
+        if let Some(before) = before {
+            self.touch(&before);
+        }
+        self.touch(&entity);
+        self.changed.insert(entity.location.as_str().into(), Some(Arc::new(entity)));
+    }
+
+    /// Replaces what is known of an entity without touching what hangs on it.
+    pub fn amend(&mut self, entity: Entity) {
+        self.changed.insert(entity.location.as_str().into(), Some(Arc::new(entity)));
+    }
+
+    /// Takes an entity away, and with a resource the links that begin in it (GFD.221, composition).
+    pub fn remove(&mut self, place: &str) {
+        let Some(entity) = self.get(place).cloned() else { return };
+        for link in self.links_from(place) {
+            self.changed.insert(link.location.as_str().into(), None);
+        }
+        self.touch(&entity);
+        self.changed.insert(place.into(), None);
+    }
+
+    /// A new entity, with the links in it; answers its place.
+    ///
+    /// # Errors
+    /// 400 for what breaks a rule of the model, 409 for an identifier or a place that is taken.
+    pub fn create(
+        &mut self,
+        draft: Draft,
+        expected: Option<&TypeId>,
+        at: Option<&str>,
+    ) -> Result<String, Fault> {
+        let checked = validate::create(&self.estate.registry, draft, expected)?;
+        self.add(checked, at, None)
+    }
+
+    fn add(&mut self, checked: Checked, at: Option<&str>, source: Option<&str>) -> Result<String, Fault> {
+        let registry = &self.estate.registry;
+        let kind = registry.kind(&checked.kind).ok_or_else(|| Fault::bad("the kind is unknown"))?;
+        let (id, place) = self.name(&checked, kind, at)?;
+        let is_link = registry.is_a(&checked.kind, &core::link());
+        let what = match is_link {
+            false => What::Resource { links: Vec::new() },
+            true => self.ends(&checked, source)?,
+        };
+        let inline = checked.links.clone();
+        let references = checked.references.clone();
+        let entity = entity(checked, id, place.clone(), what);
+        if self.is(&entity, &monitoring::sensor()) {
+            self.timed.insert(place.as_str().into());
+        }
+        self.put(entity);
+        for link in inline {
+            self.add(link, None, Some(&place))?;
+        }
+        self.known(&references, &place)?;
+        Ok(place)
+    }
+
+    /// Links that a resource only mentions must be there, or come later in the same document: those are looked at when all is read.
+    fn known(&mut self, references: &[String], place: &str) -> Result<(), Fault> {
+        for reference in references {
+            let link = self.place(reference);
+            let from = self.get(&link).map(|link| end(link, true));
+            if let Some(from) = from
+                && from.as_deref() != Some(place)
+                && from.is_some()
+            {
+                // The documents of the prototype have the collector at both ends.
+                continue;
+            }
+        }
+        Ok(())
+    }
+
+    /// The identifier and the place of a new entity.
+    fn name(&self, checked: &Checked, kind: &Kind, at: Option<&str>) -> Result<(String, String), Fault> {
+        let collection = kind.location.clone().unwrap_or_else(|| "/".into());
+        let id = match (&checked.id, at) {
+            (Some(id), _) if id.contains(char::is_control) || id.len() > 512 || id.is_empty() => {
+                return Err(Fault::bad(format!("`occi.core.id` is `{}`; expected a URI", shown(id))));
+            }
+            (Some(id), _) => id.clone(),
+            (None, Some(at)) => {
+                let last = at.rsplit('/').next().unwrap_or_default();
+                if is_uuid(last) { format!("urn:uuid:{last}") } else { at.to_string() }
+            }
+            (None, None) => format!("urn:uuid:{}", new_uuid()),
+        };
+        let place = match at {
+            Some(at) => at.to_string(),
+            None => {
+                let bare = id.strip_prefix("urn:uuid:").unwrap_or(&id);
+                let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.~".contains(c) { c } else { '_' };
+                let bare: String = bare.chars().map(safe).collect();
+                format!("{collection}{}", bare.trim_matches('.'))
+            }
+        };
+        if self.by_id(&id).is_some() {
+            return Err(Fault::conflict(format!("the identifier `{}` is taken", shown(&id))));
+        }
+        if self.get(&place).is_some() || self.estate.registry.by_location(&place).is_some() {
+            return Err(Fault::conflict(format!("the place `{}` is taken", shown(&place))));
+        }
+        Ok((id, place))
+    }
+
+    /// The ends of a link. One that measures begins in its sensor, whichever way round it was said.
+    fn ends(&self, checked: &Checked, source: Option<&str>) -> Result<What, Fault> {
+        let at = |end: &Option<End>| end.as_ref().map(|end| self.place(&end.location));
+        let source = source.map(str::to_string).or_else(|| at(&checked.source));
+        let (Some(mut source), Some(mut target)) = (source, at(&checked.target)) else {
+            return Err(Fault::bad(format!("the link of kind `{}` has not two ends", checked.kind)));
+        };
+        let sensor = monitoring::sensor();
+        let is_sensor =
+            |place: &str| self.get(place).is_some_and(|e| self.estate.registry.is_a(&e.kind, &sensor));
+        if self.estate.registry.is_a(&checked.kind, &monitoring::collector()) {
+            match (is_sensor(&source), is_sensor(&target)) {
+                (false, true) => std::mem::swap(&mut source, &mut target),
+                (false, false) => {
+                    return Err(Fault::bad(format!(
+                        "neither end of the collector is a sensor: its source is `{}`",
+                        shown(&source)
+                    )));
+                }
+                _ => {}
+            }
+        }
+        let Some(begins) = self.get(&source) else {
+            return Err(Fault::bad(format!("the source `{}` does not exist", shown(&source))));
+        };
+        if matches!(begins.what, What::Link { .. }) {
+            return Err(Fault::bad(format!(
+                "the source `{}` is a link; expected a resource",
+                shown(&source)
+            )));
+        }
+        let source = End { kind: Some(begins.kind.clone()), location: source };
+        let kind = self.get(&target).map(|e| e.kind.clone());
+        let said = checked.target.as_ref().and_then(|end| end.kind.clone());
+        if kind.is_none() && target.starts_with('/') {
+            return Err(Fault::bad(format!("the target `{}` does not exist", shown(&target))));
+        }
+        Ok(What::Link { source, target: End { kind: kind.or(said), location: target } })
+    }
+
+    /// Changes an entity: partly, or as a whole.
+    ///
+    /// # Errors
+    /// 400 for what breaks a rule of the model; 404 for what is not there.
+    pub fn update(&mut self, place: &str, draft: Draft, whole: bool) -> Result<(), Fault> {
+        let current = self.get(place).cloned().ok_or_else(|| absent(place))?;
+        let registry = &self.estate.registry;
+        let timed = draft.attributes.keys().any(|name| name.starts_with("occi.sensor.time"));
+        if draft.id.as_ref().is_some_and(|id| *id != current.id) {
+            return Err(Fault::bad(format!("`occi.core.id` is `{}` and cannot be changed", current.id)));
+        }
+        let checked = match whole {
+            true => validate::replace(registry, &current, draft)?,
+            false => validate::update(registry, &current, draft)?,
+        };
+        let what = match &current.what {
+            What::Link { .. } => self.ends(&checked, None)?,
+            resource => resource.clone(),
+        };
+        let links = checked.links.clone();
+        let changed = entity(checked, current.id.clone(), place.to_string(), what);
+        if timed {
+            self.timed.insert(place.into());
+        }
+        self.put(changed);
+        for link in links {
+            let known = link.id.as_deref().and_then(|id| self.by_id(id));
+            if known.is_none() {
+                self.add(link, None, Some(place))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a mixin to an entity, with values for its attributes.
+    ///
+    /// # Errors
+    /// As [`Change::update`].
+    pub fn associate(&mut self, place: &str, mixin: &TypeId, attributes: Values) -> Result<(), Fault> {
+        let draft = Draft { mixins: vec![mixin.clone()], attributes, ..Draft::default() };
+        self.update(place, draft, false)
+    }
+
+    /// Takes a mixin from an entity, with the values that only it describes.
+    ///
+    /// # Errors
+    /// 404 for what is not there.
+    pub fn disassociate(&mut self, place: &str, mixin: &TypeId) -> Result<(), Fault> {
+        let current = self.get(place).cloned().ok_or_else(|| absent(place))?;
+        let mut entity = Entity::clone(&current);
+        entity.mixins.retain(|id| id != mixin);
+        let described = self.estate.registry.attributes(&entity.kind, &entity.mixins);
+        entity.attributes.retain(|name, _| described.contains_key(name.as_str()));
+        self.put(entity);
+        Ok(())
+    }
+
+    /// Everything in a document: resources first, then links, so that ends are there.
+    ///
+    /// # Errors
+    /// As [`Change::create`].
+    pub fn create_all(&mut self, resources: Vec<Draft>, links: Vec<Draft>) -> Result<Vec<String>, Fault> {
+        let mut places = Vec::new();
+        let mut whole: Vec<Draft> = Vec::new();
+        for mut draft in resources {
+            // Links within resources may lead to resources that come later.
+            let id = draft.id.get_or_insert_with(|| format!("urn:uuid:{}", new_uuid())).clone();
+            for link in std::mem::take(&mut draft.links) {
+                if let DraftLink::Whole(mut link) = link {
+                    link.source.get_or_insert_with(|| End::at(id.clone()));
+                    whole.push(link);
+                }
+            }
+            places.push(self.create(draft, None, None)?);
+        }
+        // The same link may stand within its source and by itself.
+        let mut known: BTreeSet<String> = BTreeSet::new();
+        for mut link in whole.into_iter().chain(links) {
+            if link.id.as_ref().is_some_and(|id| !known.insert(id.clone())) {
+                continue;
+            }
+            link.kind.get_or_insert_with(core::link);
+            places.push(self.create(link, None, None)?);
+        }
+        Ok(places)
+    }
+}
+
+fn entity(checked: Checked, id: String, location: String, what: What) -> Entity {
+    Entity {
+        id,
+        location,
+        kind: checked.kind,
+        mixins: checked.mixins,
+        attributes: checked.attributes,
+        title: checked.title,
+        summary: checked.summary,
+        actions: Vec::new(),
+        what,
+    }
+}
+
+/// 404 for a place.
+pub fn absent(place: &str) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("there is nothing at `{}`", shown(place)))
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.char_indices().all(|(i, c)| match i {
+            8 | 13 | 18 | 23 => c == '-',
+            _ => c.is_ascii_hexdigit(),
+        })
+}
+
+/// A random UUID (RFC 9562, version 4).
+pub fn new_uuid() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    // The keys of these come from the operating system.
+    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let (a, b) = (random(), random());
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        a >> 32,
+        a >> 16 & 0xffff,
+        a & 0xfff,
+        b >> 48 & 0x3fff | 0x8000,
+        b & 0xffff_ffff_ffff
+    )
+}

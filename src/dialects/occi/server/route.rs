@@ -1,0 +1,675 @@
+//! From a request to a change or an answer (GFD.223, section 5). Paths belong to the query interface, to the collection of a kind or mixin,
+//! to an entity, or to all that lies below them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+
+use super::super::draft::{Draft, Invocation};
+use super::super::fault::{Fault, FaultKind, shown as excerpt};
+use super::super::model::{Category, Entity, TypeId, Values};
+use super::super::negotiate::{self, ACCEPT, MediaType, Rendering, Shape};
+use super::super::rendering::{Input, Output, absolute, called};
+use super::super::validate;
+use super::estate::{Estate, absent};
+use super::{MAX_BODY, Occi, shown};
+use crate::dialects::access::permitted;
+
+/// The query interface, and its other name.
+const QUERY: [&str; 2] = ["/-/", "/.well-known/org/ogf/occi/-/"];
+/// How long a client may take for a whole body.
+const READ: Duration = Duration::from_secs(15);
+/// How many entities a page may have.
+const MOST: usize = 10_000;
+
+/// The router: everything goes one way.
+pub fn router(occi: Arc<Occi>) -> Router {
+    Router::new().fallback(serve).with_state(occi)
+}
+
+/// A request, read.
+struct Asked<'a> {
+    occi: &'a Occi,
+    /// The path without a slash at its end.
+    path: String,
+    /// `http://host`.
+    base: String,
+    query: Vec<(String, String)>,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+    media: MediaType,
+}
+
+async fn serve(State(occi): State<Arc<Occi>>, request: Request) -> Response {
+    let head_only = request.method() == Method::HEAD;
+    let mut response = match answer(&occi, request).await {
+        Ok(response) => response,
+        Err(fault) => refused(&fault),
+    };
+    let headers = response.headers_mut();
+    let server = concat!("homeostat/", env!("CARGO_PKG_VERSION"), " OCCI/1.2");
+    headers.insert(header::SERVER, HeaderValue::from_static(server));
+    headers.insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if head_only {
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+fn refused(fault: &Fault) -> Response {
+    let status = StatusCode::from_u16(fault.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    (status, kind, format!("{}\n", fault.text)).into_response()
+}
+
+async fn answer(occi: &Occi, request: Request) -> Result<Response, Fault> {
+    let (parts, body) = request.into_parts();
+    let local = occi.address.ip().to_canonical().is_loopback();
+    let looks = matches!(parts.method, Method::GET | Method::HEAD);
+    permitted(local, !looks, &parts.uri, &parts.headers)
+        .map_err(|why| Fault::new(FaultKind::Forbidden, why))?;
+    let text = |name: header::HeaderName| parts.headers.get(name).and_then(|v| v.to_str().ok());
+    negotiate::version(text(header::USER_AGENT))?;
+    let body = read(body).await?;
+    let media = negotiate::content_type(text(header::CONTENT_TYPE), !body.is_empty())?;
+    let host = text(header::HOST).or_else(|| parts.uri.authority().map(|a| a.as_str()));
+    let asked = Asked {
+        occi,
+        path: path(&parts.uri)?,
+        base: host.map_or_else(String::new, |host| format!("http://{host}")),
+        query: query(&parts.uri),
+        headers: &parts.headers,
+        body: &body,
+        media,
+    };
+    asked.answer(&parts.method).await
+}
+
+async fn read(body: Body) -> Result<Vec<u8>, Fault> {
+    let reading = tokio::time::timeout(READ, axum::body::to_bytes(body, MAX_BODY)).await;
+    match reading.map_err(|_| Fault::bad(format!("the body did not arrive within {} s", READ.as_secs())))? {
+        Ok(bytes) => Ok(bytes.to_vec()),
+        Err(why) if why.to_string().contains("length limit") => Err(Fault::new(
+            FaultKind::TooLarge,
+            format!("the body is longer than {MAX_BODY} bytes; send it in parts"),
+        )),
+        Err(why) => Err(Fault::bad(format!("the body broke off: {why}"))),
+    }
+}
+
+fn path(uri: &Uri) -> Result<String, Fault> {
+    let decoded = percent_encoding::percent_decode_str(uri.path()).decode_utf8();
+    let path = decoded.map_err(|_| Fault::bad("the path is not UTF-8"))?;
+    if path.contains(char::is_control) {
+        return Err(Fault::bad("the path has control characters"));
+    }
+    Ok(path.into_owned())
+}
+
+/// Both `&` and `;` stand between parameters, as the specification has them.
+fn query(uri: &Uri) -> Vec<(String, String)> {
+    let text = uri.query().unwrap_or_default().replace(';', "&");
+    url::form_urlencoded::parse(text.as_bytes()).into_owned().collect()
+}
+
+fn not_allowed(method: &Method, what: &str, allowed: &str) -> Fault {
+    let text = format!("{method} is not defined for {what}; expected {allowed}");
+    Fault::new(FaultKind::MethodNotAllowed, text)
+}
+
+impl Asked<'_> {
+    fn input(&self) -> Input<'_> {
+        Input {
+            rendering: self.media.rendering,
+            headers: self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+            body: self.body,
+        }
+    }
+
+    fn accept(&self, shape: Shape) -> Result<MediaType, Fault> {
+        let all: Vec<&str> =
+            self.headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+        let all = all.join(",");
+        negotiate::accept(Some(all.as_str()).filter(|a| !a.is_empty()), shape)
+    }
+
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    async fn answer(&self, method: &Method) -> Result<Response, Fault> {
+        let looks = matches!(*method, Method::GET | Method::HEAD);
+        let slashed = format!("{}/", self.path.trim_end_matches('/'));
+        if QUERY.contains(&slashed.as_str()) {
+            return match *method {
+                _ if looks => self.categories(),
+                Method::POST => self.add_mixins().await,
+                Method::DELETE => self.remove_mixins().await,
+                _ => Err(not_allowed(method, "the query interface", "GET, POST or DELETE")),
+            };
+        }
+        let bare = self.path.trim_end_matches('/');
+        let collection = self.occi.estate().registry.by_location(&slashed).cloned();
+        if let Some(category) = collection {
+            return self.collection(method, &category, looks).await;
+        }
+        if self.occi.estate().get(bare).is_some() {
+            return match *method {
+                _ if looks => self.one(bare),
+                Method::POST if self.parameter("action").is_some() => self.act(&[bare.to_string()]).await,
+                Method::POST => self.update(bare, false).await,
+                Method::PUT => self.update(bare, true).await,
+                Method::DELETE => self.delete(vec![bare.to_string()]).await,
+                _ => Err(not_allowed(method, "an entity", "GET, POST, PUT or DELETE")),
+            };
+        }
+        let below = if bare.is_empty() { "/" } else { slashed.as_str() };
+        let some = self.occi.estate().below(below).next().is_some();
+        match *method {
+            _ if looks && (some || bare.is_empty()) => self.list(|entity| entity.location.starts_with(below)),
+            Method::PUT => self.put_new(bare).await,
+            Method::POST if bare.is_empty() => self.create(None).await,
+            Method::DELETE if some || bare.is_empty() => {
+                let all: Vec<String> = {
+                    let estate = self.occi.estate();
+                    estate.below(below).map(|e| e.location.clone()).collect()
+                };
+                self.delete(all).await
+            }
+            _ => Err(absent(&self.path)),
+        }
+    }
+
+    async fn collection(&self, method: &Method, category: &Category, looks: bool) -> Result<Response, Fault> {
+        let id = category.id().clone();
+        let kind = matches!(category, Category::Kind(_));
+        match *method {
+            _ if looks => self.list(|entity| self.member(entity, category)),
+            Method::POST if self.parameter("action").is_some() => self.act(&self.members(category)).await,
+            Method::POST if kind => self.create(Some(id)).await,
+            Method::POST => self.associate(id, false).await,
+            Method::PUT if kind => {
+                Err(not_allowed(method, "the collection of a kind", "GET, POST or DELETE"))
+            }
+            Method::PUT => self.associate(id, true).await,
+            Method::DELETE if kind => {
+                let filter = self.input().filter()?;
+                let all: Vec<String> = {
+                    let estate = self.occi.estate();
+                    let members =
+                        estate.below("/").filter(|e| self.member(e, category) && estate.passes(e, &filter));
+                    members.map(|e| e.location.clone()).collect()
+                };
+                self.delete(all).await
+            }
+            Method::DELETE => self.disassociate(id).await,
+            _ => Err(not_allowed(method, "a collection", "GET, POST, PUT or DELETE")),
+        }
+    }
+
+    fn member(&self, entity: &Entity, category: &Category) -> bool {
+        match category {
+            Category::Kind(kind) => entity.kind == kind.id,
+            Category::Mixin(mixin) => entity.mixins.contains(&mixin.id),
+            Category::Action(_) => false,
+        }
+    }
+
+    fn members(&self, category: &Category) -> Vec<String> {
+        let estate = self.occi.estate();
+        let members = estate.below("/").filter(|entity| self.member(entity, category));
+        members.map(|entity| entity.location.clone()).collect()
+    }
+
+    // ---- what is only looked at ------------------------------------------------------------------------------------
+
+    fn categories(&self) -> Result<Response, Fault> {
+        let media = self.accept(Shape::Collection)?;
+        let mut filter = self.input().filter()?;
+        let estate = self.occi.estate();
+        // A short form that some clients use.
+        if let Some(term) = self.parameter("category") {
+            let found = estate.registry.categories().filter(|c| c.id().term() == term);
+            filter.categories.extend(found.map(|c| c.id().clone()));
+            if filter.categories.is_empty() {
+                return Ok(self.respond(&Output::categories(media, [], &self.base)));
+            }
+        }
+        let found = estate.registry.filter(&filter);
+        Ok(self.respond(&Output::categories(media, found, &self.base)))
+    }
+
+    fn one(&self, place: &str) -> Result<Response, Fault> {
+        let media = self.accept(Shape::Single)?;
+        let estate = self.occi.estate();
+        let entity = estate.get(place).ok_or_else(|| absent(place))?;
+        let entity = shown::entity(&estate, &self.occi.settings, entity);
+        Ok(self.respond(&Output::entity(media, &entity)?))
+    }
+
+    fn list(&self, wanted: impl Fn(&Entity) -> bool) -> Result<Response, Fault> {
+        let media = self.accept(Shape::Collection)?;
+        let filter = self.input().filter()?;
+        let estate = self.occi.estate();
+        let all = estate.below("/").filter(|entity| wanted(entity) && estate.passes(entity, &filter));
+        let page: Vec<&Arc<Entity>> = match self.page()? {
+            None => all.collect(),
+            Some((skip, take)) => all.skip(skip).take(take).collect(),
+        };
+        let output = match media.rendering {
+            Rendering::Json | Rendering::Xml => {
+                let entities = page.iter().map(|e| shown::entity(&estate, &self.occi.settings, e));
+                Output::entities(media, &entities.collect::<Vec<_>>(), &self.base)
+            }
+            _ => Output::locations(media, page.iter().map(|e| e.location.as_str()), &self.base),
+        };
+        Ok(self.respond(&output))
+    }
+
+    fn page(&self) -> Result<Option<(usize, usize)>, Fault> {
+        let number = |name: &str| -> Result<Option<usize>, Fault> {
+            let Some(text) = self.parameter(name) else { return Ok(None) };
+            let wrong = || Fault::bad(format!("`{name}={}` is no number; expected 1 or more", excerpt(text)));
+            text.parse::<usize>().ok().filter(|n| *n > 0).map(Some).ok_or_else(wrong)
+        };
+        let (page, size) = (number("page")?, number("number")?);
+        if size.is_some_and(|size| size > MOST) {
+            return Err(Fault::new(FaultKind::TooLarge, format!("a page has {MOST} entities at most")));
+        }
+        if page.is_none() && size.is_none() {
+            return Ok(None);
+        }
+        let size = size.unwrap_or(100);
+        Ok(Some(((page.unwrap_or(1) - 1).saturating_mul(size), size)))
+    }
+
+    // ---- what changes something ------------------------------------------------------------------------------------
+
+    fn stripped(&self, mut draft: Draft) -> Draft {
+        shown::strip(&self.occi.settings.names, &mut draft);
+        draft
+    }
+
+    async fn create(&self, kind: Option<TypeId>) -> Result<Response, Fault> {
+        let input = self.input();
+        let document = {
+            let estate = self.occi.estate();
+            match kind {
+                Some(_) if matches!(self.media.rendering, Rendering::Plain | Rendering::Headers) => {
+                    let mut document = super::super::model::Document::default();
+                    document.push_entity(input.entity(&estate.registry)?);
+                    document
+                }
+                _ => input.document(&estate.registry)?,
+            }
+        };
+        if !document.mixins.is_empty() {
+            self.occi.add_mixins(document.mixins).await?;
+        }
+        let drafts: Vec<Draft> =
+            document.resources.into_iter().chain(document.links).map(|draft| self.stripped(draft)).collect();
+        if drafts.is_empty() {
+            return Err(Fault::bad("the request has no entity; expected at least a category"));
+        }
+        let one = drafts.len() == 1;
+        let links: Vec<bool> = drafts.iter().map(Draft::is_link).collect();
+        let places = self
+            .occi
+            .change(&self.base, |change| match &kind {
+                Some(kind) if one => {
+                    drafts.into_iter().map(|draft| change.create(draft, Some(kind), None)).collect()
+                }
+                Some(kind) => {
+                    let wrong = drafts.iter().filter_map(|draft| draft.kind.as_ref()).find(|k| *k != kind);
+                    if let Some(wrong) = wrong {
+                        return Err(Fault::bad(format!("the kind is `{wrong}`; here belongs `{kind}`")));
+                    }
+                    drafts.into_iter().map(|draft| change.create(draft, Some(kind), None)).collect()
+                }
+                None => {
+                    let (links, resources): (Vec<_>, Vec<_>) =
+                        drafts.into_iter().zip(links).partition(|(_, link)| *link);
+                    let bare = |list: Vec<(Draft, bool)>| list.into_iter().map(|(draft, _)| draft).collect();
+                    change.create_all(bare(resources), bare(links))
+                }
+            })
+            .await?;
+        self.created(places, one)
+    }
+
+    /// 201 with the place of what was created, and for one entity its rendering.
+    fn created(&self, places: Vec<String>, one: bool) -> Result<Response, Fault> {
+        let mut response = match places.as_slice() {
+            [place] if one => {
+                let wanted = self.accept(Shape::Collection)?;
+                match wanted.rendering {
+                    Rendering::Json | Rendering::Xml => {
+                        let estate = self.occi.estate();
+                        let entity = estate.get(place).ok_or_else(|| absent(place))?;
+                        let entity = shown::entity(&estate, &self.occi.settings, entity);
+                        written(&Output::entity(wanted, &entity)?)
+                    }
+                    _ => written(&Output::locations(wanted, [place.as_str()], &self.base)),
+                }
+            }
+            places => {
+                let media = self.accept(Shape::Collection)?;
+                written(&Output::locations(media, places.iter().map(String::as_str), &self.base))
+            }
+        };
+        *response.status_mut() = StatusCode::CREATED;
+        if let Some(place) = places.first()
+            && let Ok(value) = HeaderValue::from_str(&absolute(&self.base, place))
+        {
+            response.headers_mut().insert(header::LOCATION, value);
+        }
+        Ok(response)
+    }
+
+    async fn update(&self, place: &str, whole: bool) -> Result<Response, Fault> {
+        let draft = {
+            let estate = self.occi.estate();
+            let draft = self.input().entity(&estate.registry)?;
+            self.stripped(draft)
+        };
+        self.occi.change(&self.base, |change| change.update(place, draft, whole)).await?;
+        self.one(place)
+    }
+
+    async fn put_new(&self, place: &str) -> Result<Response, Fault> {
+        let (draft, kind) = {
+            let estate = self.occi.estate();
+            let parent = place.rsplit_once('/').map_or("/", |(parent, _)| parent);
+            let Some(Category::Kind(kind)) = estate.registry.by_location(&format!("{parent}/")) else {
+                return Err(absent(place));
+            };
+            let safe = |c: char| c.is_ascii_alphanumeric() || "-_.~:".contains(c);
+            let last = place.rsplit('/').next().unwrap_or_default();
+            if !last.chars().all(safe) || last.is_empty() || last.trim_matches('.').is_empty() {
+                return Err(Fault::bad(format!(
+                    "`{}` is no name for an entity; expected letters, digits, `-`, `_`, `.`",
+                    excerpt(last)
+                )));
+            }
+            (self.stripped(self.input().entity(&estate.registry)?), kind.id.clone())
+        };
+        self.occi.change(&self.base, |change| change.create(draft, Some(&kind), Some(place))).await?;
+        self.created(vec![place.to_string()], true)
+    }
+
+    async fn delete(&self, places: Vec<String>) -> Result<Response, Fault> {
+        self.occi
+            .change(&self.base, |change| {
+                places.iter().for_each(|place| change.remove(place));
+                Ok(())
+            })
+            .await?;
+        Ok(self.ok())
+    }
+
+    /// 200 with nothing to say.
+    fn ok(&self) -> Response {
+        let media = self.accept(Shape::Collection).unwrap_or(MediaType::DEFAULT);
+        match media.rendering {
+            Rendering::Json => {
+                written(&Output { content_type: media.name, headers: Default::default(), body: "{}".into() })
+            }
+            _ => (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], "OK\n")
+                .into_response(),
+        }
+    }
+
+    /// Who is to have a mixin, and with which values.
+    fn associated(&self) -> Result<Vec<(String, Values)>, Fault> {
+        let input = self.input();
+        let estate = self.occi.estate();
+        let of = |draft: &Draft| draft.location.clone().or_else(|| draft.id.clone());
+        match self.media.rendering {
+            Rendering::Json | Rendering::Xml => {
+                if input.is_empty()? {
+                    return Ok(Vec::new());
+                }
+                let document = input.document(&estate.registry)?;
+                let mut all: Vec<(String, Values)> =
+                    document.locations.into_iter().map(|place| (place, Values::new())).collect();
+                for draft in document.resources.into_iter().chain(document.links) {
+                    let draft = self.stripped(draft);
+                    let place = of(&draft).ok_or_else(|| Fault::bad("an entity has no `id`"))?;
+                    all.push((place, draft.attributes));
+                }
+                Ok(all)
+            }
+            Rendering::UriList => {
+                Ok(input.locations(&estate.registry)?.into_iter().map(|l| (l, Values::new())).collect())
+            }
+            _ => {
+                let values = input.filter()?.attributes;
+                Ok(input.locations(&estate.registry)?.into_iter().map(|l| (l, values.clone())).collect())
+            }
+        }
+    }
+
+    async fn associate(&self, mixin: TypeId, only: bool) -> Result<Response, Fault> {
+        let wanted = self.associated()?;
+        if wanted.is_empty() && !only {
+            return Err(Fault::bad(
+                "the request names no entity; expected `X-OCCI-Location`, or `resources` with their `id`",
+            ));
+        }
+        let before: Vec<String> = {
+            let estate = self.occi.estate();
+            let having = estate.below("/").filter(|e| e.mixins.contains(&mixin));
+            having.map(|e| e.location.clone()).collect()
+        };
+        self.occi
+            .change(&self.base, |change| {
+                let mut kept = Vec::new();
+                for (said, values) in wanted {
+                    let place = change.place(&said);
+                    if change.get(&place).is_none() {
+                        return Err(Fault::bad(format!("there is no entity at `{}`", excerpt(&said))));
+                    }
+                    change.associate(&place, &mixin, values)?;
+                    kept.push(place);
+                }
+                let gone = before.iter().filter(|place| only && !kept.contains(place));
+                gone.into_iter().try_for_each(|place| change.disassociate(place, &mixin))
+            })
+            .await?;
+        let id = mixin.clone();
+        self.list_all(|entity| entity.mixins.contains(&id))
+    }
+
+    fn list_all(&self, wanted: impl Fn(&Entity) -> bool) -> Result<Response, Fault> {
+        let media = self.accept(Shape::Collection)?;
+        let estate = self.occi.estate();
+        let all: Vec<&Arc<Entity>> = estate.below("/").filter(|entity| wanted(entity)).collect();
+        Ok(written(&match media.rendering {
+            Rendering::Json | Rendering::Xml => {
+                let entities = all.iter().map(|e| shown::entity(&estate, &self.occi.settings, e));
+                Output::entities(media, &entities.collect::<Vec<_>>(), &self.base)
+            }
+            _ => Output::locations(media, all.iter().map(|e| e.location.as_str()), &self.base),
+        }))
+    }
+
+    async fn disassociate(&self, mixin: TypeId) -> Result<Response, Fault> {
+        let said = {
+            let estate = self.occi.estate();
+            let input = self.input();
+            if input.is_empty()? { Vec::new() } else { input.locations(&estate.registry)? }
+        };
+        let having: Vec<String> = {
+            let estate = self.occi.estate();
+            let having = estate.below("/").filter(|e| e.mixins.contains(&mixin));
+            having.map(|e| e.location.clone()).collect()
+        };
+        self.occi
+            .change(&self.base, |change| {
+                let places = match said.is_empty() {
+                    true => having,
+                    false => said.iter().map(|place| change.place(place)).collect(),
+                };
+                places.iter().try_for_each(|place| change.disassociate(place, &mixin))
+            })
+            .await?;
+        Ok(self.ok())
+    }
+
+    async fn add_mixins(&self) -> Result<Response, Fault> {
+        let media = self.accept(Shape::Collection)?;
+        let categories = {
+            let estate = self.occi.estate();
+            self.input().categories(&estate.registry)?
+        };
+        if categories.is_empty() {
+            return Err(Fault::bad("the request has no category; expected a mixin"));
+        }
+        let mixins = categories.into_iter().map(|category| match category {
+            Category::Mixin(mixin) => Ok(mixin),
+            other => Err(Fault::bad(format!(
+                "`{}` is of class {}; clients create mixins",
+                excerpt(other.id().as_str()),
+                other.class()
+            ))),
+        });
+        let added = self.occi.add_mixins(mixins.collect::<Result<_, _>>()?).await?;
+        let added: Vec<Category> = added.into_iter().map(Category::Mixin).collect();
+        Ok(written(&Output::categories(media, &added, &self.base)))
+    }
+
+    async fn remove_mixins(&self) -> Result<Response, Fault> {
+        let ids: Vec<TypeId> = {
+            let estate = self.occi.estate();
+            let input = self.input();
+            match self.media.rendering {
+                Rendering::Json | Rendering::Xml => {
+                    input.categories(&estate.registry)?.iter().map(|c| c.id().clone()).collect()
+                }
+                _ => input.filter()?.categories,
+            }
+        };
+        if ids.is_empty() {
+            return Err(Fault::bad("the request names no mixin; expected its category"));
+        }
+        for id in ids {
+            self.occi.remove_mixin(&id).await?;
+        }
+        Ok(self.ok())
+    }
+
+    async fn act(&self, places: &[String]) -> Result<Response, Fault> {
+        let term = self.parameter("action").unwrap_or_default().to_string();
+        let said: Option<Invocation> = {
+            let estate = self.occi.estate();
+            let input = self.input();
+            if input.is_empty()? { None } else { Some(input.invocation(&estate.registry)?) }
+        };
+        self.occi
+            .change(&self.base, |change| {
+                for place in places {
+                    let entity = change.get(place).cloned().ok_or_else(|| absent(place))?;
+                    let call = {
+                        let estate = self.occi.estate();
+                        called_on(&estate, &entity, &term, said.clone())?
+                    };
+                    let mut entity = Entity::clone(&entity);
+                    act_on(&mut entity, &call)?;
+                    change.put(entity);
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(self.ok())
+    }
+
+    /// A response with a tag; 304 for a client that has it.
+    fn respond(&self, output: &Output) -> Response {
+        let mut hash = blake3::Hasher::new();
+        hash.update(output.content_type.as_bytes());
+        for (name, value) in &output.headers {
+            hash.update(name.as_bytes());
+            hash.update(value.as_bytes());
+        }
+        hash.update(output.body.as_bytes());
+        let tag = format!("\"{}\"", &hash.finalize().to_hex()[..24]);
+        let known = self.headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
+        let fresh = known
+            .flat_map(|list| list.split(','))
+            .map(|tag| tag.trim().trim_start_matches("W/"))
+            .any(|known| known == tag || known == "*");
+        let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { written(output) };
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::from_str(&tag) {
+            headers.insert(header::ETAG, value);
+        }
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        response
+    }
+}
+
+fn written(output: &Output) -> Response {
+    let kind = match output.content_type {
+        text if text.starts_with("text/") => format!("{text}; charset=utf-8"),
+        other => other.to_string(),
+    };
+    let mut response = (StatusCode::OK, [(header::CONTENT_TYPE, kind)], output.body.clone()).into_response();
+    for (name, value) in &output.headers {
+        if let (Ok(name), Ok(value)) = (
+            header::HeaderName::try_from(name.to_ascii_lowercase()),
+            HeaderValue::from_bytes(value.as_bytes()),
+        ) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
+}
+
+/// The call of an action of an entity, checked.
+fn called_on(
+    estate: &Estate,
+    entity: &Entity,
+    term: &str,
+    said: Option<Invocation>,
+) -> Result<Invocation, Fault> {
+    let actions = estate.registry.actions(&entity.kind, &entity.mixins);
+    let action = called(term, &actions, said.as_ref().map(|call| &call.action))?;
+    let attributes = said.map(|call| call.attributes).unwrap_or_default();
+    validate::call(&estate.registry, entity, Invocation { action, attributes })
+}
+
+/// What an action does to what stands in the model: states of infrastructure (GFD.224) and agreements (GFD.228).
+fn act_on(entity: &mut Entity, call: &Invocation) -> Result<(), Fault> {
+    let scheme = call.action.scheme();
+    let of =
+        |name: &str| scheme.ends_with(&format!("{name}/action#")) || scheme.ends_with(&format!("{name}#"));
+    let (attribute, state) = match call.action.term() {
+        "start" | "restart" if of("compute") => ("occi.compute.state", "active"),
+        "stop" if of("compute") => ("occi.compute.state", "inactive"),
+        "suspend" if of("compute") => ("occi.compute.state", "suspended"),
+        "up" => (if of("network") { "occi.network.state" } else { "occi.networkinterface.state" }, "active"),
+        "down" => {
+            (if of("network") { "occi.network.state" } else { "occi.networkinterface.state" }, "inactive")
+        }
+        "online" => ("occi.storage.state", "online"),
+        "offline" => ("occi.storage.state", "offline"),
+        "accept" if of("sla") => ("occi.agreement.state", "Accepted"),
+        "reject" if of("sla") => ("occi.agreement.state", "Rejected"),
+        "suspend" if of("sla") => ("occi.agreement.state", "Suspended"),
+        "resume" if of("sla") => ("occi.agreement.state", "Accepted"),
+        "terminate" if of("sla") => ("occi.agreement.state", "Terminated"),
+        _ => {
+            let text = format!("the action `{}` is not carried out here", call.action);
+            return Err(Fault::new(FaultKind::NotImplemented, text));
+        }
+    };
+    entity.attributes.insert(attribute.into(), state.into());
+    Ok(())
+}

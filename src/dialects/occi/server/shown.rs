@@ -1,0 +1,57 @@
+//! From an entity to a response: with its links, its actions, and what a sensor does.
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::super::draft::Draft;
+use super::super::extensions::monitoring;
+use super::super::model::{Entity, What};
+use super::super::monitoring::{Names, Settings};
+use super::estate::Estate;
+
+/// An entity as clients see it. Measurements never stand in it (R1-27).
+pub(super) fn entity(estate: &Estate, settings: &Settings, entity: &Entity) -> Entity {
+    let mut shown = plain(estate, settings, entity);
+    if let What::Resource { links } = &mut shown.what {
+        let places: Vec<&Arc<str>> = estate.links_from(&entity.location).collect();
+        *links = places
+            .into_iter()
+            .filter_map(|place| estate.get(place))
+            .map(|link| plain(estate, settings, link))
+            .collect();
+    }
+    shown
+}
+
+fn plain(estate: &Estate, settings: &Settings, entity: &Entity) -> Entity {
+    let mut shown = entity.clone();
+    shown.actions = estate.registry.actions(&entity.kind, &entity.mixins);
+    if estate.registry.is_a(&entity.kind, &monitoring::sensor())
+        && let Some(status) = estate.statuses.get(entity.location.as_str())
+    {
+        let id = settings.names.status();
+        let mut say = |name: &str, value: String| {
+            shown.attributes.insert(settings.names.attribute(id.term(), name), Json::from(value));
+        };
+        say("state", status.state.into());
+        if !status.missing.is_empty() {
+            say("missing", status.missing.join(","));
+        }
+        if let Some(warning) = &status.warning {
+            say("warning", warning.clone());
+        }
+        shown.mixins.push(id);
+    }
+    shown
+}
+
+/// Takes what only the server says out of what a client sends back.
+pub(super) fn strip(names: &Names, draft: &mut Draft) {
+    let status = names.status();
+    draft.mixins.retain(|id| *id != status);
+    draft.unclassed.retain(|id| *id != status);
+    let prefix = names.attribute(status.term(), "");
+    draft.attributes.retain(|name, _| !name.starts_with(&prefix));
+    draft.actions.clear();
+}
