@@ -5,6 +5,7 @@ mod goldens;
 mod negotiation;
 mod registry;
 mod renderings;
+mod schema;
 mod validation;
 
 use homeostat::dialects::occi::{Fault, Input, Rendering, TypeId};

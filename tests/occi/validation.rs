@@ -2,8 +2,8 @@
 
 use homeostat::dialects::occi::extensions::{infrastructure, monitoring as extension};
 use homeostat::dialects::occi::{
-    Attribute, Category, Checked, Draft, Entity, Extension, Fault, Invocation, Kind, ProviderMixin, Registry,
-    Role, What, json, validate,
+    Attribute, Category, Checked, Draft, Entity, Extension, Fault, Filter, Invocation, Kind, ProviderMixin,
+    Registry, Role, What, json, validate,
 };
 use serde_json::{Value, json};
 
@@ -244,4 +244,42 @@ fn an_action_is_called_with_what_it_takes() {
     refused(call(&of_compute("stop"), json!({"force": true})), &["no attribute `force`"]);
     refused(call(&of_compute("explode"), json!({})), &["unknown"]);
     refused(call(&format!("{}up", infrastructure::NETWORK_ACTIONS), json!({})), &["have no action"]);
+}
+
+#[test]
+fn what_a_mixin_brought_goes_with_it() {
+    let registry = registry();
+    let mut whole = sensor(json!({"occi.sensor.period": 60, "com.example.EWMA.instream": "a"}));
+    whole["mixins"] = json!(["http://example.com/aggregator#EWMA"]);
+    let current = entity(created(whole).unwrap());
+    let rest = validate::without(&registry, &current, &id("http://example.com/aggregator#EWMA")).unwrap();
+    assert_eq!((json!(rest.attributes), rest.mixins.len()), (json!({"occi.sensor.period": 60}), 0));
+    let absent = validate::without(&registry, &current, &extension::publisher()).unwrap_err();
+    assert_eq!(absent.kind.status(), 404);
+}
+
+#[test]
+fn a_filter_asks_for_kinds_mixins_and_values() {
+    let registry = registry();
+    let mut whole = sensor(json!({"occi.sensor.period": 60, "com.example.EWMA.instream": "a"}));
+    whole["mixins"] = json!(["http://example.com/aggregator#EWMA"]);
+    whole["title"] = json!("t");
+    let sensor = entity(created(whole).unwrap());
+    let filter = |categories: &[&str], values: Value| {
+        let categories = categories.iter().map(|c| id(c)).collect();
+        Filter { categories, attributes: serde_json::from_value(values).unwrap() }.matches(&registry, &sensor)
+    };
+    assert!(filter(&[], json!({})));
+    assert!(filter(
+        &["http://schemas.ogf.org/occi/core#resource", "http://example.com/aggregator#EWMA"],
+        json!({})
+    ));
+    assert!(filter(
+        &["http://schemas.ogf.org/occi/monitoring/sensor#aggregator"],
+        json!({"occi.sensor.period": "60"})
+    ));
+    assert!(!filter(&["http://schemas.ogf.org/occi/monitoring#publisher"], json!({})));
+    assert!(filter(&[], json!({"occi.core.title": "t", "com.example.EWMA.gain": 16})));
+    assert!(!filter(&[], json!({"occi.core.title": "u"})));
+    assert!(!filter(&[], json!({"occi.sensor.timestart": 1})));
 }

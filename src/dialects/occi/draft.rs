@@ -1,8 +1,11 @@
 //! What clients send: entities, invocations and filters in which everything is optional and nothing is resolved.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::model::{Attribute, AttributeType, Document, End, Entity, TypeId, Values, What};
+use super::registry::Registry;
 
 /// An entity as a client sent it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -39,7 +42,7 @@ pub enum DraftLink {
     /// Only its identifier or location.
     Reference(String),
     /// All of it.
-    Whole(Draft),
+    Whole(Box<Draft>),
 }
 
 impl Draft {
@@ -133,7 +136,7 @@ impl From<&Entity> for Draft {
     fn from(entity: &Entity) -> Self {
         let (links, source, target) = match &entity.what {
             What::Resource { links } => {
-                (links.iter().map(|l| DraftLink::Whole(Draft::from(l))).collect(), None, None)
+                (links.iter().map(|l| DraftLink::Whole(Box::new(Draft::from(l)))).collect(), None, None)
             }
             What::Link { source, target } => (Vec::new(), Some(source.clone()), Some(target.clone())),
         };
@@ -186,5 +189,44 @@ impl Filter {
     /// Whether it lets everything pass.
     pub fn is_empty(&self) -> bool {
         self.categories.is_empty() && self.attributes.is_empty()
+    }
+
+    /// Whether an entity has all of it: is of the kinds or of kinds derived from them, has the mixins or mixins that depend on them, and
+    /// has the values. A quoted number equals the number, as text renderings quote some.
+    pub fn matches(&self, registry: &Registry, entity: &Entity) -> bool {
+        let has = |id: &TypeId| {
+            registry.is_a(&entity.kind, id) || entity.mixins.iter().any(|m| registry.depends_on(m, id))
+        };
+        let equal = |(name, wanted): (&String, &Value)| match entity.attributes.get(name) {
+            Some(found) => found == wanted || as_text(found) == as_text(wanted),
+            None => core_value(entity, name).is_some_and(|found| found == as_text(wanted)),
+        };
+        self.categories.iter().all(has) && self.attributes.iter().all(equal)
+    }
+}
+
+fn as_text(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => text.into(),
+        other => other.to_string().into(),
+    }
+}
+
+/// What the text renderings show of the core model, by name.
+fn core_value<'a>(entity: &'a Entity, name: &str) -> Option<&'a str> {
+    let (source, target) = match &entity.what {
+        What::Resource { .. } => (None, None),
+        What::Link { source, target } => (Some(source), Some(target)),
+    };
+    let kind = |end: Option<&'a End>| end.and_then(|e| e.kind.as_ref()).map(TypeId::as_str);
+    match name {
+        "occi.core.id" => Some(&entity.id),
+        "occi.core.title" => entity.title.as_deref(),
+        "occi.core.summary" => entity.summary.as_deref(),
+        "occi.core.source" => source.map(|e| e.location.as_str()),
+        "occi.core.target" => target.map(|e| e.location.as_str()),
+        "occi.core.source.kind" => kind(source),
+        "occi.core.target.kind" => kind(target),
+        _ => None,
     }
 }

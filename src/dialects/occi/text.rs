@@ -330,7 +330,7 @@ fn descriptions(piece: &Piece<'_>, text: &str) -> Result<Attributes, Fault> {
 /// What a `Link` field may be.
 enum Reference {
     Action(TypeId),
-    Link(Draft),
+    Link(Box<Draft>),
 }
 
 fn link(piece: &Piece<'_>) -> Result<Reference, Fault> {
@@ -363,7 +363,7 @@ fn link(piece: &Piece<'_>) -> Result<Reference, Fault> {
     draft.mixins = category.collect();
     draft.target = Some(End { location: place, kind: rel.into_iter().next() });
     draft.lift();
-    Ok(Reference::Link(draft))
+    Ok(Reference::Link(Box::new(draft)))
 }
 
 /// The fields of one category.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::draft::{Draft, DraftLink, Invocation, coerce};
 use super::extensions::core;
 use super::fault::{Fault, shown};
-use super::model::{Attribute, End, Entity, Mixin, TypeId, Values, What};
+use super::model::{Attribute, Category, End, Entity, Mixin, TypeId, Values, What};
 use super::pattern;
 use super::registry::{Registry, unknown};
 
@@ -82,7 +82,7 @@ fn new_entity(
     for link in draft.links {
         match link {
             DraftLink::Reference(place) => references.push(place),
-            DraftLink::Whole(link) => links.push(inline_link(registry, link)?),
+            DraftLink::Whole(link) => links.push(inline_link(registry, *link)?),
         }
     }
     let Draft { id, title, summary, source, target, .. } = draft;
@@ -140,7 +140,7 @@ fn change(registry: &Registry, current: &Entity, mut draft: Draft, whole: bool) 
     for link in draft.links {
         match link {
             DraftLink::Reference(place) => references.push(place),
-            DraftLink::Whole(link) => links.push(inline_link(registry, link)?),
+            DraftLink::Whole(link) => links.push(inline_link(registry, *link)?),
         }
     }
     Ok(Checked {
@@ -170,6 +170,38 @@ fn changed_ends(current: &Entity, draft: &Draft) -> Result<(Option<End>, Option<
             Ok((Some(source), Some(target)))
         }
     }
+}
+
+/// What an entity is without a mixin: what only the mixin described goes with it.
+///
+/// # Errors
+/// The entity has no such mixin.
+pub fn without(registry: &Registry, current: &Entity, mixin: &TypeId) -> Result<Checked, Fault> {
+    let mixin = registry.canonical(mixin);
+    if !current.mixins.contains(mixin) {
+        return Err(Fault::not_found(format!(
+            "`{}` has no mixin `{}`",
+            current.location,
+            shown(mixin.as_str())
+        )));
+    }
+    let mixins: Vec<TypeId> = current.mixins.iter().filter(|m| *m != mixin).cloned().collect();
+    let described = registry.attributes(&current.kind, &mixins);
+    let mut attributes = current.attributes.clone();
+    attributes.retain(|name, _| described.contains_key(name.as_str()));
+    let (source, target) = changed_ends(current, &Draft::default())?;
+    Ok(Checked {
+        kind: current.kind.clone(),
+        id: None,
+        mixins,
+        attributes,
+        title: current.title.clone(),
+        summary: current.summary.clone(),
+        source,
+        target,
+        links: Vec::new(),
+        references: Vec::new(),
+    })
 }
 
 fn check_kind(registry: &Registry, kind: &TypeId, expected: Option<&TypeId>) -> Result<(), Fault> {
@@ -287,10 +319,8 @@ impl<'a> Subject<'a> {
 
     /// Which mixins would bring an attribute.
     fn elsewhere(&self, name: &str) -> String {
-        let brings = |m: &&str| !m.is_empty();
-        let mixins = self.registry.categories().filter(|c| c.attributes().contains_key(name));
-        let mixins = mixins.filter(|c| c.class() == "mixin").map(|c| c.id().as_str());
-        match mixins.filter(brings).next() {
+        let has = |c: &&Category| c.class() == "mixin" && c.attributes().contains_key(name);
+        match self.registry.categories().find(has).map(Category::id) {
             Some(mixin) => format!(" and its mixins; the mixin `{mixin}` has it"),
             None => " and its mixins".to_string(),
         }

@@ -244,7 +244,7 @@ impl Reader<'_> {
             let at = format!("{at}[{i}]");
             draft.links.push(match item {
                 Value::String(text) => DraftLink::Reference(text),
-                other => DraftLink::Whole(self.entity(&at, other)?),
+                other => DraftLink::Whole(Box::new(self.entity(&at, other)?)),
             });
         }
         if let Some(other) = object.keys().next() {

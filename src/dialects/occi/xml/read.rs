@@ -155,7 +155,7 @@ fn read_entity(node: N<'_, '_>) -> Result<Draft, Fault> {
 fn link(node: N<'_, '_>) -> Result<DraftLink, Fault> {
     match uri(node, "uri")? {
         Some(place) if children(node).next().is_none() => Ok(DraftLink::Reference(place)),
-        _ => read_entity(node).map(DraftLink::Whole),
+        _ => read_entity(node).map(Box::new).map(DraftLink::Whole),
     }
 }
 
