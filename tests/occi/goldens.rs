@@ -190,6 +190,13 @@ fn control_characters_forge_no_header_and_no_line() {
         body(Rendering::Plain, "X-OCCI-Attribute: a=\"\u{0}\"").entity(&registry),
         &["line 1", "position 22", "U+0000"],
     );
+    for name in ["occi.core.id", "occi.core.source", "occi.core.target"] {
+        let escaped = format!("{name}=\"/a\\u000d\\u000aLocation: /b\"");
+        refused(in_headers(&[("X-OCCI-Attribute", &escaped)]).entity(&registry), &[name, "no URI"]);
+        let nested = json!({"attributes": {name: "/a\r\nLocation: /b"}}).to_string();
+        refused(body(Rendering::Json, &nested).entity(&registry), &[name, "no URI"]);
+    }
+    refused(json::entity(r#"{"links":["/a\nb"]}"#, &|_| false), &["links[0]", "no URI"]);
     let entity = Entity { title: Some("a\r\nX-OCCI-Location: /b".into()), ..sensor() };
     let output = Output::entity(MediaType::of(Rendering::Plain), &entity).unwrap();
     assert_eq!(output.body.lines().count(), PLAIN.lines().count());

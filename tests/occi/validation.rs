@@ -283,3 +283,17 @@ fn a_filter_asks_for_kinds_mixins_and_values() {
     assert!(!filter(&[], json!({"occi.core.title": "u"})));
     assert!(!filter(&[], json!({"occi.sensor.timestart": 1})));
 }
+
+/// Requirement: R1-23, R1-46
+#[test]
+fn what_an_associated_mixin_requires_may_follow() {
+    let registry = registry();
+    let current = entity(created(sensor(json!({"occi.sensor.period": 60}))).unwrap());
+    let update = |current: &Entity, value| validate::update(&registry, current, draft(value));
+    let associated = update(&current, json!({"mixins": ["http://example.com/aggregator#EWMA"]})).unwrap();
+    assert_eq!(json!(associated.attributes), json!({GAIN: 16, "occi.sensor.period": 60}));
+    let current = entity(associated);
+    let complete =
+        entity(update(&current, json!({"attributes": {"com.example.EWMA.instream": "a"}})).unwrap());
+    refused(update(&complete, json!({"attributes": {"com.example.EWMA.instream": null}})), &["required"]);
+}

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use super::fault::{Fault, shown};
 use super::model::{Attribute, AttributeType, Document, End, Entity, TypeId, Values, What};
 use super::registry::Registry;
+use super::text::is_uri;
 
 /// An entity as a client sent it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -52,17 +54,36 @@ impl Draft {
     }
 
     /// Moves values of the core model out of the attributes, where the text renderings have them. What was said elsewhere stays.
-    pub(super) fn lift(&mut self) {
-        let id = self.take("occi.core.id");
+    ///
+    /// # Errors
+    /// An identifier or end that is no URI, which could forge a line where it is rendered without quotes; a kind that is none.
+    pub(super) fn lift(&mut self) -> Result<(), Fault> {
+        let id = self.take_uri("occi.core.id")?;
         self.id = self.id.take().or(id);
         let title = self.take("occi.core.title");
         self.title = self.title.take().or(title);
         let summary = self.take("occi.core.summary");
         self.summary = self.summary.take().or(summary);
-        let (source, kind) = (self.take("occi.core.source"), self.take("occi.core.source.kind"));
+        let (source, kind) = (self.take_uri("occi.core.source")?, self.take_kind("occi.core.source.kind")?);
         lift_end(&mut self.source, source, kind);
-        let (target, kind) = (self.take("occi.core.target"), self.take("occi.core.target.kind"));
+        let (target, kind) = (self.take_uri("occi.core.target")?, self.take_kind("occi.core.target.kind")?);
         lift_end(&mut self.target, target, kind);
+        Ok(())
+    }
+
+    fn take_uri(&mut self, name: &str) -> Result<Option<String>, Fault> {
+        match self.take(name) {
+            Some(text) if !is_uri(&text) => {
+                Err(Fault::bad(format!("`{name}` is `{}`, which is no URI", shown(&text))))
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn take_kind(&mut self, name: &str) -> Result<Option<TypeId>, Fault> {
+        let parse =
+            |text: String| text.parse().map_err(|e: Fault| Fault::bad(format!("`{name}`: {}", e.text)));
+        self.take(name).map(parse).transpose()
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
@@ -81,8 +102,7 @@ impl Draft {
 }
 
 /// A kind alone does not make an end; it says what is at the end that was given.
-fn lift_end(end: &mut Option<End>, location: Option<String>, kind: Option<String>) {
-    let kind = kind.and_then(|k| k.parse().ok());
+fn lift_end(end: &mut Option<End>, location: Option<String>, kind: Option<TypeId>) {
     match (end, location) {
         (Some(end), _) => end.kind = end.kind.take().or(kind),
         (end @ None, Some(location)) => *end = Some(End { location, kind }),

@@ -77,16 +77,22 @@ fn new_entity(
     values.retain(|_, v| !v.is_null());
     subject.check(&mut values)?;
     fill(registry, &kind, &mixins, &mut values);
-    subject.check_required(&values)?;
+    subject.check_required(&values, |_| true)?;
+    let (links, references) = links(registry, draft.links)?;
+    let Draft { id, title, summary, source, target, .. } = draft;
+    Ok(Checked { kind, id, mixins, attributes: values, title, summary, source, target, links, references })
+}
+
+/// The links within a resource: those that are new, and places of those that exist.
+fn links(registry: &Registry, drafts: Vec<DraftLink>) -> Result<(Vec<Checked>, Vec<String>), Fault> {
     let (mut links, mut references) = (Vec::new(), Vec::new());
-    for link in draft.links {
+    for link in drafts {
         match link {
             DraftLink::Reference(place) => references.push(place),
             DraftLink::Whole(link) => links.push(inline_link(registry, *link)?),
         }
     }
-    let Draft { id, title, summary, source, target, .. } = draft;
-    Ok(Checked { kind, id, mixins, attributes: values, title, summary, source, target, links, references })
+    Ok((links, references))
 }
 
 /// A link within a resource; of unknown kind it is a plain one.
@@ -96,7 +102,8 @@ fn inline_link(registry: &Registry, mut link: Draft) -> Result<Checked, Fault> {
     new_entity(registry, link, Some(&core::link()), true)
 }
 
-/// Checks a partial update: what is said changes, what is `null` goes, mixins are added, the rest stays.
+/// Checks a partial update: what is said changes, what is `null` goes, mixins are added, the rest stays. What a new mixin requires may
+/// follow in a later update, as an association in `text/occi` cannot carry it; what is required and there cannot go.
 ///
 /// # Errors
 /// As [`create`]; also for another kind or other ends.
@@ -133,16 +140,10 @@ fn change(registry: &Registry, current: &Entity, mut draft: Draft, whole: bool) 
     values.extend(said);
     values.retain(|_, v| !v.is_null());
     fill(registry, kind, &mixins, &mut values);
-    subject.check_required(&values)?;
+    subject.check_required(&values, |name| whole || current.attributes.contains_key(name))?;
     let keep =
         |new: Option<String>, old: &Option<String>| if whole { new } else { new.or_else(|| old.clone()) };
-    let (mut links, mut references) = (Vec::new(), Vec::new());
-    for link in draft.links {
-        match link {
-            DraftLink::Reference(place) => references.push(place),
-            DraftLink::Whole(link) => links.push(inline_link(registry, *link)?),
-        }
-    }
+    let (links, references) = links(registry, draft.links)?;
     Ok(Checked {
         id: draft.id,
         title: keep(draft.title, &current.title),
@@ -327,9 +328,10 @@ impl<'a> Subject<'a> {
     }
 
     /// What is immutable the server adds later.
-    fn check_required(&self, values: &Values) -> Result<(), Fault> {
+    fn check_required(&self, values: &Values, counts: impl Fn(&str) -> bool) -> Result<(), Fault> {
         let mut needed = self.described.iter().filter(|(name, a)| {
-            a.required && a.mutable && !name.starts_with("occi.core.") && !values.contains_key(**name)
+            let lacks = !name.starts_with("occi.core.") && !values.contains_key(**name);
+            a.required && a.mutable && lacks && counts(name)
         });
         match needed.next() {
             Some((name, attribute)) => Err(Fault::bad(format!(

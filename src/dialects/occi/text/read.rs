@@ -67,7 +67,7 @@ impl<'a> Fields<'a> {
                 Reference::Link(link) => draft.links.push(DraftLink::Whole(link)),
             }
         }
-        draft.lift();
+        draft.lift()?;
         Ok(draft)
     }
 
@@ -350,6 +350,6 @@ fn link(piece: &Piece<'_>) -> Result<Reference, Fault> {
     draft.kind = category.next();
     draft.mixins = category.collect();
     draft.target = Some(End { location: place, kind: rel.into_iter().next() });
-    draft.lift();
+    draft.lift().map_err(|e| piece.fault(e.text))?;
     Ok(Reference::Link(Box::new(draft)))
 }

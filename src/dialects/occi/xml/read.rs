@@ -147,7 +147,7 @@ fn read_entity(node: N<'_, '_>) -> Result<Draft, Fault> {
             _ => return Err(unknown(child, "kind, mixin, attribute, action, summary or link")),
         }
     }
-    draft.lift();
+    draft.lift().map_err(|e| fault(node, e.text))?;
     Ok(draft)
 }
 
