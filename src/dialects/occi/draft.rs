@@ -1,8 +1,13 @@
 //! What clients send: entities, invocations and filters in which everything is optional and nothing is resolved.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
+use super::fault::{Fault, shown};
 use super::model::{Attribute, AttributeType, Document, End, Entity, TypeId, Values, What};
+use super::registry::Registry;
+use super::text::is_uri;
 
 /// An entity as a client sent it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -39,7 +44,7 @@ pub enum DraftLink {
     /// Only its identifier or location.
     Reference(String),
     /// All of it.
-    Whole(Draft),
+    Whole(Box<Draft>),
 }
 
 impl Draft {
@@ -49,17 +54,36 @@ impl Draft {
     }
 
     /// Moves values of the core model out of the attributes, where the text renderings have them. What was said elsewhere stays.
-    pub(super) fn lift(&mut self) {
-        let id = self.take("occi.core.id");
+    ///
+    /// # Errors
+    /// An identifier or end that is no URI, which could forge a line where it is rendered without quotes; a kind that is none.
+    pub(super) fn lift(&mut self) -> Result<(), Fault> {
+        let id = self.take_uri("occi.core.id")?;
         self.id = self.id.take().or(id);
         let title = self.take("occi.core.title");
         self.title = self.title.take().or(title);
         let summary = self.take("occi.core.summary");
         self.summary = self.summary.take().or(summary);
-        let (source, kind) = (self.take("occi.core.source"), self.take("occi.core.source.kind"));
+        let (source, kind) = (self.take_uri("occi.core.source")?, self.take_kind("occi.core.source.kind")?);
         lift_end(&mut self.source, source, kind);
-        let (target, kind) = (self.take("occi.core.target"), self.take("occi.core.target.kind"));
+        let (target, kind) = (self.take_uri("occi.core.target")?, self.take_kind("occi.core.target.kind")?);
         lift_end(&mut self.target, target, kind);
+        Ok(())
+    }
+
+    fn take_uri(&mut self, name: &str) -> Result<Option<String>, Fault> {
+        match self.take(name) {
+            Some(text) if !is_uri(&text) => {
+                Err(Fault::bad(format!("`{name}` is `{}`, which is no URI", shown(&text))))
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn take_kind(&mut self, name: &str) -> Result<Option<TypeId>, Fault> {
+        let parse =
+            |text: String| text.parse().map_err(|e: Fault| Fault::bad(format!("`{name}`: {}", e.text)));
+        self.take(name).map(parse).transpose()
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
@@ -78,8 +102,7 @@ impl Draft {
 }
 
 /// A kind alone does not make an end; it says what is at the end that was given.
-fn lift_end(end: &mut Option<End>, location: Option<String>, kind: Option<String>) {
-    let kind = kind.and_then(|k| k.parse().ok());
+fn lift_end(end: &mut Option<End>, location: Option<String>, kind: Option<TypeId>) {
     match (end, location) {
         (Some(end), _) => end.kind = end.kind.take().or(kind),
         (end @ None, Some(location)) => *end = Some(End { location, kind }),
@@ -133,7 +156,7 @@ impl From<&Entity> for Draft {
     fn from(entity: &Entity) -> Self {
         let (links, source, target) = match &entity.what {
             What::Resource { links } => {
-                (links.iter().map(|l| DraftLink::Whole(Draft::from(l))).collect(), None, None)
+                (links.iter().map(|l| DraftLink::Whole(Box::new(Draft::from(l)))).collect(), None, None)
             }
             What::Link { source, target } => (Vec::new(), Some(source.clone()), Some(target.clone())),
         };
@@ -186,5 +209,44 @@ impl Filter {
     /// Whether it lets everything pass.
     pub fn is_empty(&self) -> bool {
         self.categories.is_empty() && self.attributes.is_empty()
+    }
+
+    /// Whether an entity has all of it: is of the kinds or of kinds derived from them, has the mixins or mixins that depend on them, and
+    /// has the values. A quoted number equals the number, as text renderings quote some.
+    pub fn matches(&self, registry: &Registry, entity: &Entity) -> bool {
+        let has = |id: &TypeId| {
+            registry.is_a(&entity.kind, id) || entity.mixins.iter().any(|m| registry.depends_on(m, id))
+        };
+        let equal = |(name, wanted): (&String, &Value)| match entity.attributes.get(name) {
+            Some(found) => found == wanted || as_text(found) == as_text(wanted),
+            None => core_value(entity, name).is_some_and(|found| found == as_text(wanted)),
+        };
+        self.categories.iter().all(has) && self.attributes.iter().all(equal)
+    }
+}
+
+fn as_text(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => text.into(),
+        other => other.to_string().into(),
+    }
+}
+
+/// What the text renderings show of the core model, by name.
+fn core_value<'a>(entity: &'a Entity, name: &str) -> Option<&'a str> {
+    let (source, target) = match &entity.what {
+        What::Resource { .. } => (None, None),
+        What::Link { source, target } => (Some(source), Some(target)),
+    };
+    let kind = |end: Option<&'a End>| end.and_then(|e| e.kind.as_ref()).map(TypeId::as_str);
+    match name {
+        "occi.core.id" => Some(&entity.id),
+        "occi.core.title" => entity.title.as_deref(),
+        "occi.core.summary" => entity.summary.as_deref(),
+        "occi.core.source" => source.map(|e| e.location.as_str()),
+        "occi.core.target" => target.map(|e| e.location.as_str()),
+        "occi.core.source.kind" => kind(source),
+        "occi.core.target.kind" => kind(target),
+        _ => None,
     }
 }

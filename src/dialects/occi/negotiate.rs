@@ -33,6 +33,8 @@ pub struct MediaType {
     pub rendering: Rendering,
     /// The value of `Content-Type`.
     pub name: &'static str,
+    /// For whom; JSON differs.
+    pub version: Version,
 }
 
 /// All names. The first of a rendering is its own; the order is the order of preference where the client has none.
@@ -52,12 +54,18 @@ pub const MEDIA_TYPES: [MediaType; 9] = [
 pub const ACCEPT: &str = "text/plain, application/occi+json, text/occi, text/uri-list, application/occi+xml";
 
 const fn named(rendering: Rendering, name: &'static str) -> MediaType {
-    MediaType { rendering, name }
+    MediaType { rendering, name, version: Version::V1_2 }
 }
 
 impl MediaType {
     /// What clients get who do not say what they want.
     pub const DEFAULT: Self = named(Rendering::Plain, "text/plain");
+
+    /// The same for clients of a version.
+    #[must_use]
+    pub fn for_version(self, version: Version) -> Self {
+        Self { version, ..self }
+    }
 
     /// A rendering under its own name.
     pub fn of(rendering: Rendering) -> Self {

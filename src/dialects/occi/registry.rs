@@ -181,6 +181,14 @@ impl Registry {
         self.locations.get(&normal(path)).and_then(|id| self.categories.get(id))
     }
 
+    /// The categories that a word names: an identifier, or the term of some.
+    pub fn named(&self, word: &str) -> Vec<&Category> {
+        match word.parse::<TypeId>() {
+            Ok(id) => self.get(&id).into_iter().collect(),
+            Err(_) => self.categories().filter(|c| c.id().term() == word).collect(),
+        }
+    }
+
     /// All categories: kinds, mixins, actions; each those of the specifications first, then by identifier.
     pub fn categories(&self) -> impl Iterator<Item = &Category> {
         let all = self.kinds.keys().chain(self.mixins.keys()).chain(self.actions.keys());

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::draft::{Draft, Filter, Invocation};
 use super::fault::{Fault, FaultKind};
 use super::model::{Category, Document, Entity, TypeId};
-use super::negotiate::{MediaType, Rendering};
+use super::negotiate::{MediaType, Rendering, Version};
 use super::registry::Registry;
 use super::text::{self, Fields, Lines};
 use super::validate::qualify;
@@ -160,8 +160,12 @@ impl Output {
         Self { content_type: media.name, headers: Lines::new(), body }
     }
 
-    fn json(media: MediaType, value: &Value) -> Self {
-        Self::body(media, json::written(value))
+    fn json(media: MediaType, value: Value) -> Self {
+        let value = match media.version {
+            Version::V1_1 => json::as_of_1_1(value),
+            Version::V1_2 => value,
+        };
+        Self::body(media, json::written(&value))
     }
 
     fn lines(media: MediaType, lines: &Lines) -> Self {
@@ -182,7 +186,7 @@ impl Output {
     pub fn entity(media: MediaType, entity: &Entity) -> Result<Self, Fault> {
         match media.rendering {
             Rendering::Plain | Rendering::Headers => Ok(Self::lines(media, &text::entity_lines(entity))),
-            Rendering::Json => Ok(Self::json(media, &json::entity_value(entity))),
+            Rendering::Json => Ok(Self::json(media, json::entity_value(entity))),
             Rendering::Xml => Ok(Self::body(media, xml::entity_text(entity))),
             Rendering::UriList => Err(Fault::bad("text/uri-list renders collections only")),
         }
@@ -191,7 +195,7 @@ impl Output {
     /// A collection of entities. Text has their places, which begin with `base` (`http://host`), JSON and XML all of them.
     pub fn entities(media: MediaType, entities: &[Entity], base: &str) -> Self {
         match media.rendering {
-            Rendering::Json => Self::json(media, &json::collection_value(entities)),
+            Rendering::Json => Self::json(media, json::collection_value(entities)),
             Rendering::Xml => Self::body(media, xml::collection_text(entities)),
             _ => Self::locations(media, entities.iter().map(|e| e.location.as_str()), base),
         }
@@ -202,7 +206,7 @@ impl Output {
         let places: Vec<String> = locations.into_iter().map(|l| absolute(base, l)).collect();
         match media.rendering {
             Rendering::UriList => Self::body(media, places.iter().map(|p| format!("{p}\r\n")).collect()),
-            Rendering::Json => Self::json(media, &Value::from(places)),
+            Rendering::Json => Self::json(media, Value::from(places)),
             Rendering::Xml => Self::body(media, xml::locations_text(&places)),
             _ => Self::lines(media, &text::location_lines(places.iter().map(String::as_str))),
         }
@@ -216,7 +220,7 @@ impl Output {
     ) -> Self {
         let categories: Vec<&Category> = categories.into_iter().collect();
         match media.rendering {
-            Rendering::Json => Self::json(media, &json::categories_value(categories)),
+            Rendering::Json => Self::json(media, json::categories_value(categories)),
             Rendering::Xml => Self::body(media, xml::categories_text(categories)),
             Rendering::UriList => {
                 Self::locations(media, categories.iter().filter_map(|c| c.location()), base)
@@ -232,7 +236,7 @@ impl Output {
     pub fn invocation(media: MediaType, call: &Invocation) -> Result<Self, Fault> {
         match media.rendering {
             Rendering::Plain | Rendering::Headers => Ok(Self::lines(media, &text::invocation_lines(call))),
-            Rendering::Json => Ok(Self::json(media, &json::invocation_value(call))),
+            Rendering::Json => Ok(Self::json(media, json::invocation_value(call))),
             Rendering::Xml => Ok(Self::body(media, xml::invocation_text(call))),
             Rendering::UriList => Err(Fault::bad("text/uri-list renders collections only")),
         }

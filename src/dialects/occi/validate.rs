@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::draft::{Draft, DraftLink, Invocation, coerce};
 use super::extensions::core;
 use super::fault::{Fault, shown};
-use super::model::{Attribute, End, Entity, Mixin, TypeId, Values, What};
+use super::model::{Attribute, Category, End, Entity, Mixin, TypeId, Values, What};
 use super::pattern;
 use super::registry::{Registry, unknown};
 
@@ -77,16 +77,22 @@ fn new_entity(
     values.retain(|_, v| !v.is_null());
     subject.check(&mut values)?;
     fill(registry, &kind, &mixins, &mut values);
-    subject.check_required(&values)?;
-    let (mut links, mut references) = (Vec::new(), Vec::new());
-    for link in draft.links {
-        match link {
-            DraftLink::Reference(place) => references.push(place),
-            DraftLink::Whole(link) => links.push(inline_link(registry, link)?),
-        }
-    }
+    subject.check_required(&values, |_| true)?;
+    let (links, references) = links(registry, draft.links)?;
     let Draft { id, title, summary, source, target, .. } = draft;
     Ok(Checked { kind, id, mixins, attributes: values, title, summary, source, target, links, references })
+}
+
+/// The links within a resource: those that are new, and places of those that exist.
+fn links(registry: &Registry, drafts: Vec<DraftLink>) -> Result<(Vec<Checked>, Vec<String>), Fault> {
+    let (mut links, mut references) = (Vec::new(), Vec::new());
+    for link in drafts {
+        match link {
+            DraftLink::Reference(place) => references.push(place),
+            DraftLink::Whole(link) => links.push(inline_link(registry, *link)?),
+        }
+    }
+    Ok((links, references))
 }
 
 /// A link within a resource; of unknown kind it is a plain one.
@@ -96,7 +102,8 @@ fn inline_link(registry: &Registry, mut link: Draft) -> Result<Checked, Fault> {
     new_entity(registry, link, Some(&core::link()), true)
 }
 
-/// Checks a partial update: what is said changes, what is `null` goes, mixins are added, the rest stays.
+/// Checks a partial update: what is said changes, what is `null` goes, mixins are added, the rest stays. What a new mixin requires may
+/// follow in a later update, as an association in `text/occi` cannot carry it; what is required and there cannot go.
 ///
 /// # Errors
 /// As [`create`]; also for another kind or other ends.
@@ -133,16 +140,10 @@ fn change(registry: &Registry, current: &Entity, mut draft: Draft, whole: bool) 
     values.extend(said);
     values.retain(|_, v| !v.is_null());
     fill(registry, kind, &mixins, &mut values);
-    subject.check_required(&values)?;
+    subject.check_required(&values, |name| whole || current.attributes.contains_key(name))?;
     let keep =
         |new: Option<String>, old: &Option<String>| if whole { new } else { new.or_else(|| old.clone()) };
-    let (mut links, mut references) = (Vec::new(), Vec::new());
-    for link in draft.links {
-        match link {
-            DraftLink::Reference(place) => references.push(place),
-            DraftLink::Whole(link) => links.push(inline_link(registry, link)?),
-        }
-    }
+    let (links, references) = links(registry, draft.links)?;
     Ok(Checked {
         id: draft.id,
         title: keep(draft.title, &current.title),
@@ -170,6 +171,38 @@ fn changed_ends(current: &Entity, draft: &Draft) -> Result<(Option<End>, Option<
             Ok((Some(source), Some(target)))
         }
     }
+}
+
+/// What an entity is without a mixin: what only the mixin described goes with it.
+///
+/// # Errors
+/// The entity has no such mixin.
+pub fn without(registry: &Registry, current: &Entity, mixin: &TypeId) -> Result<Checked, Fault> {
+    let mixin = registry.canonical(mixin);
+    if !current.mixins.contains(mixin) {
+        return Err(Fault::not_found(format!(
+            "`{}` has no mixin `{}`",
+            current.location,
+            shown(mixin.as_str())
+        )));
+    }
+    let mixins: Vec<TypeId> = current.mixins.iter().filter(|m| *m != mixin).cloned().collect();
+    let described = registry.attributes(&current.kind, &mixins);
+    let mut attributes = current.attributes.clone();
+    attributes.retain(|name, _| described.contains_key(name.as_str()));
+    let (source, target) = changed_ends(current, &Draft::default())?;
+    Ok(Checked {
+        kind: current.kind.clone(),
+        id: None,
+        mixins,
+        attributes,
+        title: current.title.clone(),
+        summary: current.summary.clone(),
+        source,
+        target,
+        links: Vec::new(),
+        references: Vec::new(),
+    })
 }
 
 fn check_kind(registry: &Registry, kind: &TypeId, expected: Option<&TypeId>) -> Result<(), Fault> {
@@ -287,19 +320,18 @@ impl<'a> Subject<'a> {
 
     /// Which mixins would bring an attribute.
     fn elsewhere(&self, name: &str) -> String {
-        let brings = |m: &&str| !m.is_empty();
-        let mixins = self.registry.categories().filter(|c| c.attributes().contains_key(name));
-        let mixins = mixins.filter(|c| c.class() == "mixin").map(|c| c.id().as_str());
-        match mixins.filter(brings).next() {
+        let has = |c: &&Category| c.class() == "mixin" && c.attributes().contains_key(name);
+        match self.registry.categories().find(has).map(Category::id) {
             Some(mixin) => format!(" and its mixins; the mixin `{mixin}` has it"),
             None => " and its mixins".to_string(),
         }
     }
 
     /// What is immutable the server adds later.
-    fn check_required(&self, values: &Values) -> Result<(), Fault> {
+    fn check_required(&self, values: &Values, counts: impl Fn(&str) -> bool) -> Result<(), Fault> {
         let mut needed = self.described.iter().filter(|(name, a)| {
-            a.required && a.mutable && !name.starts_with("occi.core.") && !values.contains_key(**name)
+            let lacks = !name.starts_with("occi.core.") && !values.contains_key(**name);
+            a.required && a.mutable && lacks && counts(name)
         });
         match needed.next() {
             Some((name, attribute)) => Err(Fault::bad(format!(

@@ -243,8 +243,11 @@ impl Reader<'_> {
         for (i, item) in list(&at, links)?.into_iter().enumerate() {
             let at = format!("{at}[{i}]");
             draft.links.push(match item {
-                Value::String(text) => DraftLink::Reference(text),
-                other => DraftLink::Whole(self.entity(&at, other)?),
+                Value::String(text) if is_uri(&text) => DraftLink::Reference(text),
+                Value::String(text) => {
+                    return Err(Fault::bad(format!("`{at}` is `{}`, which is no URI", shown(&text))));
+                }
+                other => DraftLink::Whole(Box::new(self.entity(&at, other)?)),
             });
         }
         if let Some(other) = object.keys().next() {
@@ -253,7 +256,10 @@ impl Reader<'_> {
                 shown(&within(path, other))
             )));
         }
-        draft.lift();
+        draft.lift().map_err(|e| match path.is_empty() {
+            true => e,
+            false => Fault::bad(format!("`{path}`: {}", e.text)),
+        })?;
         Ok(draft)
     }
 

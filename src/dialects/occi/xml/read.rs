@@ -147,7 +147,7 @@ fn read_entity(node: N<'_, '_>) -> Result<Draft, Fault> {
             _ => return Err(unknown(child, "kind, mixin, attribute, action, summary or link")),
         }
     }
-    draft.lift();
+    draft.lift().map_err(|e| fault(node, e.text))?;
     Ok(draft)
 }
 
@@ -155,7 +155,7 @@ fn read_entity(node: N<'_, '_>) -> Result<Draft, Fault> {
 fn link(node: N<'_, '_>) -> Result<DraftLink, Fault> {
     match uri(node, "uri")? {
         Some(place) if children(node).next().is_none() => Ok(DraftLink::Reference(place)),
-        _ => read_entity(node).map(DraftLink::Whole),
+        _ => read_entity(node).map(Box::new).map(DraftLink::Whole),
     }
 }
 
