@@ -349,3 +349,28 @@ execute: {{}}
     loads(&mut s);
     assert_eq!(acted(&s), 2);
 }
+
+/// Data that lead back to themselves would be more with each step.
+#[test]
+fn streams_that_feed_each_other_in_a_circle_are_refused_with_the_way() {
+    let service = |name: &str, reads: &str, emits: &str| {
+        format!(
+            "service: {name}\nmonitor:\n  sensors: {{ {reads}: {{ collect: {{}} }} }}\n  metrics: {{ m: {{ of: {reads}, aggregate: avg, every: 1s, emit: {emits} }} }}\n"
+        )
+    };
+    let set = |services: &[String]| {
+        let texts: Vec<(String, &str)> =
+            services.iter().enumerate().map(|(n, text)| (format!("{n}.yaml"), text.as_str())).collect();
+        PolicySet::from_sources(&Sources::from_texts(texts.iter().map(|(n, t)| (n.as_str(), *t))), None)
+    };
+    let line = [service("A", "x", "y"), service("B", "y", "z"), service("C", "x", "z")];
+    assert!(set(&line).is_ok(), "two ways to one end are no circle");
+    for (closing, way) in [
+        (service("D", "z", "x"), "x -> y (by `A`) -> z (by `B`) -> x (by `D`)"),
+        (service("D", "w", "w"), "w -> w (by `D`)"),
+    ] {
+        let problems = set(&[&line[..], &[closing]].concat()).expect_err("a circle");
+        assert!(problems.iter().all(|p| p.code == "metric-cycle" && p.line.is_some()), "{problems:?}");
+        assert!(problems.iter().any(|p| p.message.contains(way)), "{problems:?}");
+    }
+}
