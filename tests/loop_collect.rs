@@ -374,3 +374,25 @@ fn streams_that_feed_each_other_in_a_circle_are_refused_with_the_way() {
         assert!(problems.iter().any(|p| p.message.contains(way)), "{problems:?}");
     }
 }
+
+/// Requirement: R2-22
+#[test]
+fn text_counts_and_does_nothing_else() {
+    let mut s = simulate(
+        "service: A
+monitor:
+  sensors: { Log: { collect: {} } }
+  metrics:
+    lines: { of: Log, aggregate: count, every: 60s, emit: Lines }
+    total: { of: Log, aggregate: sum, every: 60s, emit: Total }
+    each: { of: Log, every: 60s, emit: Each }
+analyze: { on: { objective: lines_results + total_results + each_results >= 0, missing: ok } }
+",
+    );
+    s.collect("Log", [("vm1", f64::NAN), ("vm1", 2.0), ("vm1", f64::NAN), ("vm1", f64::INFINITY)]);
+    minute(&mut s);
+    let mut now = results(&mut s);
+    now.sort_by(|a, b| a.partial_cmp(b).expect("finite"));
+    let said = |metric: &str, resource: &str, value| (metric.to_string(), resource.to_string(), value);
+    assert_eq!(now, [said("Each", "vm1", 2.0), said("Lines", "ALL", 3.0), said("Total", "ALL", 2.0)]);
+}

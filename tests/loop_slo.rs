@@ -238,8 +238,12 @@ fn an_slo_whose_metric_is_removed_is_unresolved() {
     let text = "service: A\nmonitor: { sensors: { x: push } }\nanalyze: { slo: { objective: x < 30 } }\n";
     let (set, _) = PolicySet::from_sources(&Sources::from_texts([("p.yaml", text)]), None).unwrap();
     let mut policy = (*set.services["A"]).clone();
-    policy.monitor =
-        Some(std::sync::Arc::new(homeostat::policy::MonitorPolicy { metrics: Vec::new(), history: 0 }));
+    policy.monitor = Some(std::sync::Arc::new(homeostat::policy::MonitorPolicy {
+        metrics: Vec::new(),
+        history: 0,
+        schedule: None,
+        publish: Vec::new(),
+    }));
     s.attach(policy, Default::default());
     assert_eq!(s.slo("A", "slo"), Some(SloState::Unresolved));
     let Some(Response::Slos(list)) = s.call("A", Request::SloList) else { panic!("no list") };

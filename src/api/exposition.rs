@@ -117,6 +117,12 @@ impl Scrape {
             ("homeostat_strategies_failed", "Strategies that failed.", s.strategies_failed),
             ("homeostat_asks", "Readings asked of other services.", s.asks),
             ("homeostat_notifications", "Notifications between services.", s.notifications),
+            ("homeostat_published", "Values that publishers delivered.", s.published),
+            (
+                "homeostat_publish_lost",
+                "Values that publishers could not keep up with, or that were refused.",
+                s.publish_lost,
+            ),
             ("homeostat_policies_applied", "Policy changes applied.", s.policies_applied),
             ("homeostat_policies_refused", "Policy changes refused.", s.policies_refused),
         ];

@@ -63,7 +63,16 @@ pub(super) fn of(document: &ServiceDocument) -> Foreign {
                 found.config(&of, &e.config);
                 &None
             }
-            EffectorSpec::Log(_) | EffectorSpec::Websocket(_) => &None,
+            EffectorSpec::Sqlite(e) => {
+                if !stays_inside(Path::new(&e.path)) {
+                    found.wrong(&format!("{of}: the file"), &e.path);
+                }
+                &None
+            }
+            EffectorSpec::Log(_)
+            | EffectorSpec::Websocket(_)
+            | EffectorSpec::Udp(_)
+            | EffectorSpec::Tcp(_) => &None,
         };
         if let Some(command) = check.as_ref().and_then(|c| c.command.as_ref()) {
             found.command(&format!("{of}, `check`"), command);

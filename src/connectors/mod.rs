@@ -1,7 +1,7 @@
 //! Sensors and effectors, a file per protocol, and the registry that builds them from what policies say.
 //!
 //! Polled over HTTP: `http`, `prometheus` (over `fetch`); programs: `exec`, `nagios` (over `program`); listening on UDP: `udp`, `statsd`,
-//! `collectd` (over `datagram`); whether something answers: `ping`; this machine: `host`, `process` (over `cached`); actions: `http`, `exec`, `mail`, `log` (over `fill`, which fills templates, and `check`, which asks after a crash).
+//! `collectd` (over `datagram`); whether something answers: `ping`; this machine: `host`, `process` (over `cached`); actions: `http`, `exec`, `mail`, `websocket`, `udp` and `tcp` (in `socket`), `sqlite`, `log` (over `fill`, which fills templates, and `check`, which asks after a crash).
 //! `text` finds numbers in answers. What authors of connectors must and should do is in `docs/connectors.md`.
 
 mod cached;
@@ -20,6 +20,8 @@ mod ping;
 mod process;
 mod program;
 mod prometheus;
+mod socket;
+mod sqlite;
 mod statsd;
 mod text;
 mod udp;
@@ -251,6 +253,9 @@ impl Connectors {
             EffectorSpec::Exec(e) => Arc::new(exec::ExecCaller::new(e, self.client()?)?),
             EffectorSpec::Mail(e) => Arc::new(mail::Mailer::new(e)?),
             EffectorSpec::Websocket(e) => Arc::new(websocket::Sender::new(e)?),
+            EffectorSpec::Udp(e) => Arc::new(socket::Datagrams::new(e)?),
+            EffectorSpec::Tcp(e) => Arc::new(socket::Connections::new(e)?),
+            EffectorSpec::Sqlite(e) => Arc::new(sqlite::Table::new(e)),
             EffectorSpec::Log(e) => Arc::new(log::Logger::new(e)?),
             EffectorSpec::Custom(c) => {
                 let factory = find(&self.shared.effectors, &c.kind, "effector")?;

@@ -1,3 +1,4 @@
 //! Languages of others, read, written and translated into policies. What runs is a policy; a dialect has no engine of its own.
 
+pub mod occi;
 pub mod tower;

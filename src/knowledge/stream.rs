@@ -63,8 +63,8 @@ pub struct Stream {
 /// Results of an evaluation, by group in the order in which groups were met first.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rows {
-    /// The groups.
-    pub labels: Vec<Arc<str>>,
+    /// The groups, by number; [`Stream::label`] says what they are called.
+    pub groups: Vec<u32>,
     /// The time of the newest datum of each group.
     pub at: Vec<Timestamp>,
     /// Of each group, one value per aggregate that was asked for; not finite where there is none.
@@ -187,16 +187,25 @@ impl Stream {
         };
         let mut rows = Rows::default();
         let mut begin = 0;
-        for (label, total) in self.groups.iter().zip(&by_group) {
+        let filled = by_group.iter().filter(|total| total.count > 0).count();
+        rows.groups.reserve_exact(filled);
+        rows.at.reserve_exact(filled);
+        rows.values.reserve_exact(filled * aggregates.len());
+        for (group, total) in by_group.iter().enumerate() {
             let end = begin + if values.is_empty() { 0 } else { total.count as usize };
             if total.count > 0 {
-                rows.labels.push(label.clone());
+                rows.groups.push(group as u32);
                 rows.at.push(total.at);
                 rows.values.extend(aggregates.iter().map(|a| aggregated(*a, total, &mut values[begin..end])));
             }
             begin = end;
         }
         rows
+    }
+
+    /// The label of a group, by its number in [`Rows`].
+    pub fn label(&self, group: u32) -> &Arc<str> {
+        &self.groups[group as usize]
     }
 
     /// The data of the window that ends at `until`, each by itself: its resource, value and time.
@@ -461,7 +470,8 @@ mod tests {
         let over = Duration::from_secs(60);
         let mut evaluate = |model: &Resources| {
             let rows = stream.rows(at(10), over, &by("CloudProvider"), &[Aggregate::Avg], model);
-            rows.labels.iter().map(ToString::to_string).zip(rows.values).collect::<Vec<_>>()
+            let label = |group: &u32| stream.label(*group).to_string();
+            rows.groups.iter().map(label).zip(rows.values).collect::<Vec<_>>()
         };
         assert_eq!(evaluate(&model), [("amazon".to_string(), 15.0)], "vm3 is in no cloud");
         // A provider that is only named, and not a resource itself.
@@ -483,7 +493,7 @@ mod tests {
             stream.insert(&datum("stays", 1.0, step * 10 - 5));
             let rows = stream.rows(at(step * 10), over, &by_id, &[Aggregate::Count], &model);
             assert_eq!(rows.values, [1.0; 11]);
-            assert!(rows.labels.contains(&"stays".into()));
+            assert!(rows.groups.iter().any(|group| &**stream.label(*group) == "stays"));
             stream.forget(at(step * 10));
             assert!(stream.names.len() <= 22 && stream.groups.len() <= 22, "{}", stream.names.len());
         }
@@ -529,9 +539,9 @@ mod tests {
                 groups.entry(if vm % 2 == 0 { "a" } else { "b" }).or_default().push(*value);
             }
         }
-        prop_assert_eq!(rows.labels.len(), groups.len());
-        for (n, label) in rows.labels.iter().enumerate() {
-            let values = groups.get_mut(&**label).expect("a group that has data");
+        prop_assert_eq!(rows.groups.len(), groups.len());
+        for (n, group) in rows.groups.iter().enumerate() {
+            let values = groups.get_mut(&**stream.label(*group)).expect("a group that has data");
             values.sort_by(f64::total_cmp);
             let count = values.len() as f64;
             let sum: f64 = values.iter().sum();

@@ -144,6 +144,8 @@ impl Summary for Growth {
 pub(super) struct Decay {
     /// The weight of the past.
     pub gain: f64,
+    /// Computed in 32-bit floats; only where it runs over all samples.
+    pub single: bool,
 }
 
 /// A stretch turns an average `v` that comes before it into `keep·v + add`; with nothing before it, it is `seeded`.
@@ -155,8 +157,17 @@ pub(super) struct DecayPart {
 }
 
 impl Decay {
+    /// The average of one value.
+    pub fn first(&self, value: f64) -> f64 {
+        if self.single { f64::from(value as f32) } else { value }
+    }
+
     /// The average after `value`, given the one before: `(x + gain·v)/(gain + 1)`.
     pub fn step(&self, before: f64, value: f64) -> f64 {
+        if self.single {
+            let (gain, before, value) = (self.gain as f32, before as f32, value as f32);
+            return f64::from((value + gain * before) / (gain + 1.0));
+        }
         let next = (value + self.gain * before) / (self.gain + 1.0);
         // Only the product overflows, never the average, which lies between the two: take the longer way round.
         if next.is_finite() {

@@ -83,8 +83,10 @@ impl State {
             Aggregate::Max => Self::Extreme(Stacks::new(Extreme { largest: true })),
             Aggregate::Stddev => Self::Spread(Stacks::new(Spread)),
             Aggregate::Rate => Self::Growth(Stacks::new(Growth)),
-            Aggregate::Ewma { gain } if over.is_some() => Self::Decay(Stacks::new(Decay { gain })),
-            Aggregate::Ewma { gain } => Self::Running(Decay { gain }, None),
+            Aggregate::Ewma { gain, single } if over.is_some() => {
+                Self::Decay(Stacks::new(Decay { gain, single }))
+            }
+            Aggregate::Ewma { gain, single } => Self::Running(Decay { gain, single }, None),
             Aggregate::Percentile { .. } => Self::Sorted(Sorted::default()),
             Aggregate::Count | Aggregate::Delta | Aggregate::Last | Aggregate::Age => Self::Ends,
         }
@@ -95,7 +97,7 @@ impl State {
             Self::Ends => {},
             Self::Sorted(sorted) => sorted.insert(value),
             Self::Running(decay, average) => {
-                *average = Some(average.map_or(value, |before| decay.step(before, value)));
+                *average = Some(average.map_or_else(|| decay.first(value), |before| decay.step(before, value)));
             }
         );
     }
@@ -350,7 +352,7 @@ mod tests {
                 }
                 grown / span
             }
-            Aggregate::Ewma { gain } => {
+            Aggregate::Ewma { gain, .. } => {
                 values[1..].iter().fold(values[0], |v, x| (x + gain * v) / (gain + 1.0))
             }
             Aggregate::Percentile { rank, interpolated: false } => {
@@ -377,7 +379,7 @@ mod tests {
             Just(Aggregate::Stddev),
             Just(Aggregate::Last),
             Just(Aggregate::Age),
-            (0.0..20.0).prop_map(|gain| Aggregate::Ewma { gain }),
+            (0.0..20.0).prop_map(|gain| Aggregate::Ewma { gain, single: false }),
             (1_u32..=1000, any::<bool>()).prop_map(|(rank, interpolated)| Aggregate::Percentile {
                 rank: f64::from(rank) / 10.0,
                 interpolated
@@ -496,7 +498,7 @@ mod tests {
     /// Requirement: R1-42, R1-43
     #[test]
     fn ewma_with_gain_16_crosses_80_at_the_16th_sample_of_100() {
-        let mut window = Window::new(Aggregate::Ewma { gain: 16.0 }, None);
+        let mut window = Window::new(Aggregate::Ewma { gain: 16.0, single: false }, None);
         window.insert(at(0.0), 50.0);
         let mut outputs = Vec::new();
         for i in 1..=16_u8 {
@@ -551,7 +553,7 @@ mod tests {
         window.insert(at(1.0), f64::MAX);
         assert_eq!(window.value(at(1.0)), None);
         assert_eq!(window.value(at(10.5)), Some(f64::MAX));
-        let mut average = Window::new(Aggregate::Ewma { gain: 16.0 }, None);
+        let mut average = Window::new(Aggregate::Ewma { gain: 16.0, single: false }, None);
         average.insert(at(0.0), f64::MAX);
         average.insert(at(1.0), 0.0);
         assert!(average.value(at(1.0)).is_some_and(|v| (v / f64::MAX - 16.0 / 17.0).abs() < 1e-12));

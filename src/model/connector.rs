@@ -680,6 +680,12 @@ pub enum EffectorSpec {
     Mail(MailEffector),
     /// Messages over a WebSocket.
     Websocket(WebSocketEffector),
+    /// A datagram.
+    Udp(SocketEffector),
+    /// A text over a TCP connection of its own.
+    Tcp(SocketEffector),
+    /// A row in a table of SQLite.
+    Sqlite(SqliteEffector),
     /// A line in the log.
     Log(LogEffector),
     /// An effector that the embedding Rust program registered under this kind.
@@ -763,6 +769,31 @@ pub struct WebSocketEffector {
     pub timeout: Option<HumanDuration>,
 }
 
+/// A text that is sent to an address: one datagram, or one connection that is closed then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SocketEffector {
+    /// Where: `127.0.0.1:8888`, `[::1]:8888`, `host:8888`.
+    pub address: String,
+    /// What, with `{name}` for arguments.
+    pub text: String,
+    /// How long it may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+}
+
+/// A row in a table of a SQLite database, which is made when it is not there: `time`, `service`, `name` (of the action or publisher), `metric`,
+/// `value`, `arguments` (as JSON).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SqliteEffector {
+    /// The file of the database.
+    pub path: String,
+    /// The table: letters, digits and `_`; `measurements`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+}
+
 /// A line in the log.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -798,6 +829,9 @@ impl EffectorSpec {
             Self::Exec(_) => "exec",
             Self::Mail(_) => "mail",
             Self::Websocket(_) => "websocket",
+            Self::Udp(_) => "udp",
+            Self::Tcp(_) => "tcp",
+            Self::Sqlite(_) => "sqlite",
             Self::Log(_) => "log",
             Self::Custom(c) => &c.kind,
         }
@@ -810,6 +844,7 @@ impl EffectorSpec {
             Self::Exec(e) => e.timeout,
             Self::Mail(e) => e.timeout,
             Self::Websocket(e) => e.timeout,
+            Self::Udp(e) | Self::Tcp(e) => e.timeout,
             _ => None,
         }
         .unwrap_or(DEFAULT_TIMEOUT)
@@ -879,7 +914,7 @@ tagged!(SensorSpec, "a sensor such as `push` or `{ http: { url: … } }`", "push
     "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "collectd" => Collectd, "proxy" => Proxy, "property" => Property, "collect" => Collect, "custom" => Custom);
 
 tagged!(EffectorSpec, "an effector such as `log` or `{ http: { url: … } }`", "log" => Log(LogEffector),
-    "http" => Http, "exec" => Exec, "mail" => Mail, "websocket" => Websocket, "custom" => Custom);
+    "http" => Http, "exec" => Exec, "mail" => Mail, "websocket" => Websocket, "udp" => Udp, "tcp" => Tcp, "sqlite" => Sqlite, "custom" => Custom);
 
 /// Adds the word alone to the schema.
 fn allow_word(schema: &mut schemars::Schema, word: &str) {

@@ -33,3 +33,18 @@ pub enum ModelChange {
     /// A resource is gone.
     Remove(Arc<str>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_null_in_a_record_and_read_back() {
+        let datum = |value| Datum { resource: "vm1".into(), value, at: Timestamp(1) };
+        let text = serde_json::to_string(&datum(f64::NAN)).expect("json");
+        assert!(text.contains("\"v\":null"), "{text}");
+        assert!(serde_json::from_str::<Datum>(&text).expect("a datum").value.is_nan());
+        let text = serde_json::to_string(&datum(1.5)).expect("json");
+        assert_eq!(serde_json::from_str::<Datum>(&text).expect("a datum"), datum(1.5));
+    }
+}

@@ -205,6 +205,8 @@ pub enum Aggregate {
     Ewma {
         /// The weight of the past, dimensionless, at least 0.
         gain: f64,
+        /// Computed in 32-bit floats, as the prototype of S2 does.
+        single: bool,
     },
     /// The nearest-rank percentile.
     Percentile {
@@ -236,16 +238,18 @@ impl Aggregate {
             "rate" => Self::Rate,
             "delta" => Self::Delta,
             "stddev" => Self::Stddev,
-            "ewma" => Self::Ewma { gain: 16.0 },
+            "ewma" => Self::Ewma { gain: 16.0, single: false },
             "last" => Self::Last,
             "age" => Self::Age,
             "median" => Self::Percentile { rank: 50.0, interpolated: false },
             _ => {
-                if let Some(gain) = argument("ewma").and_then(|g| g.trim().parse::<f64>().ok())
-                    && gain.is_finite()
-                    && gain >= 0.0
-                {
-                    return Ok(Self::Ewma { gain });
+                for (name, single) in [("ewma", false), ("ewma32", true)] {
+                    if let Some(gain) = argument(name).and_then(|g| g.trim().parse::<f64>().ok())
+                        && gain.is_finite()
+                        && gain >= 0.0
+                    {
+                        return Ok(Self::Ewma { gain, single });
+                    }
                 }
                 let (digits, interpolated) = match text.strip_suffix(" interpolated") {
                     Some(rest) => (rest, true),
@@ -255,7 +259,7 @@ impl Aggregate {
                     Some(rank) if rank > 0.0 && rank <= 100.0 => Self::Percentile { rank, interpolated },
                     _ => {
                         return Err(format!(
-                            "`{text}` is no aggregate; expected avg, sum, min, max, count, rate, delta, stddev, ewma, ewma(GAIN), last, age, median or a percentile such as p99 or p99.9"
+                            "`{text}` is no aggregate; expected avg, sum, min, max, count, rate, delta, stddev, ewma, ewma(GAIN), ewma32(GAIN), last, age, median or a percentile such as p99 or p99.9"
                         ));
                     }
                 }
@@ -275,7 +279,8 @@ impl std::fmt::Display for Aggregate {
             Self::Rate => f.write_str("rate"),
             Self::Delta => f.write_str("delta"),
             Self::Stddev => f.write_str("stddev"),
-            Self::Ewma { gain } => write!(f, "ewma({gain})"),
+            Self::Ewma { gain, single: false } => write!(f, "ewma({gain})"),
+            Self::Ewma { gain, single: true } => write!(f, "ewma32({gain})"),
             Self::Percentile { rank, interpolated } => {
                 write!(f, "p{rank}{}", if *interpolated { " interpolated" } else { "" })
             }
@@ -306,7 +311,7 @@ impl JsonSchema for Aggregate {
         schemars::json_schema!({
             "description": "How many values become one. Percentiles are nearest-rank unless `interpolated` follows.",
             "type": "string",
-            "pattern": r"^(avg|mean|sum|min|max|count|rate|delta|stddev|ewma(\([0-9.]+\))?|last|age|median|p[0-9]+(\.[0-9]+)?( interpolated)?)$"
+            "pattern": r"^(avg|mean|sum|min|max|count|rate|delta|stddev|ewma(\([0-9.]+\))?|ewma32\([0-9.]+\)|last|age|median|p[0-9]+(\.[0-9]+)?( interpolated)?)$"
         })
     }
 }
@@ -327,6 +332,7 @@ mod tests {
             "delta",
             "stddev",
             "ewma(16)",
+            "ewma32(16)",
             "p99",
             "p99.9",
             "p50 interpolated",

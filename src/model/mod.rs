@@ -31,5 +31,5 @@ pub use name::{MetricId, ServiceId};
 pub use plan::{Mode, Plan, Verdict};
 pub use ports::PortError;
 pub use resource::{Resource, Selector};
-pub use time::Timestamp;
+pub use time::{Schedule, Timestamp};
 pub use units::HumanDuration;

@@ -76,6 +76,20 @@ impl EffectorSpec {
             }
             Self::Mail(e) => mail(e),
             Self::Websocket(e) => websocket(e),
+            Self::Udp(e) | Self::Tcp(e) => {
+                let port = e.address.rsplit_once(':').and_then(|(host, port)| {
+                    (!host.is_empty()).then_some(port.parse::<u16>().ok()).flatten().filter(|port| *port > 0)
+                });
+                if port.is_none() {
+                    return Err(format!("`address: {}` is no address; expected HOST:PORT", e.address));
+                }
+                template("text", &e.text, Holes::Arguments).map(drop)
+            }
+            Self::Sqlite(e) => match e.table.as_deref().and_then(super::name::identifier_problem) {
+                Some(why) => Err(format!("`table`: {why}")),
+                None if e.path.is_empty() => Err("`path` is empty; expected a file".into()),
+                None => Ok(()),
+            },
             Self::Log(e) => {
                 template("text", e.text.as_deref().unwrap_or_default(), Holes::Arguments).map(drop)
             }

@@ -45,6 +45,39 @@ impl Timestamp {
     }
 }
 
+/// When something that is done regularly is done: from `start` on, every so often, up to `stop`, both ends included (R1-06, R1-07).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// The first time; at once, when absent. Later times are whole periods after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Timestamp>,
+    /// Not later than this; for ever, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Timestamp>,
+    /// Not at all for now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
+}
+
+impl Schedule {
+    /// The first time not before `from`; `None` when it is over, or suspended.
+    pub fn next(&self, from: Timestamp, every: Duration) -> Option<Timestamp> {
+        let start = self.start.unwrap_or(from);
+        let every = micros(every).max(1);
+        let periods = from.0.saturating_sub(start.0).max(0).saturating_add(every - 1) / every;
+        let at = Timestamp(start.0.saturating_add(periods.saturating_mul(every)));
+        (!self.suspended && self.stop.is_none_or(|stop| at <= stop)).then_some(at)
+    }
+
+    /// Whether `at` lies within it.
+    pub fn includes(&self, at: Timestamp) -> bool {
+        !self.suspended
+            && self.start.is_none_or(|start| start <= at)
+            && self.stop.is_none_or(|stop| at <= stop)
+    }
+}
+
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
@@ -94,6 +127,29 @@ impl schemars::JsonSchema for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Requirement: R1-06, R1-07
+    #[test]
+    fn a_schedule_holds_whole_periods_from_its_start_to_its_end_both_included() {
+        let at = |s: i64| Timestamp(s * 1_000_000);
+        let minute = Duration::from_secs(60);
+        let hour = Schedule { start: Some(at(600)), stop: Some(at(3600)), suspended: false };
+        assert_eq!(hour.next(at(0), minute), Some(at(600)));
+        assert_eq!(hour.next(at(601), minute), Some(at(660)));
+        assert_eq!(hour.next(at(660), minute), Some(at(660)));
+        assert_eq!(hour.next(at(3541), minute), Some(at(3600)));
+        assert_eq!(hour.next(at(3601), minute), None);
+        assert_eq!(Schedule::default().next(at(5), minute), Some(at(5)));
+        assert_eq!(Schedule { suspended: true, ..hour }.next(at(0), minute), None);
+        assert!(hour.includes(at(600)) && hour.includes(at(3600)) && !hour.includes(at(599)));
+        let mut samples = 0;
+        let mut from = at(0);
+        while let Some(next) = hour.next(from, minute) {
+            samples += 1;
+            from = Timestamp(next.0 + 1);
+        }
+        assert_eq!(samples, 51);
+    }
 
     #[test]
     fn text_and_number_round_trip() {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::knowledge::resources::Resources;
 use crate::model::connector::SensorSpec;
 use crate::model::ports::MetricInfo;
-use crate::model::{Datum, Measurement, MetricId, MetricPath, MissingReason, Reading, Timestamp};
+use crate::model::{Datum, Measurement, MetricId, MetricPath, MissingReason, Reading, Schedule, Timestamp};
 use crate::policy::MonitorPolicy;
 pub use slot::Refused;
 use slot::{Slot, Source};
@@ -82,6 +82,8 @@ pub struct SensorWanted {
     pub spec: Arc<SensorSpec>,
     /// Whether it is read regularly; otherwise only when asked.
     pub regular: bool,
+    /// When it is read at all.
+    pub schedule: Option<Schedule>,
 }
 
 /// What must be fetched before a reading is young enough.
@@ -721,6 +723,7 @@ impl Monitor {
                     metric: s.name.clone(),
                     spec: spec.clone(),
                     regular: *insistent || s.needed,
+                    schedule: self.policy.schedule,
                 }),
                 _ => None,
             })

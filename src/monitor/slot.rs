@@ -187,7 +187,8 @@ impl Flow {
         let rows = self.stream.rows(until, policy.over, &policy.grouping, &policy.aggregates, model);
         let width = policy.aggregates.len();
         let mut inputs = vec![None; width];
-        for (n, (label, at)) in rows.labels.iter().zip(&rows.at).enumerate() {
+        results.reserve(rows.groups.len());
+        for (n, (group, at)) in rows.groups.iter().zip(&rows.at).enumerate() {
             let row = &rows.values[n * width..(n + 1) * width];
             let value = match &policy.value {
                 None => row[0],
@@ -199,7 +200,7 @@ impl Flow {
                 }
             };
             if counts(value) {
-                results.push(Datum { resource: said_of(label), value, at: *at });
+                results.push(Datum { resource: said_of(self.stream.label(*group)), value, at: *at });
             }
         }
         Evaluated { until, results }

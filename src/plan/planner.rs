@@ -3,7 +3,7 @@
 //! An alarm opens a *case* that stays until the SLO recovers. Every matching row of the strategy table has a *task* in the case. A task plans,
 //! is carried out, rests for its cooldown, and plans again while the case stands: a lost effect costs latency, never correctness.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The shortest rest between two plans, whatever the cooldown: a row never plans twice in one turn.
 const LEAST_REST: Duration = Duration::from_millis(100);
+
+/// How many alarms a `once` row keeps that it could not answer with success.
+const MOST_OWED: usize = 1_000;
 
 /// How many times one strategy may come back for more readings within one plan.
 const MAX_ROUNDS: u32 = 16;
@@ -87,19 +90,32 @@ pub struct Planner {
     rest: BTreeMap<TaskId, Timestamp>,
     /// The plans that are being carried out. They outlive their cases, so that none is started twice.
     running: BTreeMap<TaskId, DecisionId>,
+    /// Alarms whose rows say `once`, while what was done about them has not succeeded: they outlive their cases, the oldest first.
+    owed: BTreeMap<TaskId, VecDeque<Alarm>>,
+    /// The alarm that such a row answers now.
+    answering: BTreeMap<TaskId, Alarm>,
 }
 
 impl Planner {
     /// Builds the planner of `policy`. Standing alarms are kept; rows that are the same keep their cooldowns and what runs.
     pub fn build(policy: Arc<PlanPolicy>, before: Option<Self>) -> Self {
-        let mut planner =
-            Self { policy, cases: BTreeMap::new(), rest: BTreeMap::new(), running: BTreeMap::new() };
+        let mut planner = Self {
+            policy,
+            cases: BTreeMap::new(),
+            rest: BTreeMap::new(),
+            running: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            answering: BTreeMap::new(),
+        };
         let Some(before) = before else { return planner };
         let rows = planner.policy.clone();
         let moved = |row: usize| rows.rows.iter().position(|r| *r == before.policy.rows[row]);
         let moved_task = |task: &TaskId| Some(TaskId { slo: task.slo.clone(), row: moved(task.row)? });
         planner.rest = before.rest.iter().filter_map(|(t, until)| Some((moved_task(t)?, *until))).collect();
         planner.running = before.running.iter().filter_map(|(t, d)| Some((moved_task(t)?, *d))).collect();
+        planner.owed = before.owed.into_iter().filter_map(|(t, a)| Some((moved_task(&t)?, a))).collect();
+        planner.answering =
+            before.answering.into_iter().filter_map(|(t, a)| Some((moved_task(&t)?, a))).collect();
         for (slo, case) in before.cases {
             let mut tasks: BTreeMap<usize, Task> =
                 case.tasks.into_iter().filter_map(|(row, task)| Some((moved(row)?, task))).collect();
@@ -160,6 +176,15 @@ impl Planner {
     fn open(&mut self, alarm: Alarm, once: bool) -> Taken {
         let rows = self.matching(&alarm);
         let before = self.cases.remove(&alarm.slo);
+        // A case that says something new takes the place of one whose `once` rows are not done: what they owe stays owed.
+        if let Some(case) = before.as_ref().filter(|case| case.alarm.kind != alarm.kind) {
+            for (row, task) in &case.tasks {
+                let id = TaskId { slo: alarm.slo.clone(), row: *row };
+                if self.policy.rows[*row].once && !task.done && !self.answering.contains_key(&id) {
+                    self.owe(id, case.alarm.clone());
+                }
+            }
+        }
         if alarm.kind == AlarmKind::Recovered && rows.is_empty() {
             let acted = before.into_iter().flat_map(|c| c.tasks.into_values()).filter_map(|t| t.acted);
             return Taken::Closed(acted.collect());
@@ -188,10 +213,37 @@ impl Planner {
     /// Forgets the case of an SLO that is gone or disabled.
     pub fn forget(&mut self, slo: &str) {
         self.cases.remove(slo);
+        self.owed.retain(|id, _| id.slo != slo);
+    }
+
+    fn owe(&mut self, id: TaskId, alarm: Alarm) {
+        let owed = self.owed.entry(id).or_default();
+        if owed.len() < MOST_OWED {
+            owed.push_back(alarm);
+        }
+    }
+
+    /// The oldest alarm that a `once` row still owes an answer to, of rows that are free.
+    fn owing(&self, now: Timestamp) -> Option<TaskId> {
+        self.debts().find(|(_, at)| at.is_none_or(|t| t <= now)).map(|(id, _)| id)
+    }
+
+    fn debts(&self) -> impl Iterator<Item = (TaskId, Option<Timestamp>)> {
+        let free = |id: &&TaskId| !self.running.contains_key(*id) && !self.answering.contains_key(*id);
+        self.owed.keys().filter(free).map(|id| (id.clone(), self.rest.get(id).copied()))
     }
 
     /// The next task that may plan at `now`. A strategy whose readings did not come in time plans without them.
     pub fn next(&mut self, now: Timestamp) -> Option<(TaskId, Arc<PlanRow>, Alarm)> {
+        if let Some(id) = self.owing(now) {
+            let owed = self.owed.get_mut(&id)?;
+            let alarm = owed.pop_front()?;
+            if owed.is_empty() {
+                self.owed.remove(&id);
+            }
+            self.answering.insert(id.clone(), alarm.clone());
+            return Some((id.clone(), self.policy.rows[id.row].clone(), alarm));
+        }
         let id = self.ready().find(|(_, at)| at.is_none_or(|t| t <= now)).map(|(id, _)| id)?;
         let policy = self.policy.rows[id.row].clone();
         let alarm = self.cases.get(&id.slo)?.alarm.clone();
@@ -203,7 +255,7 @@ impl Planner {
 
     /// When [`Planner::next`] will have something that it has not now.
     pub fn due(&self) -> Option<Timestamp> {
-        self.ready().filter_map(|(_, at)| at).min()
+        self.ready().chain(self.debts()).filter_map(|(_, at)| at).min()
     }
 
     /// The tasks that have something to plan, and from when on they may (`None`: at once).
@@ -211,8 +263,12 @@ impl Planner {
         let tasks = self.cases.iter().flat_map(|(slo, case)| {
             case.tasks.iter().map(move |(row, task)| (TaskId { slo: slo.clone(), row: *row }, task))
         });
-        let free =
-            |id: &TaskId, task: &Task| !task.done && task.aside.is_none() && !self.running.contains_key(id);
+        let free = |id: &TaskId, task: &Task| {
+            !task.done
+                && task.aside.is_none()
+                && !self.running.contains_key(id)
+                && !self.answering.contains_key(id)
+        };
         tasks.filter(move |(id, task)| free(id, task)).map(|(id, task)| {
             let at = match &task.wait {
                 Some(wait) if wait.missing.is_empty() => None,
@@ -279,13 +335,27 @@ impl Planner {
     /// follows on: one that was carried out and did not help.
     pub fn planned(&mut self, id: &TaskId, upshot: Upshot, now: Timestamp) -> (bool, Option<DecisionId>) {
         self.rest.insert(id.clone(), self.rested(id.row, now));
-        let once = self.cases.get(&id.slo).is_some_and(|c| c.once || c.alarm.kind == AlarmKind::Recovered);
+        // What is owed to an alarm of the past changes nothing about the case that stands now.
+        if self.answering.contains_key(id) {
+            return (true, None);
+        }
+        let row = self.policy.rows[id.row].once;
+        let once =
+            row || self.cases.get(&id.slo).is_some_and(|c| c.once || c.alarm.kind == AlarmKind::Recovered);
+        if row && let Some(case) = self.cases.get(&id.slo) {
+            self.answering.insert(id.clone(), case.alarm.clone());
+        }
         let Some(task) = self.task(id) else { return (true, None) };
         task.wait = None;
         task.done = once;
         let new = task.upshot.as_ref() != Some(&upshot);
         task.upshot = Some(upshot);
         (new, task.acted.take())
+    }
+
+    /// What was planned of a task is not carried out: nothing is owed.
+    pub fn settled(&mut self, id: &TaskId) {
+        self.answering.remove(id);
     }
 
     /// The plan of a task is being carried out.
@@ -333,12 +403,17 @@ impl Planner {
         }
     }
 
-    /// A plan was carried out; the cooldown counts from now.
-    pub fn finished(&mut self, decision: DecisionId, now: Timestamp) {
+    /// A plan was carried out, with success or not; the cooldown counts from now.
+    pub fn finished(&mut self, decision: DecisionId, success: bool, now: Timestamp) {
         let done: Vec<TaskId> =
             self.running.iter().filter(|(_, d)| **d == decision).map(|(id, _)| id.clone()).collect();
         for id in done {
             self.running.remove(&id);
+            if let Some(alarm) = self.answering.remove(&id)
+                && !success
+            {
+                self.owed.entry(id.clone()).or_default().push_front(alarm);
+            }
             if let Some(task) = self.task(&id) {
                 task.acted = Some(decision);
             }

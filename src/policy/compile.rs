@@ -15,7 +15,8 @@ use super::script::Script;
 use super::tree::{Place, Step};
 use super::value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, ON_PROCESSES,
-    PlanPolicy, PlanRow, ReferencePolicy, ServicePolicy, SloPolicy, Strategy, StreamPolicy, WindowPolicy,
+    PlanPolicy, PlanRow, PublishPolicy, ReferencePolicy, ServicePolicy, SloPolicy, Strategy, StreamPolicy,
+    WindowPolicy,
 };
 use crate::knowledge::stream::{self, Grouping};
 use crate::model::calls::{HealthSpec, LimitsSpec, MAX_RETRIES, MAX_WEIGHT, PortPolicy};
@@ -23,7 +24,7 @@ use crate::model::connector::{CollectSensor, SensorSpec};
 use crate::model::endpoint::{Address, Endpoint, Protocol, may_be, parse_address};
 use crate::model::manage::{Around, Manage};
 use crate::model::name::{identifier_problem, service_name_problem};
-use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource};
+use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, MetricPath, Mode, Resource, Schedule};
 
 /// How long after one plan the next may be made when its row does not say.
 pub const DEFAULT_COOLDOWN: HumanDuration = HumanDuration::seconds(30);
@@ -612,7 +613,48 @@ impl Compiler<'_> {
         metrics.extend(results);
         metrics.extend(rest);
         metrics.shrink_to_fit();
-        Some(MonitorPolicy { metrics, history: monitor.history.unwrap_or(0) })
+        let schedule = monitor.schedule;
+        if let Some(Schedule { start: Some(start), stop: Some(stop), .. }) = schedule
+            && stop < start
+        {
+            let place = Place::value(["monitor".into(), "schedule".into(), "stop".into()]);
+            self.error(Problem::error("invalid-value", place, format!("`stop` is before `start`, {start}")));
+        }
+        let publish = self.publish(monitor, &names);
+        Some(MonitorPolicy { metrics, history: monitor.history.unwrap_or(0), schedule, publish })
+    }
+
+    /// Which values go out.
+    fn publish(&mut self, monitor: &MonitorDocument, names: &BTreeSet<String>) -> Vec<Arc<PublishPolicy>> {
+        let mut publish = Vec::new();
+        for (name, document) in &monitor.publish {
+            let place = Place::value(["monitor".into(), "publish".into(), name.as_str().into()]);
+            self.name(place.clone().at_key(), name, identifier_problem);
+            if !names.contains(&document.metric) {
+                let metric = &document.metric;
+                self.error(
+                    Problem::error(
+                        "unknown-metric",
+                        place.then("metric"),
+                        format!("there is no metric `{metric}`"),
+                    )
+                    .hint(suggestion_or_list(metric, "metrics", names.iter().map(String::as_str)))
+                    .about(metric),
+                );
+            }
+            if let Some(problem) = document.to.problem() {
+                self.error(Problem::error("invalid-value", place.then("to"), problem));
+            }
+            publish.push(Arc::new(PublishPolicy {
+                name: name.as_str().into(),
+                metric: document.metric.as_str().into(),
+                to: Arc::new(document.to.clone()),
+                every: document.every.map(|every| every.0).filter(|every| !every.is_zero()),
+                changes: document.changes,
+                words: document.words.iter().map(|word| word.as_str().into()).collect(),
+            }));
+        }
+        publish
     }
 
     /// How many results a stream had when it was evaluated last: a metric of its own.
@@ -1141,6 +1183,14 @@ impl Compiler<'_> {
                     None
                 }
             };
+            if row.once && row.run.is_some() {
+                let problem = Problem::error(
+                    "conflicting-fields",
+                    place.then("once").at_key(),
+                    "`once` is for actions, and this row has a script",
+                );
+                self.error(problem.hint("write the actions as `do`".to_string()));
+            }
             if let Some(slow) = row.slow {
                 if row.run.is_none() {
                     self.error(Problem::error(
@@ -1403,6 +1453,7 @@ fn plan_row(row: &PlanDocument, strategy: Strategy) -> PlanRow {
         cooldown: row.cooldown.unwrap_or(DEFAULT_COOLDOWN).0,
         expires: row.expires.unwrap_or(DEFAULT_EXPIRES).0,
         slow: row.slow.map(|time| time.0),
+        once: row.once,
         on_failure: row.on_failure,
         also: row.also,
     }

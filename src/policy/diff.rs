@@ -262,6 +262,22 @@ fn monitor_lines(old: &ServicePolicy, new: &ServicePolicy) -> Vec<String> {
             _ => lines.push(line),
         }
     }
+    if before.schedule != after.schedule {
+        lines.push("monitor.schedule is another".into());
+    }
+    for name in before.publish.keys().chain(after.publish.keys()).collect::<BTreeSet<_>>() {
+        let (was, is) = (before.publish.get(name), after.publish.get(name));
+        if was != is {
+            let what = if was.is_none() {
+                "added"
+            } else if is.is_none() {
+                "removed"
+            } else {
+                "changed"
+            };
+            lines.push(format!("monitor.publish.{name} {what}"));
+        }
+    }
     if before.history != after.history {
         let text = |history: Option<usize>| history.unwrap_or(0);
         lines.push(format!("monitor.history {} -> {}", text(before.history), text(after.history)));

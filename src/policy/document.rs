@@ -16,7 +16,7 @@ use crate::model::manage::ManageSpec;
 use crate::model::module::PackSpec;
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
-use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, Mode, Selector, Severity};
+use crate::model::{Action, Aggregate, AlarmKind, HumanDuration, Mode, Schedule, Selector, Severity};
 
 /// One managed service, in the order of its loop. The presence of a section is the presence of the component.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -202,6 +202,32 @@ pub struct MonitorDocument {
     /// How many past readings of each metric are kept for `history`; none when absent (R3-37).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<usize>,
+    /// When its sensors are read: those with `every` from `start` to `stop`, on whole periods after `start`. Always, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    /// Which values go out as they come, by the name of the publisher.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub publish: BTreeMap<String, PublishDocument>,
+}
+
+/// Values of a metric go out as they come, in order; nothing is decided about them. What cannot be delivered is tried again for a while.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishDocument {
+    /// An own metric.
+    pub metric: String,
+    /// By what; its templates have `{value}`, `{single}` (the value as a 32-bit float), `{word}`, `{metric}`, `{time}` (RFC 3339), `{seconds}`,
+    /// `{ms}`, `{ns}` (since 1970), `{service}`, `{publisher}`.
+    pub to: EffectorSpec,
+    /// At most this often; every value, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+    /// Only values that differ from the one before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changes: bool,
+    /// What the values 0, 1, 2, … are called as `{word}`: `[green, yellow, red]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<String>,
 }
 
 /// A computed metric. A string is an expression, a number a constant, a mapping a [`ComputedMetric`].
@@ -337,6 +363,10 @@ pub struct PlanDocument {
     /// Without, it may take 10 ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow: Option<HumanDuration>,
+    /// Planned once for each alarm, however long that stands; what failed is planned again after each `cooldown` until it succeeds, even when
+    /// the alarm is over.
+    #[serde(default)]
+    pub once: bool,
     /// What becomes of the rest of the list when one action fails.
     #[serde(default)]
     pub on_failure: OnFailure,

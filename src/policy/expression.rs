@@ -124,6 +124,10 @@ pub(crate) enum Builtin {
     Ln,
     Exp,
     Pow,
+    /// The mean of those that have a value.
+    Mean,
+    /// A nearest-rank percentile of those that have a value: the first argument is the rank, 0 the least.
+    Percentile,
     /// `x in low..=high`
     Within,
     /// `x in low..high`
@@ -131,7 +135,7 @@ pub(crate) enum Builtin {
 }
 
 /// Every function with the fewest and most arguments that it takes.
-const BUILTINS: [(&str, Builtin, usize, usize); 11] = [
+const BUILTINS: [(&str, Builtin, usize, usize); 13] = [
     ("min", Builtin::Min, 1, usize::MAX),
     ("max", Builtin::Max, 1, usize::MAX),
     ("abs", Builtin::Abs, 1, 1),
@@ -143,9 +147,11 @@ const BUILTINS: [(&str, Builtin, usize, usize); 11] = [
     ("ln", Builtin::Ln, 1, 1),
     ("exp", Builtin::Exp, 1, 1),
     ("pow", Builtin::Pow, 2, 2),
+    ("mean", Builtin::Mean, 1, usize::MAX),
+    ("percentile", Builtin::Percentile, 2, usize::MAX),
 ];
 
-const FUNCTIONS: &str = "the functions are min, max, abs, sqrt, floor, ceil, round, clamp, ln, exp, pow and default(metric, fallback)";
+const FUNCTIONS: &str = "the functions are min, max, abs, sqrt, floor, ceil, round, clamp, ln, exp, pow, mean, percentile(rank, ...) and default(metric, fallback)";
 
 /// What a part of an expression yields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,8 +171,8 @@ impl Type {
 
 impl Expression {
     /// Reads an expression: arithmetic (`+ - * / % **`), comparison, logic (`&& || !`), `if c { a } else { b }`,
-    /// `x in low..=high`, and the functions min, max, abs, sqrt, floor, ceil, round, clamp, ln, exp, pow and
-    /// `default(x, fallback)`, over own metrics (`cost`), metrics of references (`payment.cost`) and numbers that may carry
+    /// `x in low..=high`, and the functions min, max, abs, sqrt, floor, ceil, round, clamp, ln, exp, pow, mean,
+    /// percentile and `default(x, fallback)`, over own metrics (`cost`), metrics of references (`payment.cost`) and numbers that may carry
     /// units (`2s`, `80%`, `512MiB`; a `%` directly after a digit is a unit unless an operand follows it).
     ///
     /// # Errors
@@ -523,6 +529,20 @@ fn call(builtin: Builtin, arguments: &[Node], inputs: &[Option<f64>]) -> Result<
         Builtin::Ln => finite(argument(0)?.ln()),
         Builtin::Exp => finite(argument(0)?.exp()),
         Builtin::Pow => finite(argument(0)?.powf(argument(1)?)),
+        Builtin::Mean => {
+            let known = known(arguments, inputs)?;
+            finite(known.iter().sum::<f64>() / known.len() as f64)
+        }
+        Builtin::Percentile => {
+            let rank = argument(0)?;
+            let mut known = known(&arguments[1..], inputs)?;
+            if !(0.0..=100.0).contains(&rank) {
+                return Err(EvalError::NotFinite);
+            }
+            known.sort_unstable_by(f64::total_cmp);
+            let nearest = (rank / 100.0 * known.len() as f64).ceil().max(1.0) as usize;
+            known.get(nearest - 1).copied().ok_or(EvalError::NotFinite)
+        }
         Builtin::Clamp => {
             let (x, low, high) = (argument(0)?, argument(1)?, argument(2)?);
             // Bounds in the wrong order allow no value at all.
@@ -537,6 +557,20 @@ fn call(builtin: Builtin, arguments: &[Node], inputs: &[Option<f64>]) -> Result<
             Ok(truth(low <= x && x < high))
         }
     }
+}
+
+/// The values of those that have one; what the first lacks, when none has.
+fn known(arguments: &[Node], inputs: &[Option<f64>]) -> Result<Vec<f64>, EvalError> {
+    let mut lacks = EvalError::NotFinite;
+    let mut known = Vec::with_capacity(arguments.len());
+    for (n, node) in arguments.iter().enumerate() {
+        match node.eval(inputs) {
+            Ok(value) => known.push(value),
+            Err(why) if n == 0 => lacks = why,
+            Err(_) => {}
+        }
+    }
+    if known.is_empty() { Err(lacks) } else { Ok(known) }
 }
 
 /// The syntax of the condition that holds exactly when this one does not.

@@ -24,5 +24,5 @@ pub use load::Sources;
 pub use set::PolicySet;
 pub use value::{
     AnalyzePolicy, ExecutePolicy, GroupPolicy, MetricKind, MetricPolicy, MonitorPolicy, PlanPolicy, PlanRow,
-    ReferencePolicy, ServicePolicy, SloPolicy, Strategy, StreamPolicy, WindowPolicy,
+    PublishPolicy, ReferencePolicy, ServicePolicy, SloPolicy, Strategy, StreamPolicy, WindowPolicy,
 };

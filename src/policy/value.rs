@@ -15,7 +15,9 @@ use crate::model::endpoint::{Address, Endpoint, LiveSpec};
 use crate::model::manage::{Manage, ManageSpec};
 use crate::model::plan::OnFailure;
 use crate::model::process::ProcessSpec;
-use crate::model::{Action, Aggregate, AlarmKind, MetricPath, Mode, Plan, Resource, Selector, Severity};
+use crate::model::{
+    Action, Aggregate, AlarmKind, MetricPath, Mode, Plan, Resource, Schedule, Selector, Severity,
+};
 
 /// One managed service, ready to run. Cheap to clone: unchanged parts are shared.
 #[derive(Debug, Clone)]
@@ -101,6 +103,27 @@ pub struct MonitorPolicy {
     pub metrics: Vec<MetricPolicy>,
     /// How many past readings of each metric are kept.
     pub history: usize,
+    /// When sensors are read.
+    pub schedule: Option<Schedule>,
+    /// Which values go out, sorted by name.
+    pub publish: Vec<Arc<PublishPolicy>>,
+}
+
+/// Values of a metric that go out as they come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublishPolicy {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The own metric.
+    pub metric: Arc<str>,
+    /// By what.
+    pub to: Arc<EffectorSpec>,
+    /// At most this often.
+    pub every: Option<Duration>,
+    /// Only values that differ from the one before.
+    pub changes: bool,
+    /// What the values 0, 1, 2, … are called.
+    pub words: Vec<Arc<str>>,
 }
 
 /// One metric.
@@ -261,6 +284,8 @@ pub struct PlanRow {
     pub expires: Duration,
     /// How long the script may run, aside; `None`: it runs in its shard, for a few milliseconds at most.
     pub slow: Option<Duration>,
+    /// Planned once for each alarm, and again only while it fails.
+    pub once: bool,
     /// What becomes of the rest of the list when one action fails.
     pub on_failure: OnFailure,
     /// Take this row even though an earlier one matched.

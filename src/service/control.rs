@@ -265,6 +265,10 @@ pub struct SelfStats {
     pub asks: u64,
     /// Notifications between services.
     pub notifications: u64,
+    /// Values that publishers delivered.
+    pub published: u64,
+    /// Values that were lost because publishers could not keep up, or were refused.
+    pub publish_lost: u64,
     /// Policy changes applied.
     pub policies_applied: u64,
     /// Policy changes refused.

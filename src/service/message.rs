@@ -18,8 +18,8 @@ use crate::model::{
 };
 use crate::monitor::{Held, SensorWanted};
 use crate::plan::strategy::{Known, Run};
-use crate::policy::ServicePolicy;
 use crate::policy::script::Script;
+use crate::policy::{PublishPolicy, ServicePolicy};
 
 /// Stands in a [`Sample`] for "now": the turn gives it the time of its message.
 pub const NOW: Timestamp = Timestamp(i64::MIN);
@@ -301,6 +301,10 @@ pub enum Effect {
     Ports(Arc<str>, Vec<Port>),
     /// These are data of the metric, for whoever collects or observes it.
     Emit(Arc<str>, Arc<[Datum]>),
+    /// These are the publishers of a service from now on.
+    Publishers(Arc<str>, Vec<Arc<PublishPolicy>>),
+    /// A value goes out.
+    Publish(Box<Publication>),
     /// Hand the alarm to the planner that the embedding program attached.
     Alarm(Arc<str>, Box<Alarm>),
     /// Record a decision, or the news of it.
@@ -309,6 +313,48 @@ pub enum Effect {
     Remember(Arc<str>, Lasting),
     /// Tell people.
     Event(Event),
+}
+
+/// A value that goes out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publication {
+    /// The service whose metric it is.
+    pub service: Arc<str>,
+    /// The publisher.
+    pub publisher: Arc<str>,
+    /// The metric.
+    pub metric: Arc<str>,
+    /// The value.
+    pub value: f64,
+    /// What it is called, where it has a name.
+    pub word: Option<Arc<str>>,
+    /// When it was measured.
+    pub at: Timestamp,
+}
+
+impl Publication {
+    /// As an action, for the templates of the effector that carries it out.
+    pub fn action(&self) -> Action {
+        let time = i128::from(self.at.0);
+        let number = |value: f64| match value.fract() == 0.0 && value.abs() < 1e15 {
+            true => serde_json::Value::from(value as i64),
+            false => value.into(),
+        };
+        let word = self.word.as_deref().map_or_else(|| number(self.value).to_string(), str::to_string);
+        let args = [
+            ("value", number(self.value)),
+            ("single", (self.value as f32).to_string().into()),
+            ("word", word.into()),
+            ("metric", (*self.metric).into()),
+            ("publisher", (*self.publisher).into()),
+            ("time", self.at.to_string().into()),
+            ("seconds", self.at.seconds().into()),
+            ("ms", self.at.0.div_euclid(1_000).into()),
+            ("ns", (time * 1_000).to_string().into()),
+        ];
+        let args = args.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+        Action::Custom { service: None, name: self.publisher.to_string(), args }
+    }
 }
 
 /// A run of a script outside the shard.

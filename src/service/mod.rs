@@ -9,6 +9,7 @@ pub mod groups;
 pub mod handle;
 pub mod message;
 pub mod names;
+mod publishing;
 pub mod record;
 mod sensing;
 pub mod shard;

@@ -9,14 +9,15 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
+use super::clock::Clock;
 use super::message::Letter;
 use crate::connectors::Connectors;
-use crate::model::Measurement;
 use crate::model::connector::{
     BuiltSensor, ConnectorError, DEFAULT_EVERY, Listener, Sensor, SensorSpec, Sink,
 };
+use crate::model::{Measurement, Schedule, Timestamp};
 use crate::monitor::SensorWanted;
 
 /// How long a listener that broke off waits before it listens again.
@@ -28,6 +29,7 @@ pub type Deliver = Arc<dyn Fn(&str, Letter) + Send + Sync>;
 /// One running sensor.
 struct Running {
     spec: Arc<SensorSpec>,
+    schedule: Option<Schedule>,
     regular: Arc<AtomicBool>,
     now: Arc<Notify>,
     task: Option<JoinHandle<()>>,
@@ -49,12 +51,13 @@ pub struct Sensing {
     running: Mutex<HashMap<Arc<str>, Sensors>>,
     stopped: AtomicBool,
     runtime: tokio::runtime::Handle,
+    clock: Clock,
 }
 
 impl Sensing {
     /// None yet.
-    pub fn new(runtime: tokio::runtime::Handle) -> Self {
-        Self { running: Mutex::default(), stopped: AtomicBool::new(false), runtime }
+    pub fn new(runtime: tokio::runtime::Handle, clock: Clock) -> Self {
+        Self { running: Mutex::default(), stopped: AtomicBool::new(false), runtime, clock }
     }
 
     /// Lets exactly these sensors of a service run. Those that stay the same are not touched.
@@ -75,7 +78,7 @@ impl Sensing {
         let passive = |spec: &SensorSpec| matches!(spec, SensorSpec::Push(_) | SensorSpec::Collect(_));
         for sensor in wanted.into_iter().filter(|sensor| !passive(&sensor.spec)) {
             let running = match before.remove(&sensor.metric) {
-                Some(running) if running.spec == sensor.spec => {
+                Some(running) if running.spec == sensor.spec && running.schedule == sensor.schedule => {
                     if running.regular.swap(sensor.regular, Ordering::SeqCst) != sensor.regular {
                         running.now.notify_one();
                     }
@@ -125,6 +128,8 @@ impl Sensing {
                     sensor: built,
                     every: sensor.spec.every().unwrap_or(DEFAULT_EVERY).0,
                     spec: sensor.spec.clone(),
+                    schedule: sensor.schedule.unwrap_or_default(),
+                    clock: self.clock,
                     regular: regular.clone(),
                     now: now.clone(),
                 };
@@ -136,7 +141,7 @@ impl Sensing {
                 return None;
             }
         };
-        Some(Running { spec: sensor.spec.clone(), regular, now, task })
+        Some(Running { spec: sensor.spec.clone(), schedule: sensor.schedule, regular, now, task })
     }
 }
 
@@ -188,23 +193,67 @@ struct Poll {
     sensor: Box<dyn Sensor>,
     every: Duration,
     spec: Arc<SensorSpec>,
+    schedule: Schedule,
+    clock: Clock,
     regular: Arc<AtomicBool>,
     now: Arc<Notify>,
 }
 
+/// When a sensor is due.
+struct Pace {
+    schedule: Schedule,
+    clock: Clock,
+    every: Duration,
+    ticks: Interval,
+    /// When it was last due, where the schedule has a start.
+    last: Option<Timestamp>,
+}
+
+impl Pace {
+    fn new(schedule: Schedule, clock: Clock, every: Duration) -> Self {
+        let mut ticks = tokio::time::interval(every.max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { schedule, clock, every, ticks, last: None }
+    }
+
+    /// Waits until the sensor is to be read regularly; for ever, when that is over.
+    async fn due(&mut self) {
+        if self.schedule.start.is_none() {
+            self.ticks.tick().await;
+            if !self.schedule.includes(self.clock.now()) {
+                std::future::pending::<()>().await;
+            }
+            return;
+        }
+        let now = self.clock.now();
+        let from = self.last.map_or(now, |last| Timestamp(last.0 + 1).max(now));
+        match self.schedule.next(from, self.every) {
+            None => std::future::pending().await,
+            Some(at) => {
+                tokio::time::sleep_until(self.clock.instant(at)).await;
+                self.last = Some(at);
+            }
+        }
+    }
+}
+
 impl Poll {
     async fn run(mut self, post: Post) {
-        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(1)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pace = Pace::new(self.schedule, self.clock, self.every);
         let mut broken = false;
         loop {
-            if self.regular.load(Ordering::SeqCst) {
+            let asked = if self.regular.load(Ordering::SeqCst) {
                 tokio::select! {
-                    _ = ticks.tick() => {}
-                    () = self.now.notified() => {}
+                    () = pace.due() => false,
+                    () = self.now.notified() => true,
                 }
             } else {
                 self.now.notified().await;
+                true
+            };
+            if asked && !self.schedule.includes(self.clock.now()) {
+                post.fail(&ConnectorError::Config("the schedule of the monitor says not now".into()));
+                continue;
             }
             let limit = self.spec.timeout();
             let reading = AssertUnwindSafe(self.sensor.read()).catch_unwind();

@@ -15,6 +15,7 @@ use super::collection::{Collection, Want};
 use super::control::Event;
 use super::message::{Aside, Effect, Lasting, Letter, Message, Perform, Request, Response};
 use super::names::Names;
+use super::publishing::Publishing;
 use super::record::{Line, Tape};
 use super::sensing::Sensing;
 use super::shard::{Shard, Surroundings, shard_of};
@@ -103,6 +104,7 @@ struct Inner {
     messages: AtomicU64,
     missed: AtomicU64,
     sensing: Sensing,
+    publishing: Publishing,
     collection: Collection,
     planners: DashMap<Arc<str>, Arc<dyn Alarms>>,
     /// What effectors are doing, by key: what that is in words, and its task.
@@ -174,7 +176,8 @@ impl Shell {
             tallies: (0..shards).map(|_| Mutex::default()).collect(),
             messages: AtomicU64::new(0),
             missed: AtomicU64::new(0),
-            sensing: Sensing::new(runtime.clone()),
+            sensing: Sensing::new(runtime.clone(), clock),
+            publishing: Publishing::default(),
             collection: Collection::default(),
             planners: DashMap::new(),
             performing: DashMap::new(),
@@ -223,6 +226,11 @@ impl Shell {
             };
             read.boxed()
         });
+    }
+
+    /// How many values went out, and how many were lost on the way.
+    pub fn published(&self) -> (u64, u64) {
+        self.0.publishing.counted()
     }
 
     /// The clock.
@@ -567,6 +575,7 @@ impl Shell {
     pub async fn stop(&self, deadline: Duration) -> Vec<String> {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.sensing.stop();
+        self.0.publishing.stop();
         let effectors = async {
             while !self.0.performing.is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -794,6 +803,10 @@ fn carry_out(inner: &Arc<Inner>, effect: Effect, intents: &mut VecDeque<Pending<
                 }
             }
         }
+        Effect::Publishers(service, publishers) => {
+            inner.publishing.set(&service, &publishers, &inner.connectors, &inner.runtime);
+        }
+        Effect::Publish(publication) => inner.publishing.publish(*publication),
         Effect::Alarm(service, alarm) => {
             if let Some(planner) = inner.planners.get(&service).map(|p| p.clone()) {
                 inner.runtime.spawn(async move {

@@ -2,20 +2,20 @@
 //! Nothing here waits, and nothing reads a clock.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::{Event, ServiceStatus};
-use super::message::{Apply, Effect, Letter, Message, Perform, Request, Response, Restored};
+use super::message::{Apply, Effect, Letter, Message, Perform, Publication, Request, Response, Restored};
 use super::names::Names;
 use super::shard::{Shard, Surroundings, shard_of};
 use crate::model::calls::Port;
 use crate::model::metric::Sample;
 use crate::model::ports::{Notification, PortError, SubscriptionMode};
 use crate::model::{
-    Action, Alarm, Datum, Decision, HumanDuration, MetricId, ModelChange, Outcome, Reading, SloState,
-    Timestamp,
+    Action, Alarm, Datum, Decision, HumanDuration, MetricId, ModelChange, Outcome, Reading, Schedule,
+    SloState, Timestamp,
 };
 use crate::monitor::SensorWanted;
 use crate::plan::strategy::{Deadline, RunLimits, StrategyHost};
@@ -31,6 +31,9 @@ pub type Effector = Box<dyn FnMut(&Perform) -> Option<Result<String, String>>>;
 /// Answers in place of a sensor that is read on demand.
 pub type OnDemand = Box<dyn FnMut(&str, &str) -> Option<f64>>;
 
+/// Answers in place of the sensors that are read regularly: service, metric, time → value.
+pub type Polling = Box<dyn FnMut(&str, &str, Timestamp) -> Option<f64>>;
+
 /// A running homeostat without a shell.
 pub struct Simulation {
     shards: Vec<Shard>,
@@ -40,6 +43,9 @@ pub struct Simulation {
     replies: BTreeMap<u64, Response>,
     effector: Effector,
     on_demand: OnDemand,
+    polling: Option<Polling>,
+    /// From when on each polled sensor is read, by which schedule.
+    read_next: BTreeMap<(String, Arc<str>), (Schedule, Timestamp)>,
     /// Every decision in its latest form, by service and number.
     pub decisions: BTreeMap<(String, u64), Decision>,
     /// Every alarm that went to a planner of the embedding program, in order.
@@ -58,6 +64,8 @@ pub struct Simulation {
     pub performed: Vec<Perform>,
     /// Every result that is data of a metric, in order: when, metric, data.
     pub emitted: Vec<(Timestamp, Arc<str>, Arc<[Datum]>)>,
+    /// Every value that went out, in order.
+    pub published: Vec<Publication>,
     /// What would be kept over a restart, in order: service, what.
     pub lasting: Vec<(String, super::message::Lasting)>,
 }
@@ -94,6 +102,9 @@ impl Simulation {
             ports: BTreeMap::new(),
             performed: Vec::new(),
             emitted: Vec::new(),
+            published: Vec::new(),
+            polling: None,
+            read_next: BTreeMap::new(),
             lasting: Vec::new(),
         }
     }
@@ -106,6 +117,58 @@ impl Simulation {
     /// Puts something in place of sensors that are read on demand: service, metric → value.
     pub fn on_demand(&mut self, read: impl FnMut(&str, &str) -> Option<f64> + 'static) {
         self.on_demand = Box::new(read);
+    }
+
+    /// Puts something in place of the sensors that are read regularly: they are read at their times as time passes, by their schedules.
+    pub fn polling(&mut self, read: impl FnMut(&str, &str, Timestamp) -> Option<f64> + 'static) {
+        self.polling = Some(Box::new(read));
+    }
+
+    /// The sensors that are read regularly, with their periods and schedules.
+    fn polled(&self) -> impl Iterator<Item = (&String, &Arc<str>, Duration, Schedule)> {
+        let wanted = self.sensors.iter().flat_map(|(service, all)| all.iter().map(move |one| (service, one)));
+        wanted.filter(|(_, sensor)| sensor.regular).filter_map(|(service, sensor)| {
+            let every = sensor.spec.every()?.0;
+            Some((service, &sensor.metric, every, sensor.schedule.unwrap_or_default()))
+        })
+    }
+
+    /// The next time at which a sensor is read.
+    fn next_read(&mut self) -> Option<Timestamp> {
+        self.polling.as_ref()?;
+        let polled: Vec<_> = self.polled().map(|(s, m, e, c)| (s.clone(), m.clone(), e, c)).collect();
+        let keys: BTreeSet<_> =
+            polled.iter().map(|(service, metric, ..)| (service.clone(), metric.clone())).collect();
+        self.read_next.retain(|key, _| keys.contains(key));
+        let mut soonest = None;
+        for (service, metric, every, schedule) in polled {
+            let (known, from) = self.read_next.entry((service, metric)).or_insert((schedule, self.now));
+            if *known != schedule {
+                (*known, *from) = (schedule, self.now);
+            }
+            let next = schedule.next(*from, every);
+            soonest = [soonest, next].into_iter().flatten().min();
+        }
+        soonest
+    }
+
+    /// Reads the sensors whose time has come.
+    fn read_due(&mut self) {
+        let Some(mut polling) = self.polling.take() else { return };
+        let polled: Vec<_> = self.polled().map(|(s, m, e, c)| (s.clone(), m.clone(), e, c)).collect();
+        for (service, metric, every, schedule) in polled {
+            let key = (service.clone(), metric.clone());
+            let Some((_, from)) = self.read_next.get(&key).copied() else { continue };
+            let Some(at) = schedule.next(from, every).filter(|at| *at <= self.now) else { continue };
+            let next = if schedule.start.is_some() { Timestamp(at.0 + 1) } else { at.after(every) };
+            self.read_next.insert(key, (schedule, next));
+            let letter = match polling(&service, &metric, self.now) {
+                Some(value) => Letter::Measured { metric, values: vec![(None, None, value, None)] },
+                None => Letter::SensorFailed { metric, why: "the sensor yields nothing".into() },
+            };
+            self.letter(&service, letter);
+        }
+        self.polling = Some(polling);
     }
 
     /// The time.
@@ -186,10 +249,11 @@ impl Simulation {
     pub fn advance(&mut self, by: Duration) {
         let end = self.now.after(by);
         loop {
-            let next = self.shards.iter().filter_map(Shard::wake).min();
-            match next {
+            let woken = self.shards.iter().filter_map(Shard::wake).min();
+            match [woken, self.next_read()].into_iter().flatten().min() {
                 Some(t) if t <= end => {
                     self.now = self.now.max(t);
+                    self.read_due();
                     for shard in 0..self.shards.len() {
                         if self.shards[shard].wake().is_some_and(|w| w <= self.now) {
                             self.turn(shard, Message::Wake);
@@ -368,6 +432,8 @@ impl Simulation {
                 }
                 self.emitted.push((self.now, metric, data));
             }
+            Effect::Publishers(..) => {}
+            Effect::Publish(publication) => self.published.push(*publication),
             Effect::Alarm(_, alarm) => self.alarms.push(*alarm),
             Effect::Decision(decision) => {
                 self.decisions.insert((decision.service.clone(), decision.id.0), *decision);

@@ -801,6 +801,7 @@ impl Supervisor {
     /// The counters of homeostat about itself.
     pub fn stats(&self) -> SelfStats {
         let (tally, quarantined) = self.shell.tally();
+        let (published, publish_lost) = self.shell.published();
         SelfStats {
             services: self.policy_status().services as u64,
             quarantined: quarantined as u64,
@@ -813,6 +814,8 @@ impl Supervisor {
             actions: tally.outcomes.iter().map(|(k, v)| (k.to_string(), *v)).collect(),
             asks: tally.asks,
             notifications: tally.told,
+            published,
+            publish_lost,
             policies_applied: self.applied.load(Ordering::Relaxed),
             policies_refused: self.refused.load(Ordering::Relaxed),
         }

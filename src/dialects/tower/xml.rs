@@ -104,7 +104,8 @@ pub(super) fn read<T>(
     Ok(Batch { items, warnings: reader.warnings })
 }
 
-fn parse(text: &str) -> Result<Document<'_>, XmlError> {
+/// Checks the bounds, and parses.
+pub(in crate::dialects) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
     Scanner { text, at: 0, elements: 0 }.run()?;
     let options = ParsingOptions { nodes_limit: 8 * MAX_ELEMENTS as u32, ..ParsingOptions::default() };
     Document::parse_with_options(text, options).map_err(|e| {

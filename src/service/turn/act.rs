@@ -44,7 +44,7 @@ impl ServiceLoop {
             Some(Next::Finished { decision, caller, outcomes }) => {
                 count(&outcomes, turn);
                 if let Some(planner) = &mut self.planner {
-                    planner.finished(decision, turn.now);
+                    planner.finished(decision, all_done(&outcomes), turn.now);
                 }
                 if let Some(token) = caller {
                     turn.effects.push(Effect::Reply(token, Response::Outcomes(outcomes)));
@@ -556,7 +556,7 @@ impl ServiceLoop {
         for ended in self.ledger.drain(&why.to_string(), &name, turn.now) {
             count(&ended.outcomes, turn);
             if let Some(planner) = &mut self.planner {
-                planner.finished(ended.decision, turn.now);
+                planner.finished(ended.decision, false, turn.now);
             }
             if let Some(record) = self.open.get_mut(&ended.decision) {
                 record.outcomes = ended.outcomes;
@@ -583,6 +583,10 @@ impl ServiceLoop {
     pub(super) fn ledger_due(&self) -> Option<Timestamp> {
         self.ledger.on_its_way().map(|(_, _, since)| since.after(STEP_PATIENCE))
     }
+}
+
+fn all_done(outcomes: &[Outcome]) -> bool {
+    outcomes.iter().all(|outcome| outcome.status == OutcomeStatus::Done)
 }
 
 fn count(outcomes: &[Outcome], turn: &mut Turn<'_>) {

@@ -11,7 +11,7 @@ use crate::model::ports::PortError;
 use crate::monitor::{Held, Monitor};
 use crate::plan::Planner;
 use crate::policy::ServicePolicy;
-use crate::service::message::Apply;
+use crate::service::message::{Apply, Effect};
 
 impl ServiceLoop {
     /// A service that is attached for the first time.
@@ -49,6 +49,7 @@ impl ServiceLoop {
             open: restored.proposals.into_iter().map(|d| (d.id, d)).collect(),
             decisions: restored.decisions,
             sensors: Vec::new(),
+            published: BTreeMap::new(),
             changed: Vec::new(),
             dirty: Vec::new(),
             wake: None,
@@ -86,6 +87,7 @@ impl ServiceLoop {
         }
         let told = self.outside_view(turn);
         let monitor = self.apply_monitor(&before, &rebound, turn);
+        self.apply_publish(&before, turn);
         self.apply_analyze(&before, monitor, turn);
         self.apply_plan(&before, turn);
         self.apply_execute(&before, turn);
@@ -178,6 +180,17 @@ impl ServiceLoop {
         self.tune_again();
         self.forget_remotes(rebound, turn);
         true
+    }
+
+    /// What went out by publishers that are the same still counts as the last.
+    fn apply_publish(&mut self, before: &ServicePolicy, turn: &mut Turn<'_>) {
+        let publishers =
+            |policy: &ServicePolicy| policy.monitor.as_ref().map(|m| m.publish.clone()).unwrap_or_default();
+        let (was, is) = (publishers(before), publishers(&self.policy));
+        if was != is {
+            self.published.retain(|name, _| is.iter().any(|p| p.name == *name && was.contains(p)));
+            turn.effects.push(Effect::Publishers(self.name.clone(), is));
+        }
     }
 
     /// Metrics over references that lead elsewhere now have not been heard of yet; those over unbound references say so.

@@ -329,6 +329,9 @@ impl ServiceLoop {
         if let Some(earlier) = did_not_help {
             self.note_helped(earlier, false, turn);
         }
+        if let Some(planner) = self.planner.as_mut().filter(|_| !new || verdict != Verdict::Planned) {
+            planner.settled(task);
+        }
         if !new {
             return;
         }

@@ -31,7 +31,7 @@ use crate::model::{
 use crate::monitor::{Held, Monitor, SensorWanted, SlotId};
 use crate::plan::strategy::{RunLimits, StrategyHost};
 use crate::plan::{Planner, Taken};
-use crate::policy::ServicePolicy;
+use crate::policy::{PublishPolicy, ServicePolicy};
 use answer::{Ask, Watcher};
 pub use decide::OPEN_DECISIONS;
 
@@ -125,6 +125,8 @@ pub struct ServiceLoop {
     waits: bool,
     decisions: u64,
     sensors: Vec<SensorWanted>,
+    /// What went out last, by publisher.
+    published: BTreeMap<Arc<str>, (f64, Timestamp)>,
     changed: Vec<SlotId>,
     dirty: Vec<u16>,
     wake: Option<Timestamp>,
@@ -288,6 +290,10 @@ impl ServiceLoop {
         self.monitor.iter().flat_map(Monitor::collected)
     }
 
+    fn publishers(&self) -> &[Arc<PublishPolicy>] {
+        self.policy.monitor.as_ref().map_or(&[], |monitor| &monitor.publish)
+    }
+
     /// Reads, from far and wide, what [`ServiceLoop::sample`] will read, so that it is near then. The sum means nothing.
     pub fn touch(&self, metric: MetricId) -> u64 {
         let Some(monitor) = &self.monitor else { return 0 };
@@ -367,6 +373,9 @@ impl ServiceLoop {
             }
         }
         turn.effects.push(Effect::Sensors(self.name.clone(), self.id, Vec::new()));
+        if !self.publishers().is_empty() {
+            turn.effects.push(Effect::Publishers(self.name.clone(), Vec::new()));
+        }
         for (metric, listeners) in &self.listeners {
             for listener in listeners {
                 let held = Held::missing(MissingReason::NoSuchService(self.name.to_string()));

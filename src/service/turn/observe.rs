@@ -7,7 +7,7 @@ use super::{Listening, NoMonitor, ServiceLoop, Turn};
 use crate::analyze::Readings;
 use crate::model::{Measurement, MissingReason, Timestamp};
 use crate::monitor::{Held, Monitor};
-use crate::service::message::{Effect, Letter, MeasuredValue};
+use crate::service::message::{Effect, Letter, MeasuredValue, Publication};
 
 /// What checking the SLOs that a sample touched came to.
 struct Touched {
@@ -122,11 +122,44 @@ impl ServiceLoop {
             }
         }
         for metric in observed {
+            self.publish(&metric, turn);
             self.tell_listeners(&metric, turn);
             self.tell_watchers(&metric, turn);
         }
         self.changed = changed;
         self.changed.clear();
+    }
+
+    /// Values of a metric go out.
+    fn publish(&mut self, metric: &Arc<str>, turn: &mut Turn<'_>) {
+        let Some(monitor) = self.policy.monitor.clone().filter(|monitor| !monitor.publish.is_empty()) else {
+            return;
+        };
+        let held = self.holds(metric, turn.now);
+        if held.missing.is_some() {
+            return;
+        }
+        for publisher in monitor.publish.iter().filter(|publisher| publisher.metric == *metric) {
+            if let Some((value, at)) = self.published.get(&publisher.name) {
+                // A twentieth less, so that a sample that comes a little early is not left out.
+                let early = publisher.every.is_some_and(|every| turn.now.since(*at) < every - every / 20);
+                if early || publisher.changes && *value == held.value {
+                    continue;
+                }
+            }
+            self.published.insert(publisher.name.clone(), (held.value, turn.now));
+            let word = (held.value >= 0.0 && held.value.fract() == 0.0)
+                .then(|| publisher.words.get(held.value as usize).cloned())
+                .flatten();
+            turn.effects.push(Effect::Publish(Box::new(Publication {
+                service: self.name.clone(),
+                publisher: publisher.name.clone(),
+                metric: metric.clone(),
+                value: held.value,
+                word,
+                at: held.at,
+            })));
+        }
     }
 
     pub(super) fn tell_listeners(&mut self, metric: &Arc<str>, turn: &mut Turn<'_>) {
@@ -298,8 +331,11 @@ impl ServiceLoop {
                 }
             }
         }
+        let monitor_policy = monitor.policy().clone();
         monitor.mark_observed(|name| {
-            self.listeners.contains_key(name) || self.watchers.iter().any(|w| *w.metric == **name)
+            self.listeners.contains_key(name)
+                || self.watchers.iter().any(|w| *w.metric == **name)
+                || monitor_policy.publish.iter().any(|publisher| publisher.metric == *name)
         });
         monitor.weigh();
         let mut wanted = Listening::new();
