@@ -39,6 +39,11 @@ fn streams_are_listed_opened_fed_and_closed() {
     tower.expect(200, "POST", &stream("RAM"), datum);
     fails(&tower, "PUT", &stream("RAM"), "", "exists already");
     fails(&tower, "PUT", "/streams/RAM", "", "http://www.modaclouds.eu/streams/");
+    for (name, word) in
+        [("a%0Ab", "control character"), ("%20", "is empty"), (&*"x".repeat(201), "201 bytes")]
+    {
+        fails(&tower, "PUT", &stream(name), "", word);
+    }
     tower.expect(200, "DELETE", &stream("RAM"), "");
     fails(&tower, "POST", &stream("RAM"), datum, "Specified stream does not exists");
     fails(&tower, "DELETE", &stream("CPU"), "", "as long as a rule");

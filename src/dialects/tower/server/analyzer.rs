@@ -11,10 +11,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
 use serde_json::{Map, Value as Json, json};
 
+use super::super::action::metric_problem;
 use super::collectors::STREAMS;
 use super::data::{self, unknown_stream};
 use super::rules::{Catalog, Entry};
-use super::{App, MAX_ID, Refused, Tower, json_answer, lock, shortened};
+use super::{App, Refused, Tower, json_answer, lock, shortened};
 
 /// The most streams that are opened by hand.
 const MAX_OPENED: usize = 10_000;
@@ -94,20 +95,23 @@ async fn stream(State(tower): App, Path(name): Path<String>) -> Response {
 
 /// `PUT /streams/{IRI}`: takes data of a metric that no rule reads yet.
 async fn open(State(tower): App, Path(name): Path<String>) -> Answer {
-    let metric = name.strip_prefix(STREAMS).filter(|metric| !metric.is_empty() && metric.len() <= MAX_ID);
-    let Some(metric) = metric else {
-        return Err(failed(format!(
-            "Streams are called {STREAMS} and the name of a metric of at most {MAX_ID} bytes, not {}",
-            shortened(&name)
-        )));
+    let Some(metric) = name.strip_prefix(STREAMS) else {
+        let given = shortened(&name);
+        return Err(failed(format!("Streams are called {STREAMS} and the name of a metric, not {given}")));
     };
+    if let Some(problem) = metric_problem(metric) {
+        return Err(failed(format!("Of this there is no stream: {problem}")));
+    }
     if tower.stream(&name).await.is_some() {
         return Err(failed(format!("The stream {} exists already", shortened(&name))));
     }
-    if lock(&tower.opened).len() >= MAX_OPENED {
-        return Err(failed(format!("There are {MAX_OPENED} streams without rules already")));
+    {
+        let mut opened = lock(&tower.opened);
+        if opened.len() >= MAX_OPENED {
+            return Err(failed(format!("There are {MAX_OPENED} streams without rules already")));
+        }
+        opened.insert(metric.into());
     }
-    lock(&tower.opened).insert(metric.into());
     tower.keep(&format!("stream/{metric}"), Some(&json!({}))).await?;
     Ok(ok(&json!({ "streamIRI": iri(metric) })))
 }
