@@ -349,3 +349,50 @@ execute: {{}}
     loads(&mut s);
     assert_eq!(acted(&s), 2);
 }
+
+/// Data that lead back to themselves would be more with each step.
+#[test]
+fn streams_that_feed_each_other_in_a_circle_are_refused_with_the_way() {
+    let service = |name: &str, reads: &str, emits: &str| {
+        format!(
+            "service: {name}\nmonitor:\n  sensors: {{ {reads}: {{ collect: {{}} }} }}\n  metrics: {{ m: {{ of: {reads}, aggregate: avg, every: 1s, emit: {emits} }} }}\n"
+        )
+    };
+    let set = |services: &[String]| {
+        let texts: Vec<(String, &str)> =
+            services.iter().enumerate().map(|(n, text)| (format!("{n}.yaml"), text.as_str())).collect();
+        PolicySet::from_sources(&Sources::from_texts(texts.iter().map(|(n, t)| (n.as_str(), *t))), None)
+    };
+    let line = [service("A", "x", "y"), service("B", "y", "z"), service("C", "x", "z")];
+    assert!(set(&line).is_ok(), "two ways to one end are no circle");
+    for (closing, way) in [
+        (service("D", "z", "x"), "x -> y (by `A`) -> z (by `B`) -> x (by `D`)"),
+        (service("D", "w", "w"), "w -> w (by `D`)"),
+    ] {
+        let problems = set(&[&line[..], &[closing]].concat()).expect_err("a circle");
+        assert!(problems.iter().all(|p| p.code == "metric-cycle" && p.line.is_some()), "{problems:?}");
+        assert!(problems.iter().any(|p| p.message.contains(way)), "{problems:?}");
+    }
+}
+
+/// Requirement: R2-22
+#[test]
+fn text_counts_and_does_nothing_else() {
+    let mut s = simulate(
+        "service: A
+monitor:
+  sensors: { Log: { collect: {} } }
+  metrics:
+    lines: { of: Log, aggregate: count, every: 60s, emit: Lines }
+    total: { of: Log, aggregate: sum, every: 60s, emit: Total }
+    each: { of: Log, every: 60s, emit: Each }
+analyze: { on: { objective: lines_results + total_results + each_results >= 0, missing: ok } }
+",
+    );
+    s.collect("Log", [("vm1", f64::NAN), ("vm1", 2.0), ("vm1", f64::NAN), ("vm1", f64::INFINITY)]);
+    minute(&mut s);
+    let mut now = results(&mut s);
+    now.sort_by(|a, b| a.partial_cmp(b).expect("finite"));
+    let said = |metric: &str, resource: &str, value| (metric.to_string(), resource.to_string(), value);
+    assert_eq!(now, [said("Each", "vm1", 2.0), said("Lines", "ALL", 3.0), said("Total", "ALL", 2.0)]);
+}

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::{App, Problem, clock};
 use crate::model::{Reading, SloState, Timestamp};
-use crate::service::control::{ExportedMetric, PolicyStatus, SelfStats, ServiceStatus};
+use crate::service::control::{ExportedMetric, Figure, PolicyStatus, SelfStats, ServiceStatus};
 
 const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -40,6 +40,7 @@ pub(super) async fn exposition(State(app): App) -> Result<Response, Box<Problem>
         policy: app.control.policy_status(),
         services: app.control.services().await?,
         metrics: app.control.export().await?,
+        figures: app.control.figures(),
     };
     let mut registry = Registry::default();
     registry.register_collector(Box::new(scrape));
@@ -63,6 +64,7 @@ struct Scrape {
     policy: PolicyStatus,
     services: Vec<ServiceStatus>,
     metrics: Vec<ExportedMetric>,
+    figures: Vec<Figure>,
 }
 
 type Written = Result<(), std::fmt::Error>;
@@ -72,6 +74,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Written {
         self.own_gauges(&mut encoder)?;
         self.own_counters(&mut encoder)?;
+        self.figures.iter().try_for_each(|figure| figured(&mut encoder, figure))?;
         self.managed(&mut encoder)?;
         self.slos(&mut encoder)
     }
@@ -168,6 +171,24 @@ impl Scrape {
     }
 }
 
+fn figured(encoder: &mut DescriptorEncoder<'_>, figure: &Figure) -> Written {
+    let kind = if figure.counter { MetricType::Counter } else { MetricType::Gauge };
+    let help = format!("{}.", figure.help);
+    let mut metric = encoder.encode_descriptor(&figure.name, &help, None, kind)?;
+    for (labels, value) in &figure.values {
+        let labels: Labels<'_> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        match (figure.counter, labels.is_empty()) {
+            (true, true) => metric.encode_counter::<NoLabelSet, _, u64>(value, None)?,
+            (true, false) => {
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?
+            }
+            (false, true) => metric.encode_gauge(value)?,
+            (false, false) => metric.encode_family(&labels)?.encode_gauge(value)?,
+        }
+    }
+    Ok(())
+}
+
 /// The labels of a metric; a member of a family `cpu[cpu0]` is the metric `cpu` with the label `cpu0`.
 fn labels(metric: &ExportedMetric) -> Labels<'_> {
     let name = metric.info.name.as_str();
@@ -242,6 +263,15 @@ mod tests {
                 exported("A", "cpu[a\"b\\c\nd]", Reading::Fresh { value: 1.5, at }),
                 exported("A", "cost", Reading::missing(crate::model::MissingReason::NoSample)),
             ],
+            figures: vec![
+                Figure { name: "x".into(), help: "X", counter: true, values: vec![(Vec::new(), 3)] },
+                Figure {
+                    name: "y".into(),
+                    help: "Y",
+                    counter: false,
+                    values: vec![(vec![("m", "a\"b\n".into())], 4)],
+                },
+            ],
         };
         let text = text(scrape);
         assert!(
@@ -251,6 +281,8 @@ mod tests {
         assert!(text.contains("homeostat_metric_age_seconds{service=\"A\",metric=\"cpu\""));
         assert!(text.contains("homeostat_metric_fresh{service=\"A\",metric=\"cost\"} 0.0\n"), "{text}");
         assert!(!text.contains("homeostat_metric{service=\"A\",metric=\"cost\"}"));
+        assert!(text.contains("# TYPE x counter\nx_total 3\n"), "{text}");
+        assert!(text.contains("# TYPE y gauge\ny{m=\"a\\\"b\\n\"} 4\n"), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }
 }

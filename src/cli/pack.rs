@@ -304,6 +304,7 @@ fn monitoring(descriptor: &Descriptor) -> Vec<Chosen> {
         let at = match sensor {
             SensorSpec::Udp(s) => s.listen,
             SensorSpec::Statsd(s) => s.listen,
+            SensorSpec::Collectd(s) => s.listen,
             _ => continue,
         };
         let all = chosen.entry(Module::Datagrams).or_default();

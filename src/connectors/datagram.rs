@@ -20,16 +20,16 @@ const KERNEL_BUFFER: usize = 1024 * 1024;
 const DATAGRAM: usize = 65_536;
 
 /// What a sensor makes of a datagram.
-pub(super) trait Lines: Send {
-    /// Reads what concerns it; lines for others are neither measurements nor bad.
-    fn read(&mut self, datagram: &str) -> Parsed;
+pub(super) trait Decoder: Send {
+    /// Reads what concerns it; lines or parts for others are neither measurements nor bad.
+    fn read(&mut self, datagram: &[u8]) -> Parsed;
 }
 
 /// What a datagram contained.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Parsed {
     pub(super) measurements: Vec<Measurement>,
-    /// Lines that concern the sensor and could not be read.
+    /// Lines that concern the sensor, or packets, that could not be read.
     pub(super) bad: u64,
     /// Why, for the first of them.
     pub(super) problem: Option<String>,
@@ -56,7 +56,7 @@ struct Shared {
 }
 
 struct Subscriber {
-    lines: Arc<Mutex<Box<dyn Lines>>>,
+    decoder: Arc<Mutex<Box<dyn Decoder>>>,
     sink: Arc<dyn Sink>,
     bad: u64,
 }
@@ -88,10 +88,9 @@ fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
 impl Shared {
     /// Hands a datagram to every listener. Sinks never block.
     fn dispatch(&self, datagram: &[u8]) {
-        let text = String::from_utf8_lossy(datagram);
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         for subscriber in listeners.values_mut() {
-            let parsed = subscriber.lines.lock().unwrap_or_else(PoisonError::into_inner).read(&text);
+            let parsed = subscriber.decoder.lock().unwrap_or_else(PoisonError::into_inner).read(datagram);
             subscriber.bad += parsed.bad;
             match parsed.problem {
                 Some(problem) if parsed.measurements.is_empty() => {
@@ -123,19 +122,19 @@ impl Drop for Subscription {
 pub(super) struct DatagramListener {
     sockets: Sockets,
     address: SocketAddr,
-    lines: Arc<Mutex<Box<dyn Lines>>>,
+    decoder: Arc<Mutex<Box<dyn Decoder>>>,
 }
 
 impl DatagramListener {
     pub(super) fn new(
         listen: &str,
         sockets: &Sockets,
-        lines: Box<dyn Lines>,
+        decoder: Box<dyn Decoder>,
     ) -> Result<Self, ConnectorError> {
         let address = listen.parse().map_err(|_| {
             ConnectorError::Config(format!("`{listen}` is no address such as 127.0.0.1:8125"))
         })?;
-        Ok(Self { sockets: sockets.clone(), address, lines: Arc::new(Mutex::new(lines)) })
+        Ok(Self { sockets: sockets.clone(), address, decoder: Arc::new(Mutex::new(decoder)) })
     }
 
     fn subscribe(&self, sink: Arc<dyn Sink>) -> Result<Subscription, ConnectorError> {
@@ -143,7 +142,7 @@ impl DatagramListener {
         let id = {
             let mut listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
             let id = listeners.keys().max().map_or(0, |last| last + 1);
-            listeners.insert(id, Subscriber { lines: self.lines.clone(), sink, bad: 0 });
+            listeners.insert(id, Subscriber { decoder: self.decoder.clone(), sink, bad: 0 });
             id
         };
         Ok(Subscription { shared, id })

@@ -1,11 +1,12 @@
 //! Sensors and effectors, a file per protocol, and the registry that builds them from what policies say.
 //!
-//! Polled over HTTP: `http`, `prometheus` (over `fetch`); programs: `exec`, `nagios` (over `program`); listening on UDP: `udp`, `statsd`
-//! (over `datagram`); whether something answers: `ping`; this machine: `host`, `process` (over `cached`); actions: `http`, `exec`, `mail`, `websocket`, `udp` and `tcp` (in `socket`), `sqlite`, `log` (over `fill`, which fills templates, and `check`, which asks after a crash).
+//! Polled over HTTP: `http`, `prometheus` (over `fetch`); programs: `exec`, `nagios` (over `program`); listening on UDP: `udp`, `statsd`,
+//! `collectd` (over `datagram`); whether something answers: `ping`; this machine: `host`, `process` (over `cached`); actions: `http`, `exec`, `mail`, `websocket`, `udp` and `tcp` (in `socket`), `sqlite`, `log` (over `fill`, which fills templates, and `check`, which asks after a crash).
 //! `text` finds numbers in answers. What authors of connectors must and should do is in `docs/connectors.md`.
 
 mod cached;
 mod check;
+mod collectd;
 mod datagram;
 mod exec;
 mod fetch;
@@ -130,7 +131,7 @@ impl Connectors {
         kinds.insert(kind.into(), Arc::new(factory));
     }
 
-    /// From now on no sensor that waits for datagrams (`udp`, `statsd`) is built: a micro-container was packed without.
+    /// From now on no sensor that waits for datagrams (`udp`, `statsd`, `collectd`) is built: a micro-container was packed without.
     pub fn refuse_datagrams(&self) {
         self.shared.datagrams.store(false, Ordering::SeqCst);
     }
@@ -196,7 +197,7 @@ impl Connectors {
             return Err(ConnectorError::Config(problem));
         }
         let shared = &self.shared;
-        if matches!(spec, SensorSpec::Udp(_) | SensorSpec::Statsd(_))
+        if matches!(spec, SensorSpec::Udp(_) | SensorSpec::Statsd(_) | SensorSpec::Collectd(_))
             && !shared.datagrams.load(Ordering::SeqCst)
         {
             return Err(ConnectorError::Config("not packed: nothing listens for datagrams here".into()));
@@ -223,6 +224,7 @@ impl Connectors {
             }
             SensorSpec::Udp(s) => BuiltSensor::Listening(udp::listener(s, &shared.sockets)?),
             SensorSpec::Statsd(s) => BuiltSensor::Listening(statsd::listener(s, &shared.sockets)?),
+            SensorSpec::Collectd(s) => BuiltSensor::Listening(collectd::listener(s, &shared.sockets)?),
             SensorSpec::Proxy(s) => {
                 let factory = shared.proxy.read().unwrap_or_else(PoisonError::into_inner).clone();
                 let factory =

@@ -3,7 +3,7 @@
 
 use rustc_hash::FxHashSet;
 
-use super::datagram::{DatagramListener, Lines, Parsed, Sockets};
+use super::datagram::{DatagramListener, Decoder, Parsed, Sockets};
 use super::text::{number, shorten};
 use crate::model::Measurement;
 use crate::model::connector::{ConnectorError, Listener, StatsdSensor};
@@ -80,8 +80,9 @@ impl Statsd {
     }
 }
 
-impl Lines for Statsd {
-    fn read(&mut self, datagram: &str) -> Parsed {
+impl Decoder for Statsd {
+    fn read(&mut self, datagram: &[u8]) -> Parsed {
+        let datagram = String::from_utf8_lossy(datagram);
         let mut parsed = Parsed::default();
         for line in datagram.lines() {
             let Some(rest) = line.trim_end().strip_prefix(self.key.as_str()) else { continue };
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     fn read(statsd: &mut Statsd, datagram: &str) -> Vec<f64> {
-        statsd.read(datagram).measurements.iter().map(|m| m.value).collect()
+        statsd.read(datagram.as_bytes()).measurements.iter().map(|m| m.value).collect()
     }
 
     #[test]
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn bad_lines_are_counted_and_change_nothing() {
         let mut statsd = Statsd::new("a");
-        let parsed = statsd.read("a:1\na:x|c\na:1|q\na:1|c|@0\na:1|c|@2\na:1e308|c\na:1e308|c");
+        let parsed = statsd.read(b"a:1\na:x|c\na:1|q\na:1|c|@0\na:1|c|@2\na:1e308|c\na:1e308|c");
         assert_eq!(parsed.bad, 6);
         assert!(parsed.problem.expect("the first").contains("the type is missing"));
         assert_eq!(statsd.total, 1e308);

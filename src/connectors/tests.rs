@@ -522,6 +522,29 @@ async fn statsd_counters_run_on_across_datagrams() {
     assert!(hits.next().await.expect_err("unknown type").contains("2 bad lines"));
 }
 
+/// Requirement: R2-04
+#[tokio::test]
+async fn collectd_and_text_share_a_socket() {
+    let connectors = Connectors::new();
+    let address = free_address();
+    let at = |index: u8| json!({"collectd": {"listen": address, "key": "ada/load/load", "index": index}});
+    let mut one = Running::start(listening(&connectors, at(0)));
+    let mut two = Running::start(listening(&connectors, at(1)));
+    // Host, plugin, type, and two values: 0.5 and 1.5.
+    let packet: &[&[u8]] = &[
+        b"\x00\x00\x00\x08ada\x00",
+        b"\x00\x02\x00\x09load\x00",
+        b"\x00\x04\x00\x09load\x00",
+        b"\x00\x06\x00\x18\x00\x02\x01\x01",
+        &0.5_f64.to_le_bytes(),
+        &1.5_f64.to_le_bytes(),
+    ];
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("bound");
+    socket.send_to(&packet.concat(), &address).await.expect("sent");
+    assert_eq!(one.next().await, Ok(0.5));
+    assert_eq!(two.next().await, Ok(1.5));
+}
+
 #[tokio::test]
 async fn an_address_in_use_is_named() {
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("bound");
@@ -609,7 +632,7 @@ fn every_example_of_the_manual_can_be_built() {
             kinds.insert(format!("effector {}", spec.protocol()));
         }
     }
-    assert_eq!(kinds.len(), 16, "one example of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 17, "one example of each kind: {kinds:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Lines of text in datagrams: a number, text that ends in one, or `key number`.
 
-use super::datagram::{DatagramListener, Lines, Parsed, Sockets};
+use super::datagram::{DatagramListener, Decoder, Parsed, Sockets};
 use super::text::{number, shorten};
 use crate::model::Measurement;
 use crate::model::connector::{ConnectorError, Listener, UdpSensor};
@@ -15,8 +15,9 @@ struct TextLines {
     key: Option<String>,
 }
 
-impl Lines for TextLines {
-    fn read(&mut self, datagram: &str) -> Parsed {
+impl Decoder for TextLines {
+    fn read(&mut self, datagram: &[u8]) -> Parsed {
+        let datagram = String::from_utf8_lossy(datagram);
         let mut parsed = Parsed::default();
         for line in datagram.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let text = match &self.key {
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     fn read(key: Option<&str>, datagram: &str) -> (Vec<f64>, u64) {
-        let parsed = TextLines { key: key.map(String::from) }.read(datagram);
+        let parsed = TextLines { key: key.map(String::from) }.read(datagram.as_bytes());
         (parsed.measurements.iter().map(|m| m.value).collect(), parsed.bad)
     }
 

@@ -12,8 +12,8 @@ use crate::model::{Decision, DecisionId, Outcome, PortError, Reading, Timestamp}
 use crate::policy::load::Sources;
 use crate::policy::set::PolicySet;
 use crate::service::control::{
-    Applied, ChangeError, Component, Control, Event, ExportedMetric, Plugin, PolicyStatus, Ports, SelfStats,
-    ServiceStatus, plugins,
+    Applied, ChangeError, Component, Control, Event, ExportedMetric, Figure, Plugin, PolicyStatus, Ports,
+    SelfStats, ServiceStatus, plugins,
 };
 use crate::service::handle::Handle;
 use crate::service::message::{Request, Response};
@@ -208,6 +208,10 @@ impl Control for Daemon {
 
     async fn export(&self) -> Result<Vec<ExportedMetric>, PortError> {
         self.supervisor.export().await
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        self.supervisor.figures()
     }
 
     fn stats(&self) -> SelfStats {

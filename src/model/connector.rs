@@ -41,6 +41,8 @@ pub enum SensorSpec {
     Udp(UdpSensor),
     /// A StatsD metric.
     Statsd(StatsdSensor),
+    /// A value of Collectd, in its binary network protocol.
+    Collectd(CollectdSensor),
     /// The calls that pass through the membrane of the service; needs `listen` and `endpoint`.
     Proxy(ProxySensor),
     /// A property of the service, as its `manage` section declares it.
@@ -358,6 +360,29 @@ pub struct StatsdSensor {
     pub stale_after: Option<HumanDuration>,
 }
 
+/// A value of Collectd: counters and derives are totals, absolute values become their running total, gauges are as they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CollectdSensor {
+    /// Where to listen: `0.0.0.0:25826`. Sensors with the same address share one socket.
+    pub listen: String,
+    /// `PLUGIN[-INSTANCE]/TYPE[-INSTANCE]` (`cpu-0/cpu-idle`, `load/load`), of every host; or of one, with `HOST/` before it.
+    pub key: String,
+    /// Which of the values of the type, from 0: `load` has three, of 1, 5 and 15 minutes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub index: u8,
+    /// The unit, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The age at which a value becomes stale; never, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<HumanDuration>,
+}
+
+fn is_zero(index: &u8) -> bool {
+    *index == 0
+}
+
 /// One quantity of the calls that pass through the membrane. The quantity alone stands for `{ what: … }`.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[schemars(transform = allow_quantity)]
@@ -520,6 +545,7 @@ impl SensorSpec {
             Self::Prometheus(_) => "prometheus",
             Self::Udp(_) => "udp",
             Self::Statsd(_) => "statsd",
+            Self::Collectd(_) => "collectd",
             Self::Proxy(_) => "proxy",
             Self::Property(_) => "property",
             Self::Collect(_) => "collect",
@@ -530,7 +556,9 @@ impl SensorSpec {
     /// How often it is polled; `None` for sensors that listen.
     pub fn every(&self) -> Option<HumanDuration> {
         let every = match self {
-            Self::Push(_) | Self::Udp(_) | Self::Statsd(_) | Self::Collect(_) => return None,
+            Self::Push(_) | Self::Udp(_) | Self::Statsd(_) | Self::Collectd(_) | Self::Collect(_) => {
+                return None;
+            }
             Self::Proxy(s) if s.what == ProxyQuantity::ResponseTime => return None,
             Self::Proxy(s) => s.every,
             Self::Property(s) => s.every,
@@ -573,6 +601,7 @@ impl SensorSpec {
             Self::Prometheus(s) => s.stale_after,
             Self::Udp(s) => s.stale_after,
             Self::Statsd(s) => s.stale_after,
+            Self::Collectd(s) => s.stale_after,
             Self::Proxy(s) => s.stale_after,
             Self::Property(s) => s.stale_after,
             Self::Collect(_) => None,
@@ -592,6 +621,7 @@ impl SensorSpec {
             Self::Prometheus(s) => s.unit.as_deref(),
             Self::Udp(s) => s.unit.as_deref(),
             Self::Statsd(s) => s.unit.as_deref(),
+            Self::Collectd(s) => s.unit.as_deref(),
             Self::Host(s) => s.what.unit(),
             Self::Process(s) => match s.what {
                 ProcessQuantity::Cpu => Some("%"),
@@ -881,7 +911,7 @@ macro_rules! tagged {
 
 tagged!(SensorSpec, "a sensor such as `push` or `{ http: { url: … } }`", "push" => Push(PushSensor),
     "host" => Host, "process" => Process, "http" => Http, "exec" => Exec, "nagios" => Nagios, "ping" => Ping,
-    "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "proxy" => Proxy, "property" => Property, "collect" => Collect, "custom" => Custom);
+    "prometheus" => Prometheus, "udp" => Udp, "statsd" => Statsd, "collectd" => Collectd, "proxy" => Proxy, "property" => Property, "collect" => Collect, "custom" => Custom);
 
 tagged!(EffectorSpec, "an effector such as `log` or `{ http: { url: … } }`", "log" => Log(LogEffector),
     "http" => Http, "exec" => Exec, "mail" => Mail, "websocket" => Websocket, "udp" => Udp, "tcp" => Tcp, "sqlite" => Sqlite, "custom" => Custom);

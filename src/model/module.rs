@@ -25,7 +25,7 @@ pub enum Module {
     Interval,
     /// Monitoring: subscriptions on change.
     Change,
-    /// Monitoring: sensors that wait for datagrams (`udp`, `statsd`).
+    /// Monitoring: sensors that wait for datagrams (`udp`, `statsd`, `collectd`).
     Datagrams,
     /// Administration: the API of homeostat.
     Api,

@@ -41,6 +41,17 @@ impl SensorSpec {
                 address(&s.listen)?;
                 key(Some(&s.key), |c| c.is_whitespace() || matches!(c, ':' | '|' | '@'))
             }
+            Self::Collectd(s) => {
+                address(&s.listen)?;
+                key(Some(&s.key), |c| c.is_control())?;
+                match s.key.split('/').count() {
+                    2 | 3 if s.key.split('/').all(|part| !part.is_empty()) => Ok(()),
+                    _ => Err(format!(
+                        "the key `{}` is not PLUGIN/TYPE or HOST/PLUGIN/TYPE, such as `cpu-0/cpu-idle`",
+                        s.key
+                    )),
+                }
+            }
             Self::Proxy(s) => proxy(s),
             Self::Property(s) => super::name::service_name_problem(&s.name).map_or(Ok(()), Err),
             Self::Collect(s) => collect(s),
@@ -460,6 +471,8 @@ mod tests {
             json!({"prometheus": {"url": "http://[::1]:9090/metrics", "series": "up{job=\"a\"}", "by": "instance"}}),
             json!({"udp": {"listen": "127.0.0.1:9125"}}),
             json!({"statsd": {"listen": "[::]:8125", "key": "shop.latency"}}),
+            json!({"collectd": {"listen": "0.0.0.0:25826", "key": "cpu-0/cpu-idle"}}),
+            json!({"collectd": {"listen": "127.0.0.1:25826", "key": "ada/load/load", "index": 2}}),
             json!({"proxy": "response_time"}),
             json!({"proxy": {"what": "rate", "route": "GET /items/{id}", "every": "1s"}}),
             json!({"proxy": {"what": "bytes_out", "route": "/files/{rest*}"}}),
@@ -497,6 +510,8 @@ mod tests {
             (json!({"udp": {"listen": "127.0.0.1:0"}}), "port 0"),
             (json!({"udp": {"listen": "127.0.0.1:1", "key": "a b"}}), "separates"),
             (json!({"statsd": {"listen": "127.0.0.1:1", "key": "a:b"}}), "separates"),
+            (json!({"collectd": {"listen": "127.0.0.1:1", "key": "load"}}), "is not PLUGIN/TYPE"),
+            (json!({"collectd": {"listen": "127.0.0.1:1", "key": "a//b"}}), "is not PLUGIN/TYPE"),
             (json!({"proxy": {"what": "response_time", "every": "1s"}}), "comes with each call"),
             (json!({"proxy": {"what": "failures", "route": "other"}}), "not told apart by route"),
             (json!({"proxy": {"what": "rate", "route": "items"}}), "is no route"),

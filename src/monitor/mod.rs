@@ -498,7 +498,8 @@ impl Monitor {
         }
     }
 
-    /// Takes data of a metric into every stream that needs them; answers how many were taken, and how many were refused.
+    /// Takes data of a metric into every stream that needs them; answers how many were taken, and how many were refused: text (R2-22) is
+    /// only for streams that count.
     pub fn collect(&mut self, metric: &str, data: &[Datum]) -> (u64, u64) {
         let (mut taken, mut refused) = (0, 0);
         for slot in &mut self.slots {
@@ -506,8 +507,14 @@ impl Monitor {
                 && *flow.policy.metric == *metric
                 && flow.next.is_some()
             {
+                let counts = flow.policy.only_counts();
                 for datum in data {
-                    match flow.stream.insert(datum) {
+                    let inserted = match datum.value.is_nan() && counts {
+                        // What is counted may be any number.
+                        true => flow.stream.insert(&Datum { value: 0.0, ..datum.clone() }),
+                        false => flow.stream.insert(datum),
+                    };
+                    match inserted {
                         true => taken += 1,
                         false => refused += 1,
                     }

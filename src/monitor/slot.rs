@@ -949,7 +949,7 @@ fn evaluate(
 /// Whether the policy of a sensor itself says how often it is read.
 fn says_every(spec: &SensorSpec) -> bool {
     match spec {
-        SensorSpec::Push(_) | SensorSpec::Udp(_) | SensorSpec::Statsd(_) => true,
+        SensorSpec::Push(_) | SensorSpec::Udp(_) | SensorSpec::Statsd(_) | SensorSpec::Collectd(_) => true,
         SensorSpec::Collect(_) => false,
         SensorSpec::Host(s) => s.every.is_some(),
         SensorSpec::Process(s) => s.every.is_some(),

@@ -28,6 +28,7 @@ pub(crate) fn check(drafts: &[Draft<'_>], broken: &Broken) -> Vec<Problem> {
     all.ports();
     all.groups();
     all.cycles();
+    all.circles();
     all.problems
 }
 
@@ -586,6 +587,55 @@ impl<'a> Everything<'a> {
         }
     }
 
+    /// Finds data that lead back to themselves: a stream of one service makes data of a metric, of which another makes data that the first
+    /// reads. Which service reads what is only known by the names of metrics, so that all streams are looked at when some are new.
+    fn circles(&mut self) {
+        let streaming = |home: &Home<'_>| home.reach.streams;
+        if !self.services.iter().any(|home| streaming(home) && home.fresh) {
+            return;
+        }
+        let mut made: FxHashMap<&'a str, Vec<Made<'a>>> = FxHashMap::default();
+        for service in (0..self.services.len()).filter(|n| streaming(&self.services[*n])) {
+            for (number, metric) in self.metrics(service).iter().enumerate() {
+                if let MetricKind::Stream(stream) = &metric.kind
+                    && let Some(emit) = &stream.emit
+                {
+                    made.entry(&stream.metric).or_default().push(Made { emit, by: (service, number) });
+                }
+            }
+        }
+        let mut starts: Vec<&'a str> = made.keys().copied().collect();
+        starts.sort_unstable();
+        // `true`: on the path from the start; `false`: done.
+        let mut seen: FxHashMap<&'a str, bool> = FxHashMap::default();
+        let mut found = Vec::new();
+        for start in starts {
+            if !seen.contains_key(start) {
+                circles_from(start, &made, &mut seen, &mut found);
+            }
+        }
+        for circle in found {
+            self.circle(&circle);
+        }
+    }
+
+    fn circle(&mut self, circle: &[Made<'a>]) {
+        let Some(last) = circle.last() else { return };
+        let mut way = last.emit.to_string();
+        let left_out = circle.len().saturating_sub(LONG_WAY);
+        if left_out > 0 {
+            way.push_str(&format!(" -> … ({left_out} more)"));
+        }
+        for made in &circle[left_out..] {
+            way.push_str(&format!(" -> {} (by `{}`)", made.emit, self.services[made.by.0].policy.name));
+        }
+        let (service, number) = last.by;
+        let place = metric_place(&self.metrics(service)[number]).then("emit");
+        let message = format!("data of `{}` lead back to themselves: {way}", last.emit);
+        let hint = "let one of them emit a metric that none of the others collects".to_string();
+        self.report(service, Problem::error("metric-cycle", place, message).hint(hint));
+    }
+
     fn cycle(&mut self, cycle: &[MetricNumber]) {
         let name = |(service, number): &MetricNumber| {
             format!("{}.{}", self.services[*service].policy.name, self.metrics(*service)[*number].name)
@@ -597,6 +647,53 @@ impl<'a> Everything<'a> {
         let problem = Problem::error("metric-cycle", place, message)
             .hint("references are followed to every service that they may be bound to".to_string());
         self.report(service, problem);
+    }
+}
+
+/// The most circles that are told.
+const MAX_CIRCLES: usize = 16;
+
+/// The most steps of one that are told.
+const LONG_WAY: usize = 16;
+
+/// Data that a stream makes.
+#[derive(Clone, Copy)]
+struct Made<'a> {
+    /// The metric that they are of.
+    emit: &'a str,
+    by: MetricNumber,
+}
+
+/// Follows what is made of the data of `start`; each circle is found once, as the steps that lead round.
+fn circles_from<'a>(
+    start: &'a str,
+    made: &FxHashMap<&'a str, Vec<Made<'a>>>,
+    seen: &mut FxHashMap<&'a str, bool>,
+    found: &mut Vec<Vec<Made<'a>>>,
+) {
+    let next_of = |metric: &str| made.get(metric).map_or(&[][..], Vec::as_slice);
+    seen.insert(start, true);
+    // The metric, which of its steps are still to be taken, and the step that led to it.
+    let mut path: Vec<(&'a str, usize, Option<Made<'a>>)> = vec![(start, 0, None)];
+    while let Some((metric, taken, _)) = path.last_mut() {
+        let Some(step) = next_of(metric).get(*taken).copied() else {
+            seen.insert(metric, false);
+            path.pop();
+            continue;
+        };
+        *taken += 1;
+        match seen.get(step.emit) {
+            None => {
+                seen.insert(step.emit, true);
+                path.push((step.emit, 0, Some(step)));
+            }
+            Some(true) if found.len() < MAX_CIRCLES => {
+                let from = path.iter().position(|(name, ..)| *name == step.emit).unwrap_or(0);
+                let steps = path[from + 1..].iter().filter_map(|(_, _, step)| *step);
+                found.push(steps.chain([step]).collect());
+            }
+            Some(_) => {}
+        }
     }
 }
 

@@ -535,7 +535,7 @@ execute:
         f:2:1: error: there is no field `clas` here (hint: did you mean `class`?)
         f:5:18: error: there is no field `ulr` here (hint: did you mean `url`?)
         f:6:8: error: `pusch` is not known here (hint: did you mean `push`?)
-        f:7:10: error: `every` is not known here (hint: there are `push`, `host`, `process`, `http`, `exec`, `nagios`, `ping`, `prometheus`, `udp`, `statsd`, `proxy`, `property`, `collect`, `custom`)
+        f:7:10: error: `every` is not known here (hint: there are `push`, `host`, `process`, `http`, `exec`, `nagios`, `ping`, `prometheus`, `udp`, `statsd`, `collectd`, `proxy`, `property`, `collect`, `custom`)
         f:8:24: error: `cpuu` is not known here (hint: did you mean `cpu`?)
         f:11:28: error: `p200` is no aggregate; expected avg, sum, min, max, count, rate, delta, stddev, ewma, ewma(GAIN), ewma32(GAIN), last, age, median or a percentile such as p99 or p99.9
         f:11:40: error: `5 parsecs` is no duration (the unit is unknown); expected a number with a unit, such as 30s, 1500ms or 1m30s

@@ -62,6 +62,8 @@ pub struct Reach {
     pub groups: bool,
     /// Some reference needs a capability.
     pub capabilities: bool,
+    /// Some metric is over a stream.
+    pub streams: bool,
 }
 
 impl Reach {
@@ -72,6 +74,7 @@ impl Reach {
             services: reach.services || names_services(service),
             groups: reach.groups || has_groups(service),
             capabilities: reach.capabilities || service.references.values().any(|r| r.capability.is_some()),
+            streams: reach.streams || has_streams(service),
         })
     }
 }
@@ -88,6 +91,11 @@ fn names_services(service: &ServicePolicy) -> bool {
 fn has_groups(service: &ServicePolicy) -> bool {
     let mut metrics = service.monitor.iter().flat_map(|monitor| &monitor.metrics);
     metrics.any(|metric| matches!(metric.kind, MetricKind::Group(_)))
+}
+
+fn has_streams(service: &ServicePolicy) -> bool {
+    let mut metrics = service.monitor.iter().flat_map(|monitor| &monitor.metrics);
+    metrics.any(|metric| matches!(metric.kind, MetricKind::Stream(_)))
 }
 
 /// What is known of a file while a set is built: trees and mistakes as well.

@@ -189,6 +189,13 @@ pub struct StreamPolicy {
     pub emit: Option<Arc<str>>,
 }
 
+impl StreamPolicy {
+    /// Whether data are only counted, so that it does not matter what they are (R2-22).
+    pub fn only_counts(&self) -> bool {
+        !self.aggregates.is_empty() && self.aggregates.iter().all(|a| *a == Aggregate::Count)
+    }
+}
+
 /// A sliding window.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WindowPolicy {

@@ -227,6 +227,19 @@ pub struct ExportedMetric {
     pub info: MetricInfo,
 }
 
+/// What a surface counts about itself, for `/metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Figure {
+    /// As `/metrics` calls it, without the `_total` of counters.
+    pub name: String,
+    /// What it is, as a sentence without its full stop.
+    pub help: &'static str,
+    /// Whether it only rises.
+    pub counter: bool,
+    /// Its values, each with its labels.
+    pub values: Vec<(Vec<(&'static str, String)>, u64)>,
+}
+
 /// The counters of homeostat about itself, for `/metrics` and the status screen.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
 pub struct SelfStats {
@@ -410,6 +423,10 @@ pub trait Control: Send + Sync {
     async fn export(&self) -> Result<Vec<ExportedMetric>, PortError>;
     /// The counters of homeostat about itself.
     fn stats(&self) -> SelfStats;
+    /// What surfaces that were added, such as a server of Tower 4Clouds, count about themselves.
+    fn figures(&self) -> Vec<Figure> {
+        Vec::new()
+    }
     /// Whether it is ready: policies applied, not stopping.
     fn ready(&self) -> bool;
 }

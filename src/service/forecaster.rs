@@ -202,7 +202,7 @@ impl Work {
         let Some(target) = targets.get(metric) else { return Ok(()) };
         let now = self.shell.clock().now();
         let mut errors = Vec::new();
-        for datum in data {
+        for datum in data.iter().filter(|datum| datum.value.is_finite()) {
             let key = (metric.clone(), datum.resource.clone());
             if self.series.len() >= MAX_SERIES
                 && !self.series.contains_key(&key)

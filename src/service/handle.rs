@@ -28,6 +28,7 @@ const SENSORS: &[&str] = &[
     "prometheus",
     "udp",
     "statsd",
+    "collectd",
     "proxy",
     "property",
     "custom",

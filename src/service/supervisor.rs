@@ -9,7 +9,8 @@ use dashmap::DashMap;
 use tokio::sync::Mutex;
 
 use super::control::{
-    Applied, ChangeError, Component, ExportedMetric, Origin, PolicyStatus, Refusal, SelfStats, ServiceStatus,
+    Applied, ChangeError, Component, ExportedMetric, Figure, Origin, PolicyStatus, Refusal, SelfStats,
+    ServiceStatus,
 };
 use super::groups::{Members, memberships};
 use super::message::{Apply, Letter, Message, Request, Response, Restored};
@@ -132,7 +133,12 @@ pub struct Supervisor {
     applied: AtomicU64,
     refused: AtomicU64,
     ready: AtomicBool,
+    /// Who counts something about itself.
+    counting: Lock<Vec<Counting>>,
 }
+
+/// Says what was counted, whenever somebody asks; must not wait.
+pub type Counting = Box<dyn Fn() -> Vec<Figure> + Send + Sync>;
 
 impl Supervisor {
     /// Nothing attached yet.
@@ -148,7 +154,19 @@ impl Supervisor {
             applied: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            counting: Lock::default(),
         }
+    }
+
+    /// What this counts is in `/metrics` from now on.
+    pub fn count_in(&self, counting: Counting) {
+        self.counting.lock().unwrap_or_else(PoisonError::into_inner).push(counting);
+    }
+
+    /// Everything that was counted in.
+    pub fn figures(&self) -> Vec<Figure> {
+        let counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
+        counting.iter().flat_map(|figures| figures()).collect()
     }
 
     /// The shell that it feeds.

@@ -90,3 +90,46 @@ fn collectors_are_told_what_enabled_rules_need_and_rules_do_not_make() {
     );
     assert_eq!(told["Forecast_AverageFrontendCPU"][0].parameters["step"], "600");
 }
+
+/// Requirement: R2-39.
+#[test]
+fn a_target_that_is_given_twice_is_told_once() {
+    let twice =
+        "<monitoredTarget class=\"VM\" type=\"Frontend\"/><monitoredTarget type=\"Frontend\" class=\"VM\"/>";
+    let text = super::rule_but(&[("<monitoredTarget class=\"VM\" type=\"Frontend\"/>", twice)]);
+    let told = collectors(rules(&text).iter().map(|r| &r.value));
+    assert_eq!(json!(told["CPU"][0].target_resources), json!([["VM", "Frontend", null]]));
+}
+
+/// Requirement: R2-29.
+#[test]
+fn constraints_with_similar_ids_have_rules_with_different_ids() {
+    let ids = ["c 1", "c_1", "c/1", "c-1", "c.1", "Ω1"].map(|id| {
+        let constraint =
+            homeostat::dialects::tower::constraints::Constraint { id: id.into(), ..Default::default() };
+        rule_id(&constraint)
+    });
+    assert_eq!(ids[1], "qosConstraint_c_1", "an id that needs no change is kept");
+    for (i, id) in ids.iter().enumerate() {
+        assert!(!ids[..i].contains(id), "{ids:?}");
+        assert_eq!(homeostat::model::name::service_name_problem(id), None, "{id}");
+    }
+    let long = |last: &str| homeostat::dialects::tower::constraints::Constraint {
+        id: "x".repeat(300) + last,
+        ..Default::default()
+    };
+    assert_ne!(rule_id(&long("a")), rule_id(&long("b")));
+    assert!(rule_id(&long("a")).len() <= 200);
+}
+
+#[test]
+fn a_constraint_over_a_percentile_says_which() {
+    let text = fixture("constraints.xml").replace(
+        "<parameter name=\"thPercentile\">65</parameter></metricAggregation>",
+        "</metricAggregation>",
+    );
+    let derived = derive(&constraints(&text).expect("constraints").items, &rule_id).expect("rules");
+    let problems = validate(&derived, &[], Some(&text));
+    assert_eq!(problems[0].kind, ErrorKind::MissingRequiredParameter);
+    assert!(problems[0].details.contains("<parameter name=\"thPercentile\">95</parameter>"), "{problems:?}");
+}

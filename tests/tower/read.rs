@@ -67,7 +67,13 @@ fn what_is_no_batch_of_rules_is_refused_at_its_place() {
         ("<monitoringRules>\n  <monitoringRule", 1, 1, "never closed"),
         ("<rules/>", 1, 1, "expected `monitoringRules`"),
         ("<x:monitoringRules/>", 1, 2, "namespace"),
-        ("<monitoringRules xmlns='urn:other'/>", 1, 1, "expected `monitoringRules`"),
+        (
+            "<monitoringRules xmlns='urn:other'/>",
+            1,
+            1,
+            "of the namespace `urn:other`; expected http://www.modaclouds.eu/xsd/1.0/monitoring_rules_schema, or none",
+        ),
+        ("<rules xmlns='urn:other'/>", 1, 1, "expected `monitoringRules`"),
         (
             "<monitoringRules>\n<monitoringRule>\n<condition/><condition/></monitoringRule></monitoringRules>",
             3,

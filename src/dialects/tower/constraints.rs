@@ -6,6 +6,7 @@ use std::ops::Range;
 use roxmltree::Node;
 use serde::Serialize;
 
+use super::CONSTRAINTS_NAMESPACE;
 use super::rule::{Action, Aggregation, CollectedMetric, Parameter, Part, Places, Rule, Target};
 use super::xml::{Batch, Read, Reader, XmlError, read};
 use crate::model::name::MAX_NAME;
@@ -37,7 +38,7 @@ pub struct Constraint {
 /// # Errors
 /// As [`super::xml::rules`], and a constraint without `id` or with a bound that is no number.
 pub fn constraints(text: &str) -> Result<Batch<Constraint>, XmlError> {
-    read(text, "constraints", "constraint", constraint)
+    read(text, CONSTRAINTS_NAMESPACE, "constraints", "constraint", constraint)
 }
 
 fn constraint(reader: &mut Reader<'_>, node: Node<'_, '_>) -> Result<Read<Constraint>, XmlError> {
@@ -81,6 +82,9 @@ fn bound(reader: &mut Reader<'_>, node: Node<'_, '_>) -> Result<f32, XmlError> {
     }
 }
 
+/// How many digits of a digest tell ids apart.
+const DIGEST: usize = 8;
+
 /// Why a constraint has no rule. No retry mends it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the constraint `{constraint}` {why}")]
@@ -116,11 +120,14 @@ pub fn derive(
 }
 
 /// The id of the rule of a constraint: `qosConstraint_<id>`. The original takes a random UUID; the same constraints yield the same
-/// rules here.
+/// rules here. What no id of a rule can contain is `_`, and then a digest of the constraint's id tells `c 1` and `c_1` apart.
 pub fn rule_id(constraint: &Constraint) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '_' };
     let mut id: String = "qosConstraint_".chars().chain(constraint.id.chars().map(plain)).collect();
-    id.truncate(MAX_NAME);
+    if !id.ends_with(&constraint.id) || id.len() > MAX_NAME {
+        id.truncate(MAX_NAME - DIGEST - 1);
+        id = format!("{id}-{}", &blake3::hash(constraint.id.as_bytes()).to_hex()[..DIGEST]);
+    }
     id
 }
 
@@ -174,7 +181,7 @@ pub struct CollectorConfiguration {
 }
 
 /// What rules ask collectors for, by metric: of those that begin enabled, and not what they put out themselves. Address and format of the
-/// data are the server's to say. Equal requests appear once.
+/// data are the server's to say. Equal requests appear once, and equal targets once in each.
 pub fn collectors<'a>(
     rules: impl IntoIterator<Item = &'a Rule> + Clone,
 ) -> BTreeMap<String, Vec<CollectorConfiguration>> {
@@ -186,11 +193,15 @@ pub fn collectors<'a>(
         let Some(name) = metric.name.as_ref().filter(|name| !produced.contains(name.as_str())) else {
             continue;
         };
-        let targets = rule.targets.iter().flatten();
-        let configuration = CollectorConfiguration {
-            parameters: metric.parameters.iter().map(|p| (p.name.clone(), p.value.clone())).collect(),
-            target_resources: targets.map(|t| [t.class.clone(), t.kind.clone(), t.id.clone()]).collect(),
-        };
+        let mut target_resources = Vec::new();
+        for target in rule.targets.iter().flatten() {
+            let triple = [target.class.clone(), target.kind.clone(), target.id.clone()];
+            if !target_resources.contains(&triple) {
+                target_resources.push(triple);
+            }
+        }
+        let parameters = metric.parameters.iter().map(|p| (p.name.clone(), p.value.clone())).collect();
+        let configuration = CollectorConfiguration { parameters, target_resources };
         let list = all.entry(name.clone()).or_default();
         if !list.contains(&configuration) {
             list.push(configuration);

@@ -408,7 +408,8 @@ impl Check<'_> {
         let given = parameter(&aggregation.parameters, "thPercentile");
         match given.map(percentile) {
             None => {
-                let details = "Parameter \"thPercentile\" is missing.";
+                let details = "Parameter \"thPercentile\" is missing. \
+                     Expected <parameter name=\"thPercentile\">95</parameter>, or another number of percent";
                 self.say(
                     ErrorKind::MissingRequiredParameter,
                     Part::Aggregation,

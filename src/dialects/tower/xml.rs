@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use roxmltree::{Document, Node, ParsingOptions};
 
+use super::RULES_NAMESPACE;
 use super::rule::{Action, Aggregation, CollectedMetric, Parameter, Part, Places, Rule, Target};
 use crate::policy::diagnostics::{byte_at, line_and_column};
 
@@ -61,7 +62,7 @@ pub struct Read<T> {
 /// # Errors
 /// The first thing that is no XML, exceeds the bounds, or cannot be a rule, with its line and column.
 pub fn rules(text: &str) -> Result<Batch<Rule>, XmlError> {
-    read(text, "monitoringRules", "monitoringRule", |reader, node| reader.rule(node))
+    read(text, RULES_NAMESPACE, "monitoringRules", "monitoringRule", |reader, node| reader.rule(node))
 }
 
 /// The local name of the root element, if the text is XML within the bounds.
@@ -76,6 +77,7 @@ pub fn root_name(text: &str) -> Result<String, XmlError> {
 /// Reads a list of elements, or one alone.
 pub(super) fn read<T>(
     text: &str,
+    namespace: &str,
     list: &str,
     item: &str,
     one: fn(&mut Reader<'_>, Node<'_, '_>) -> Result<Read<T>, XmlError>,
@@ -86,9 +88,16 @@ pub(super) fn read<T>(
     let items = match reader.own_name(root) {
         Some(name) if name == list => reader.list(root, item, MAX_RULES, one)?,
         Some(name) if name == item => vec![one(&mut reader, root)?],
-        _ => {
-            let found = root.tag_name().name();
-            let message = format!("the root element is `{found}`; expected `{list}` or a single `{item}`");
+        found => {
+            let name = root.tag_name().name();
+            let mut message = match found {
+                Some(_) => format!("the root element is `{name}`"),
+                None => format!("the root element `{name}` is of the namespace {}", namespace_of(root)),
+            };
+            message.push_str(&match found.is_none() && (name == list || name == item) {
+                true => format!("; expected {namespace}, or none"),
+                false => format!("; expected `{list}` or a single `{item}`"),
+            });
             return Err(error(text, message, tag(root, text)));
         }
     };
@@ -107,6 +116,16 @@ pub(in crate::dialects) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
         let message = message.rsplit_once(" at ").map_or(&*message, |(what, _)| what);
         error(text, message.to_string(), start..next(text, start))
     })
+}
+
+/// The namespace of an element, not all of what a stranger wrote.
+fn namespace_of(node: Node<'_, '_>) -> String {
+    let namespace = node.tag_name().namespace().unwrap_or_default();
+    let mut short: String = namespace.chars().take(100).collect();
+    if short.len() < namespace.len() {
+        short.push('…');
+    }
+    format!("`{short}`")
 }
 
 /// The end of the character that begins at `start`.
@@ -260,8 +279,13 @@ impl<'a> Reader<'a> {
     }
 
     fn unknown(&mut self, child: Node<'_, '_>, parent: Node<'_, '_>) {
-        let (name, parent) = (child.tag_name().name(), parent.tag_name().name());
-        self.warn(child, format!("`{name}` in `{parent}` is unknown and was passed over"));
+        let (name, around) = (child.tag_name().name(), parent.tag_name().name());
+        let of = match self.own_name(child) {
+            Some(_) => String::new(),
+            // Its name may be right.
+            None => format!(" of the namespace {}", namespace_of(child)),
+        };
+        self.warn(child, format!("`{name}`{of} in `{around}` is unknown and was passed over"));
     }
 
     /// Every child of one name; others are noted.

@@ -86,6 +86,36 @@ fn a_metric_of_this_host_becomes_the_result_of_a_rule_and_is_measured_only_meanw
     tower.stop();
 }
 
+/// Requirement: R2-04
+#[test]
+fn what_collectd_sends_becomes_the_result_of_a_rule() {
+    let tower = Tower::start();
+    let at = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dir = policy(&machine(&format!(
+        "Load: {{ collectd: {{ listen: \"{at}\", key: ada/load/load, index: 1 }} }}"
+    )));
+    let manager = format!("http://{}", tower.address);
+    let mut collector =
+        Process::start(&["collect", "--manager", &manager, dir.path().to_str().unwrap(), "--shards", "1"]);
+    let sink = Server::start(|_| (Duration::ZERO, 200, String::new()));
+    tower.install(&batch(&[average("LoadRule", "Load", "AverageLoad").replace(">10<", ">0.2<")]));
+    let observer = serde_json::json!({ "format": "TOWER/JSON", "callbackUrl": sink.url() });
+    tower.expect(201, "POST", "/v1/metrics/AverageLoad/observers", &observer.to_string());
+    // Host, plugin, type, and three gauges.
+    let mut packet = b"\x00\x00\x00\x08ada\x00\x00\x02\x00\x09load\x00\x00\x04\x00\x09load\x00".to_vec();
+    packet.extend(b"\x00\x06\x00\x21\x00\x03\x01\x01\x01");
+    packet.extend([0.5_f64, 1.5, 2.5].iter().flat_map(|value| value.to_le_bytes()));
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let result = wait_for("a result", || {
+        socket.send_to(&packet, at).unwrap();
+        sink.got("POST").first().map(|got| serde_json::from_str::<Value>(&got.body).unwrap()[0].clone())
+    });
+    assert_eq!((&result["resourceId"], &result["value"]), (&"vm1".into(), &1.5.into()));
+    collector.signal(rustix::process::Signal::TERM);
+    assert_eq!(collector.end(), 0, "{}", collector.log());
+    tower.stop();
+}
+
 /// How many sockets a process listens on.
 #[cfg(target_os = "linux")]
 fn listening(pid: u32) -> usize {

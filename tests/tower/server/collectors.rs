@@ -201,3 +201,27 @@ fn what_is_slow_is_looked_at_more_closely_until_it_has_recovered() {
     tower.wait_configured(&id, &[]);
     assert_eq!(sink.got("POST").len(), 1, "exactly 10 s is no violation");
 }
+
+/// Requirement: R2-34
+#[test]
+fn who_has_the_configuration_already_is_not_sent_it_again() {
+    let tower = Tower::start();
+    let id = tower.register(&collector("CPU", &["vm1"], 60));
+    let path = format!("/v1/data-collectors/{id}/configuration");
+    let first = tower.ask("GET", &path, "");
+    let tag =
+        first.head.lines().find_map(|l| l.to_ascii_lowercase().strip_prefix("etag: ").map(str::to_string));
+    let tag = tag.expect("a tag");
+    for same in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), "*".into()] {
+        let answer = tower.ask_with("GET", &path, &[("If-None-Match", &same)], "");
+        assert_eq!((answer.status, answer.body.as_str()), (304, ""), "{same}: {answer:?}");
+        let waited = tower.ask_with("GET", &path, &[("If-None-Match", &same), ("Prefer", "wait=0")], "");
+        assert_eq!(waited.status, 304, "{same}");
+    }
+    let other = tower.ask_with("GET", &path, &[("If-None-Match", "\"x\"")], "");
+    assert_eq!((other.status, other.body.as_str()), (200, "{}"));
+    tower.install(&batch(&[average("A", "CPU", "AverageCPU")]));
+    tower.wait_configured(&id, &["CPU"]);
+    assert_eq!(tower.ask_with("GET", &path, &[("If-None-Match", &tag)], "").status, 200, "it has changed");
+    tower.stop();
+}

@@ -13,7 +13,7 @@ fn counting() -> String {
 }
 
 /// What the sink was told in all, as the sum of values.
-fn sum(sink: &Server) -> f64 {
+fn sum_of(sink: &Server) -> f64 {
     let all = sink.got("POST");
     let told = all.iter().flat_map(|got| serde_json::from_str::<Vec<Value>>(&got.body).unwrap());
     told.map(|datum| datum["value"].as_f64().unwrap()).sum()
@@ -43,7 +43,7 @@ fn json_and_rdf_give_the_same_results() {
     {
         let answer = tower.ask_with("POST", &stream("CPU"), &[("Content-Type", kind)], text);
         assert_eq!(answer.status, 200, "{answer:?}");
-        wait_for(&format!("{expected} in all"), || ((sum(&sink) - expected).abs() < 1e-9).then_some(()));
+        wait_for(&format!("{expected} in all"), || ((sum_of(&sink) - expected).abs() < 1e-9).then_some(()));
     }
 }
 
@@ -86,6 +86,45 @@ fn what_collectors_send_beside_what_they_said_is_counted() {
     assert_eq!(tower.counter("data_refused"), 3);
     let excess = tower.counter("collectors_excess");
     assert!((150..=200).contains(&excess), "a datum each 10 s was asked for: {excess}");
+}
+
+/// Requirement: R2-22
+#[test]
+fn count_counts_every_datum_and_others_refuse_text() {
+    let tower = Tower::start();
+    let count = "<metricAggregation aggregateFunction=\"Count\"/>";
+    let counting = rule("C", "Log", "", count, &actions(&[&output_metric("Lines")]));
+    let sum = "<metricAggregation aggregateFunction=\"Sum\"/>";
+    let adding = rule("S", "Log", "", sum, &actions(&[&output_metric("Total")]));
+    let other = rule("O", "CPU", "", sum, &actions(&[&output_metric("CPUSum")]));
+    tower.install(&batch(&[counting, adding, other]));
+    tower.expect(204, "POST", "/v1/resources", r#"[{"clazz":"VM","type":"Frontend","id":"vm1"}]"#);
+    let (lines, total) = (observed(&tower, "Lines"), observed(&tower, "Total"));
+    let data = r#"[{"resourceId":"vm1","value":"GET /"},{"resourceId":"vm1","value":2},
+        {"resourceId":"vm1","value":true},{"resourceId":"vm1","value":{}}]"#;
+    tower.expect(200, "POST", &stream("Log"), data);
+    tower.expect(200, "POST", &stream("CPU"), data);
+    wait_for("all lines", || (sum_of(&lines) == 3.0).then_some(()));
+    wait_for("the numbers", || (sum_of(&total) == 3.0).then_some(()));
+    assert_eq!((tower.counter("data"), tower.counter("data_refused")), (5, 3));
+}
+
+#[test]
+fn a_datum_that_cannot_be_read_takes_no_other_with_it() {
+    let tower = Tower::start();
+    tower.install(&batch(&[counting()]));
+    tower.register(&collector("CPU", &["vm1"], 60));
+    let good = r#"{"resourceId":"vm1","value":1}"#;
+    let bad = [
+        r#"{"resourceId":"vm1","value":1e999}"#,
+        r#"{"resourceId":"\ud800","value":1}"#,
+        r#"{"resourceId":"vm1","value":1,"value":1}"#,
+        r#"{"resourceId":"vm1","value":1,"timestamp":"now"}"#,
+    ];
+    tower.expect(200, "POST", &stream("CPU"), &format!("[{good},{},{good}]", bad.join(",")));
+    assert_eq!((tower.counter("data"), tower.counter("data_refused"), tower.counter("malformed")), (2, 4, 0));
+    tower.expect(400, "POST", &stream("CPU"), &format!("[{good},{}", bad[0]));
+    assert_eq!(tower.counter("malformed"), 1);
 }
 
 /// Requirement: R2-06, R2-31
@@ -131,8 +170,8 @@ fn results_that_another_analyzer_evaluated_are_results_here() {
     let (results, highest) = (observed(&tower, "AverageCPU"), observed(&tower, "Highest"));
     let text = r#"[{"resourceId":"vm1","metric":"AverageCPU","value":0.9},{"resourceId":"vm1","metric":"Other","value":1}]"#;
     tower.expect(204, "POST", "/v1/monitoring-rules/A/actions", text);
-    wait_for("the result", || (sum(&results) > 0.0).then_some(()));
-    wait_for("the rule that reads it", || (sum(&highest) > 0.0).then_some(()));
+    wait_for("the result", || (sum_of(&results) > 0.0).then_some(()));
+    wait_for("the rule that reads it", || (sum_of(&highest) > 0.0).then_some(()));
     assert_eq!(tower.counter("data_refused"), 1);
     tower.expect(404, "POST", "/v1/monitoring-rules/B/actions", "[]");
     tower.expect(400, "POST", "/v1/monitoring-rules/A/actions", "[");

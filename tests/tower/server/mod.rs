@@ -5,7 +5,9 @@
 mod support;
 
 mod abuse;
+mod actions;
 mod adaptive;
+mod analyzer;
 mod collect;
 mod collectors;
 mod data;
@@ -153,6 +155,19 @@ impl Tower {
             .map(|(id, value)| serde_json::json!({ "resourceId": id, "metric": metric, "value": value }))
             .collect();
         self.expect(200, "POST", &stream(metric), &Value::from(data).to_string());
+    }
+
+    /// What `/metrics` of the daemon itself says.
+    pub fn own_metrics(&self) -> String {
+        let control: Arc<dyn homeostat::service::control::Control> = self.daemon.clone();
+        let app = homeostat::api::router(control, homeostat::api::Access::default());
+        let address = self.runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(homeostat::api::serve(listener, app, std::future::pending()));
+            address
+        });
+        ask(address, "GET", "/metrics", &[], "").body
     }
 
     /// A counter of the server.

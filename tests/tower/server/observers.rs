@@ -159,3 +159,28 @@ fn an_observer_that_does_not_answer_delays_nobody_and_one_that_fails_is_tried_ag
     tower.send("CPU", &[("vm1", 1.0)]);
     wait_for("the next", || (quick.got("POST").len() == 2).then_some(()));
 }
+
+/// Requirement: R2-05
+#[test]
+fn what_the_server_counts_is_in_the_metrics_of_the_daemon() {
+    let tower = tower();
+    let observer =
+        observe(&tower, &json!({ "protocol": "UDP", "observerHost": "127.0.0.1", "observerPort": 9 }));
+    let id = observer["id"].as_str().unwrap();
+    tower.expect(500, "POST", &stream("nothing"), "[]");
+    let text = tower.own_metrics();
+    for line in [
+        "homeostat_tower_unknown_streams_total 1".to_string(),
+        "homeostat_tower_collectors 1".into(),
+        format!("homeostat_tower_observer_queue{{metric=\"AverageCPU\",observer=\"{id}\"}} 0"),
+        format!("homeostat_tower_observer_lost_total{{metric=\"AverageCPU\",observer=\"{id}\"}} 0"),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
+    assert!(text.contains("# TYPE homeostat_tower_data counter\n"), "{text}");
+    let here = tower.expect(200, "GET", "/metrics", "");
+    for line in here.lines().filter(|line| line.starts_with("homeostat_tower_")) {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
+    tower.stop();
+}

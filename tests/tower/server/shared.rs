@@ -74,3 +74,23 @@ monitor:
     assert_eq!(tower.get("/v1/required-metrics"), json!(["CPU"]), "it is enabled still");
     tower.stop();
 }
+
+#[test]
+fn a_circle_through_a_native_policy_is_refused_with_the_way() {
+    let native = "service: native
+monitor:
+  sensors: { Doubled: { collect: {} } }
+  metrics: { CPU: { of: Doubled, aggregate: avg, every: 1s, emit: CPU } }
+";
+    let tower = Tower::start_with(native, None, Settings::default());
+    let doubling = rule("Doubling", "CPU", "", "", &actions(&[&output_metric("Doubled")]));
+    let said = tower.expect(400, "POST", "/v1/monitoring-rules", &batch(&[doubling.clone(), sum("S")]));
+    assert!(
+        said.contains("CPU -> Doubled (by `Doubling`) -> CPU (by `native`)")
+            || said.contains("Doubled -> CPU (by `native`) -> Doubled (by `Doubling`)"),
+        "{said}"
+    );
+    assert_eq!(tower.expect(200, "GET", "/v1/monitoring-rules", "").matches("<monitoringRule ").count(), 0);
+    tower.install(&batch(&[sum("S")]));
+    tower.stop();
+}

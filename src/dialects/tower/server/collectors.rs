@@ -35,7 +35,7 @@ pub(super) const STREAMS: &str = "http://www.modaclouds.eu/streams/";
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
     #[serde(default)]
-    monitored_resources_by_metric: Option<BTreeMap<String, Vec<Object<Written>>>>,
+    monitored_resources_by_metric: Option<BTreeMap<String, Option<Vec<Object<Written>>>>>,
     #[serde(default)]
     resources: Option<Vec<Object<Written>>>,
     #[serde(default)]
@@ -80,6 +80,8 @@ impl Collector {
         }
         let mut offers = HashMap::new();
         for (metric, list) in descriptor.monitored_resources_by_metric.into_iter().flatten() {
+            // The original's reader takes `null` for what is not there.
+            let Some(list) = list else { continue };
             if metric.is_empty() || metric.len() > MAX_ID {
                 return Err(format!("the name of the metric `{}` is empty or too long", shortened(&metric)));
             }
@@ -197,6 +199,8 @@ pub(super) struct Collectors {
     pub all: DashMap<Arc<str>, Arc<Collector>>,
     offers: RwLock<Offers>,
     needs: Mutex<Needs>,
+    /// What was counted of those that are gone.
+    gone: Counted,
 }
 
 impl Collectors {
@@ -242,6 +246,13 @@ impl Collectors {
         let (id, collector) = self.all.remove(id)?;
         withdraw(&mut self.offers.write().unwrap_or_else(PoisonError::into_inner), &id, &collector);
         collector.over.cancel();
+        for (all, of) in [
+            (&self.gone.data, &collector.counted.data),
+            (&self.gone.unwanted, &collector.counted.unwanted),
+            (&self.gone.excess, &collector.counted.excess),
+        ] {
+            all.fetch_add(of.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         Some(collector)
     }
 
@@ -249,6 +260,15 @@ impl Collectors {
     pub fn register_all(&self, registry: &mut Registry) -> Vec<ModelChange> {
         let all = self.all.iter();
         all.flat_map(|c| registry.add(c.resources.iter().cloned(), false, c.seen())).collect()
+    }
+
+    /// How many data nobody had asked for, and how many were beyond the sampling time, of all that there are and were.
+    pub fn counted(&self) -> (u64, u64) {
+        let of = |counted: &Counted| {
+            (counted.unwanted.load(Ordering::Relaxed), counted.excess.load(Ordering::Relaxed))
+        };
+        let all = self.all.iter().map(|collector| of(&collector.counted));
+        all.fold(of(&self.gone), |(unwanted, excess), (u, e)| (unwanted + u, excess + e))
     }
 
     /// Who is registered now, by id.
@@ -473,20 +493,24 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// `GET /v1/data-collectors/{id}/configuration`. With `Prefer: wait=SECONDS` it is answered when the configuration is another than that of
-/// `If-None-Match`, or else than now, and at the latest after that time.
+/// `GET /v1/data-collectors/{id}/configuration`. With `Prefer: wait=SECONDS` it is answered when the configuration is another than those of
+/// `If-None-Match`, or else than now, and at the latest after that time. When it is one of those of `If-None-Match`, the answer is 304.
 pub(super) async fn configuration(State(tower): App, Path(id): Path<String>, headers: HeaderMap) -> Answer {
     let mut collector = tower.heard(&id)?;
     let authority = tower.authority(&headers);
     let mut changes = tower.supervisor.shell().collection().changes();
     changes.borrow_and_update();
     let mut text = tower.configure(&collector, &authority);
-    let Some(wait) = preferred_wait(&headers) else { return Ok(configured(text)) };
-    let known = headers.get(header::IF_NONE_MATCH).map_or_else(|| tag(&text), |v| v.as_bytes().to_vec());
+    let given = headers.contains_key(header::IF_NONE_MATCH).then(|| Known::read(&headers, &text));
+    let Some(wait) = preferred_wait(&headers) else {
+        let unchanged = given.is_some_and(|known| known.has(&text));
+        return Ok(configured(text, unchanged));
+    };
+    let known = given.clone().unwrap_or_else(|| Known::now(&text));
     let over = tokio::time::sleep(wait);
     let mut over = std::pin::pin!(over);
     let waiting = Waiting::new(&tower, collector.clone());
-    while tag(&text) == known {
+    while known.has(&text) {
         tokio::select! {
             () = &mut over => break,
             () = tower.stop.cancelled() => break,
@@ -498,12 +522,8 @@ pub(super) async fn configuration(State(tower): App, Path(id): Path<String>, hea
         text = tower.configure(&collector, &authority);
     }
     drop(waiting);
-    let unchanged = tag(&text) == known && headers.contains_key(header::IF_NONE_MATCH);
-    let mut answer = configured(text);
-    if unchanged {
-        *answer.status_mut() = StatusCode::NOT_MODIFIED;
-        *answer.body_mut() = Body::empty();
-    }
+    let unchanged = given.is_some_and(|known| known.has(&text));
+    let mut answer = configured(text, unchanged);
     let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs()));
     if let Ok(applied) = applied {
         answer.headers_mut().insert(HeaderName::from_static("preference-applied"), applied);
@@ -523,15 +543,87 @@ fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
-fn tag(text: &str) -> Vec<u8> {
-    format!("\"{}\"", &blake3::hash(text.as_bytes()).to_hex()[..16]).into_bytes()
+/// What a client has, by the tags in its `If-None-Match` (RFC 9110, 13.1.2).
+#[derive(Debug, Clone, PartialEq)]
+struct Known(Vec<String>);
+
+impl Known {
+    /// It has what is `now`.
+    fn now(now: &str) -> Self {
+        Self(vec![tag(now)])
+    }
+
+    /// Reads a list of tags, weak ones as well: whether they are weak is not looked at. `*` is whatever is there `now`.
+    fn read(headers: &HeaderMap, now: &str) -> Self {
+        let mut tags = Vec::new();
+        for value in headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()) {
+            if value.trim() == "*" {
+                tags.push(tag(now));
+            }
+            // A tag may contain a comma: what stands between two quotes is one.
+            let quoted = value.split('"').skip(1).step_by(2);
+            tags.extend(quoted.map(|text| format!("\"{text}\"")));
+        }
+        Self(tags)
+    }
+
+    fn has(&self, text: &str) -> bool {
+        self.0.contains(&tag(text))
+    }
 }
 
-fn configured(text: String) -> Response {
-    let tag = HeaderValue::from_bytes(&tag(&text));
-    let mut answer = json_answer(StatusCode::OK, text);
+fn tag(text: &str) -> String {
+    format!("\"{}\"", &blake3::hash(text.as_bytes()).to_hex()[..16])
+}
+
+fn configured(text: String, unchanged: bool) -> Response {
+    let tag = HeaderValue::try_from(tag(&text));
+    let mut answer = match unchanged {
+        true => StatusCode::NOT_MODIFIED.into_response(),
+        false => json_answer(StatusCode::OK, text),
+    };
     if let Ok(tag) = tag {
         answer.headers_mut().insert(header::ETAG, tag);
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_compared_whether_they_are_weak_one_of_a_list_or_a_star() {
+        let now = "{}";
+        let known = |values: &[String]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::IF_NONE_MATCH, HeaderValue::try_from(value).unwrap());
+            }
+            Known::read(&headers, now).has(now)
+        };
+        let tag = tag(now);
+        for same in
+            [tag.clone(), format!("W/{tag}"), format!("\"a,b\", W/\"c\" ,{tag}"), "*".into(), " * ".into()]
+        {
+            assert!(known(std::slice::from_ref(&same)), "{same}");
+        }
+        assert!(known(&["\"a\"".into(), tag.clone()]), "two headers");
+        for other in ["\"a\"".to_string(), "\"*\"".into(), tag.trim_matches('"').into(), String::new()] {
+            assert!(!known(std::slice::from_ref(&other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn null_for_a_list_is_as_good_as_none() {
+        let text = r#"{"monitoredResourcesByMetric":{"CPU":null,"RAM":[{"clazz":"VM","id":"v"}]},"resources":null,"keepAlive":null}"#;
+        let collector = Collector::read(text, Timestamp(0)).unwrap();
+        assert_eq!(collector.offered(), BTreeMap::from([("RAM", 1)]));
+        assert!(
+            Collector::read(r#"{"monitoredResourcesByMetric":null}"#, Timestamp(0))
+                .unwrap()
+                .offered()
+                .is_empty()
+        );
+    }
 }

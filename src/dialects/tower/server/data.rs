@@ -10,15 +10,17 @@ use std::sync::atomic::Ordering;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
 
+use super::super::translate::SLO;
 use super::collectors::STREAMS;
 use super::formats::{MODEL, TYPE};
-use super::{Answer, App, MAX_ID, Refused, Tower, count, json_answer, objects, shortened};
-use crate::model::{Datum, Timestamp};
+use super::{Answer, App, MAX_ID, Refused, Tower, count, json_answer, lock, objects, shortened};
+use crate::model::{Action, Datum, Timestamp};
+use crate::service::message::Request;
 
 /// How long ago a datum may say that it was measured, in milliseconds, …
 const PAST: f64 = 3_600_000.0;
@@ -42,7 +44,23 @@ struct Text<'a>(Option<Cow<'a, str>>);
 
 /// A number, a truth value as 1 or 0, or text that is a number.
 #[derive(Debug, Default, Clone, Copy)]
-struct Number(Option<f64>);
+enum Number {
+    /// Nothing is said, or `null`.
+    #[default]
+    Absent,
+    /// Text that is no number: it can be counted, and nothing else.
+    Text,
+    /// Neither a number nor text.
+    Wrong,
+    /// A finite number.
+    Is(f64),
+}
+
+impl Number {
+    fn of(text: &str) -> Self {
+        number(text).map_or(Self::Text, Self::Is)
+    }
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -95,30 +113,30 @@ impl<'de> Deserialize<'de> for Number {
                 f.write_str("a number")
             }
             fn visit_f64<E>(self, n: f64) -> Result<Self::Value, E> {
-                Ok(Number(Some(n)))
+                Ok(Number::Is(n))
             }
             fn visit_i64<E>(self, n: i64) -> Result<Self::Value, E> {
-                Ok(Number(Some(n as f64)))
+                Ok(Number::Is(n as f64))
             }
             fn visit_u64<E>(self, n: u64) -> Result<Self::Value, E> {
-                Ok(Number(Some(n as f64)))
+                Ok(Number::Is(n as f64))
             }
             fn visit_bool<E>(self, on: bool) -> Result<Self::Value, E> {
-                Ok(Number(Some(f64::from(u8::from(on)))))
+                Ok(Number::Is(f64::from(u8::from(on))))
             }
             fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Number(number(text)))
+                Ok(Number::of(text))
             }
             fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(Number(None))
+                Ok(Number::Absent)
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Number(None))
+                Ok(Number::Wrong)
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Number(None))
+                Ok(Number::Wrong)
             }
         }
         deserializer.deserialize_any(Any)
@@ -134,24 +152,91 @@ pub(super) fn number(text: &str) -> Option<f64> {
     }
 }
 
-/// Reads TOWER/JSON, an array or one datum alone, or RDF/JSON.
+/// Reads TOWER/JSON, an array or one datum alone, or RDF/JSON. A datum that is JSON and cannot be read (a number out of range, half of a
+/// surrogate pair, a key twice) says nothing that can be used, and the others are read all the same.
 fn read<'a>(bytes: &'a [u8], rdf: bool) -> Result<Vec<Written<'a>>, serde_json::Error> {
     match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
-        Some(b'{') if rdf || !is_datum(bytes) => graph(bytes),
-        Some(b'{') => Ok(vec![serde_json::from_slice(bytes)?]),
-        _ => Ok(objects(serde_json::from_slice(bytes)?)),
+        Some(b'{') if rdf || !is_datum(bytes) => graph(bytes).or_else(|error| apart(bytes, error, subject)),
+        Some(b'{') => match serde_json::from_slice(bytes) {
+            Ok(datum) => Ok(vec![datum]),
+            Err(error) => is_json(bytes).then(|| vec![Written::default()]).ok_or(error),
+        },
+        _ => match serde_json::from_slice(bytes) {
+            Ok(data) => Ok(objects(data)),
+            Err(error) if !bytes.trim_ascii_start().starts_with(b"[") => Err(error),
+            Err(error) => apart(bytes, error, |part| {
+                part.starts_with(b"{").then(|| vec![serde_json::from_slice(part).unwrap_or_default()])
+            }),
+        },
     }
+}
+
+/// Whether it is JSON, whatever the numbers and texts in it are.
+fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(bytes).is_ok() && std::str::from_utf8(bytes).is_ok()
+}
+
+/// Reads the parts of a list or an object one by one; the error holds when it is no JSON, or one of them is nothing that `read` knows.
+fn apart<'a>(
+    bytes: &'a [u8],
+    error: serde_json::Error,
+    read: fn(&'a [u8]) -> Option<Vec<Written<'a>>>,
+) -> Result<Vec<Written<'a>>, serde_json::Error> {
+    if !is_json(bytes) {
+        return Err(error);
+    }
+    let mut data = Vec::new();
+    for part in parts(bytes) {
+        match read(part) {
+            Some(read) => data.extend(read),
+            None => return Err(error),
+        }
+    }
+    Ok(data)
+}
+
+/// The parts of the list or object that a text, which is JSON, consists of.
+fn parts(bytes: &[u8]) -> Vec<&[u8]> {
+    let (mut parts, mut depth, mut begin) = (Vec::new(), 0_usize, 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for (i, byte) in bytes.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'[' | b'{' => {
+                depth += 1;
+                if depth == 1 {
+                    begin = i + 1;
+                }
+            }
+            b']' | b'}' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    parts.push(bytes[begin..i].trim_ascii());
+                }
+            }
+            b',' if depth == 1 => {
+                parts.push(bytes[begin..i].trim_ascii());
+                begin = i + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// One subject of a graph with what is said of it.
+fn subject(part: &[u8]) -> Option<Vec<Written<'static>>> {
+    let said = [b"{", part, b"}"].concat();
+    graph(&said).ok().or_else(|| part.ends_with(b"}").then(|| vec![Written::default()]))
 }
 
 /// Whether an object is a datum, by its keys: in a graph they are subjects.
 fn is_datum(bytes: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Keys {
-        value: Option<IgnoredAny>,
-        #[serde(rename = "resourceId")]
-        resource: Option<IgnoredAny>,
-    }
-    serde_json::from_slice::<Keys>(bytes).is_ok_and(|keys| keys.value.is_some() || keys.resource.is_some())
+    parts(bytes).iter().any(|part| part.starts_with(b"\"value\"") || part.starts_with(b"\"resourceId\""))
 }
 
 /// Reads RDF 1.1 JSON: every subject that is a datum, in the order of the text.
@@ -175,8 +260,8 @@ fn graph(bytes: &[u8]) -> Result<Vec<Written<'static>>, serde_json::Error> {
             data.push(Written {
                 resource_id: Text(text("resourceId").map(Cow::Owned)),
                 metric: Text(text("metric").map(Cow::Owned)),
-                value: Number(value.as_deref().and_then(number)),
-                timestamp: Number(text("timestamp").as_deref().and_then(number)),
+                value: value.as_deref().map_or(Number::Absent, Number::of),
+                timestamp: text("timestamp").as_deref().map_or(Number::Absent, Number::of),
             });
         }
     }
@@ -185,19 +270,33 @@ fn graph(bytes: &[u8]) -> Result<Vec<Written<'static>>, serde_json::Error> {
 
 /// Whether a time that was given may be right, in milliseconds since 1970.
 fn in_time(given: Number, now: Timestamp) -> bool {
-    given.0.is_none_or(|at| (-PAST..=AHEAD).contains(&(at - now.0 as f64 / 1e3)))
+    match given {
+        Number::Absent => true,
+        Number::Is(at) => (-PAST..=AHEAD).contains(&(at - now.0 as f64 / 1e3)),
+        Number::Text | Number::Wrong => false,
+    }
 }
 
-/// Whether a datum can be used, as data of this metric.
-fn usable(datum: &Written<'_>, metric: Option<&str>, now: Timestamp) -> bool {
-    let resource = datum.resource_id.0.as_deref().is_some_and(|id| !id.is_empty() && id.len() <= MAX_ID);
+/// What a datum says of which resource, if it can be used as data of this metric; of `text`, NaN.
+fn usable<'a>(
+    datum: &'a Written<'_>,
+    metric: Option<&str>,
+    now: Timestamp,
+    text: bool,
+) -> Option<(&'a str, f64)> {
+    let resource = datum.resource_id.0.as_deref().filter(|id| !id.is_empty() && id.len() <= MAX_ID)?;
     let right = metric.is_none_or(|metric| datum.metric.0.as_deref().is_none_or(|m| m == metric));
-    resource && right && datum.value.0.is_some_and(f64::is_finite) && in_time(datum.timestamp, now)
+    let value = match datum.value {
+        Number::Is(value) if value.is_finite() => value,
+        Number::Text if text => f64::NAN,
+        _ => return None,
+    };
+    (right && in_time(datum.timestamp, now)).then_some((resource, value))
 }
 
 impl Tower {
     /// The metric that a stream is of, if there is such a stream.
-    async fn stream(&self, name: &str) -> Option<Arc<str>> {
+    pub(super) async fn stream(&self, name: &str) -> Option<Arc<str>> {
         let metric = name.strip_prefix(STREAMS)?;
         let known = |metric: &str| -> Option<Arc<str>> {
             self.collectors.offers().get_key_value(metric).map(|(metric, _)| metric.clone())
@@ -208,7 +307,7 @@ impl Tower {
         let catalog = self.catalog().await;
         let there =
             catalog.collected.get(metric).or_else(|| catalog.emitted.get_key_value(metric).map(|(m, _)| m));
-        there.cloned()
+        there.cloned().or_else(|| lock(&self.opened).get(metric).cloned())
     }
 
     /// Takes data of one metric.
@@ -219,13 +318,13 @@ impl Tower {
         let every = self.needs().get(metric).and_then(|needed| needed.every);
         let mut good = Vec::with_capacity(data.len());
         let mut strangers = 0;
+        // Few send text, and only for that the rules have to be looked at.
+        let text = data.iter().any(|datum| matches!(datum.value, Number::Text))
+            && self.catalog().await.counted.contains(metric);
         {
             let offers = self.collectors.offers();
             let offered = offers.get(metric);
-            for datum in data.iter().filter(|datum| usable(datum, Some(metric), now)) {
-                let (Some(id), Some(value)) = (datum.resource_id.0.as_deref(), datum.value.0) else {
-                    continue;
-                };
+            for (id, value) in data.iter().filter_map(|datum| usable(datum, Some(metric), now, text)) {
                 let resource = match offered.and_then(|of_metric| of_metric.get_key_value(id)) {
                     Some((name, offered)) => {
                         offered.count(now, every, wanted);
@@ -264,6 +363,11 @@ impl Tower {
     }
 }
 
+/// As the original says it, in its status and in its words.
+pub(super) fn unknown_stream() -> Response {
+    json_answer(StatusCode::INTERNAL_SERVER_ERROR, "\"Specified stream does not exists\"")
+}
+
 /// `POST /streams/{IRI}`
 pub(super) async fn feed(
     State(tower): App,
@@ -278,8 +382,7 @@ pub(super) async fn feed(
         if tower.counters.warned.swap(now, Ordering::Relaxed) + 60 < now {
             tracing::warn!(stream = shortened(&stream), "data of a stream that there is not were sent");
         }
-        // As the original says it, in its status and in its words.
-        return Ok(json_answer(StatusCode::INTERNAL_SERVER_ERROR, "\"Specified stream does not exists\""));
+        return Ok(unknown_stream());
     };
     let data = tower.understand(&bytes, &headers)?;
     tower.take(&metric, &data).await?;
@@ -287,31 +390,55 @@ pub(super) async fn feed(
 }
 
 /// `POST /v1/monitoring-rules/{id}/actions`: results of a rule that another analyzer has evaluated. They go to the observers of the rule's metrics,
-/// and to whoever reads those.
+/// and to whoever reads those; and the other actions of the rule are done once, if it is enabled.
 pub(super) async fn act(State(tower): App, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Answer {
     let bytes = tower.batch(body).await?;
     let catalog = tower.catalog().await;
     let Some(rule) = catalog.rule(&id) else { return Err(Refused::missing("rule", &id)) };
     let data = tower.understand(&bytes, &headers)?;
+    let now = tower.now();
     let mut by_metric: HashMap<String, Vec<Written<'_>>> = HashMap::new();
+    let mut results = 0;
     for datum in data {
+        // A rule without output has results all the same, and it does not matter what they are called.
+        if rule.emits.is_empty() {
+            let good = usable(&datum, None, now, true).is_some();
+            results += usize::from(good);
+            count(&tower.counters.refused, u64::from(!good));
+            continue;
+        }
         let metric = datum.metric.0.as_deref().unwrap_or_default().to_string();
         by_metric.entry(metric).or_default().push(datum);
     }
-    let now = tower.now();
     for (name, data) in by_metric {
         let Some(metric) = rule.emits.iter().find(|metric| ***metric == *name) else {
             count(&tower.counters.refused, data.len() as u64);
             continue;
         };
         tower.take(metric, &data).await?;
-        let results = data.iter().filter(|datum| usable(datum, Some(metric), now)).filter_map(|datum| {
-            let (resource, value) = (datum.resource_id.0.as_deref()?, datum.value.0?);
+        let told = data.iter().filter_map(|datum| {
+            let (resource, value) = usable(datum, Some(metric), now, false)?;
             Some(Datum { resource: resource.into(), value, at: now })
         });
-        tower.observers.tell(metric, &results.collect());
+        let told: Arc<[Datum]> = told.collect();
+        results += told.len();
+        tower.observers.tell(metric, &told);
+    }
+    if results > 0 && rule.has_other_actions() {
+        tower.start_actions(&id).await?;
     }
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+impl Tower {
+    /// Does the actions of a rule, but for its outputs: its plan answers a violation.
+    async fn start_actions(&self, id: &str) -> Result<(), Refused> {
+        if self.is_enabled(id).await? {
+            let raise = Action::Raise { service: None, slo: SLO.into(), kind: None };
+            self.supervisor.shell().call(id, Request::SendActions(vec![raise])).await?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -326,12 +453,8 @@ mod tests {
 
     fn values(text: &str) -> Vec<Option<(String, f64)>> {
         let data = read(text.as_bytes(), false).expect(text);
-        data.iter()
-            .map(|d| {
-                usable(d, Some("CPU"), now())
-                    .then(|| (d.resource_id.0.clone().unwrap().into_owned(), d.value.0.unwrap()))
-            })
-            .collect()
+        let said = data.iter().map(|d| usable(d, Some("CPU"), now(), false));
+        said.map(|said| said.map(|(resource, value)| (resource.to_string(), value))).collect()
     }
 
     /// Requirement: R2-03
@@ -348,7 +471,47 @@ mod tests {
         for value in ["null", "\"a\"", "\"NaN\"", "\"inf\"", "[1]", "{\"a\":[1]}"] {
             assert_eq!(one(value), None, "{value}");
         }
-        assert!(read(br#"[{"resourceId":"vm1","value":1e999}]"#, false).is_err());
+    }
+
+    /// Requirement: R2-22
+    #[test]
+    fn text_is_a_value_where_data_are_only_counted() {
+        let data = read(br#"[{"resourceId":"vm1","value":"GET /"},{"resourceId":"vm1","value":[1]}]"#, false)
+            .unwrap();
+        let said: Vec<_> = data.iter().map(|d| usable(d, None, now(), true)).collect();
+        assert!(matches!(said[..], [Some(("vm1", value)), None] if value.is_nan()), "{said:?}");
+        assert!(data.iter().all(|d| usable(d, None, now(), false).is_none()));
+    }
+
+    #[test]
+    fn a_datum_that_cannot_be_read_takes_no_other_with_it() {
+        let good = r#"{"resourceId":"vm1","metric":"CPU","value":1}"#;
+        for bad in [
+            r#"{"resourceId":"vm1","value":1e999}"#,
+            r#"{"resourceId":"vm1","value":-1e999}"#,
+            r#"{"resourceId":"vm\ud800","value":1}"#,
+            r#"{"resourceId":"vm1","\udfff":1,"value":1}"#,
+            r#"{"resourceId":"vm1","value":1,"value":2}"#,
+            r#"{"resourceId":"vm1","note":",]}\\","value":1,"resourceId":"vm2"}"#,
+        ] {
+            let one = Some(("vm1".to_string(), 1.0));
+            assert_eq!(values(&format!("[{good}, {bad} ,{good}]")), [one.clone(), None, one], "{bad}");
+            assert_eq!(values(&format!(" {bad} ")), [None], "alone: {bad}");
+        }
+        for wrong in [
+            r#"[{"value":1e999},1]"#,
+            r#"[{"value":1e999},]"#,
+            r#"[{"value":1e999}"#,
+            r#"[{"value":1e999}]]"#,
+        ] {
+            assert!(read(wrong.as_bytes(), false).is_err(), "{wrong}");
+        }
+        let said = |value: &str| {
+            let model = "http://www.modaclouds.eu/model#";
+            format!(r#"{{"{model}resourceId":[{{"value":"vm1"}}],"{model}value":[{{"value":{value}}}]}}"#)
+        };
+        let graph = format!(r#"{{"_:a":{},"_:b":{},"_:c":{}}}"#, said("\"1\""), said("1e999"), said("\"2\""));
+        assert_eq!(values(&graph), [Some(("vm1".into(), 1.0)), None, Some(("vm1".into(), 2.0))]);
     }
 
     #[test]
@@ -360,6 +523,13 @@ mod tests {
         let here = 1_437_468_528_630;
         assert!(at(here) && at(here - 3_600_000) && at(here + 10_000));
         assert!(!at(here - 3_600_001) && !at(here + 10_001) && !at(0));
+        let said = |at: &str| {
+            values(&format!(r#"[{{"resourceId":"vm1","value":1,"timestamp":{at}}}]"#))[0].is_some()
+        };
+        assert!(said("null") && said(&format!("\"{here}\"")));
+        for no_time in ["\"yesterday\"", "\"\"", "[]", "{}", "\"NaN\""] {
+            assert!(!said(no_time), "{no_time}");
+        }
         assert_eq!(values(r#"[{"resourceId":"vm1","metric":"RAM","value":1}]"#), [None]);
         assert_eq!(
             values(r#"[{"metric":"CPU","value":1},{"resourceId":"","value":1},{"resourceId":7,"value":1}]"#)
@@ -390,11 +560,11 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_is_read_with_a_panic(
-            text in r#"[\[{]?([\[\]{}:,"0-9eE.\- ]|"resourceId":|"value":|"metric":|"timestamp":|true|null|"vm1"){0,40}"#,
+            text in r#"[\[{]?([\[\]{}:,"0-9eE.\- ]|"resourceId":|"value":|"metric":|"timestamp":|true|null|"vm1"|1e999|\\\\ud800|\\\\){0,40}"#,
             rdf: bool,
         ) {
             for datum in read(text.as_bytes(), rdf).into_iter().flatten() {
-                let _ = usable(&datum, Some("CPU"), now());
+                let _ = usable(&datum, Some("CPU"), now(), true);
             }
         }
     }

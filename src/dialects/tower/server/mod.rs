@@ -2,9 +2,10 @@
 //! rules run as policies, data go to the shards, and results come from them.
 //!
 //! Reading order: [`router`] here, `access` (who may), `rules`, `collectors` (who sends, and what), `model` (what there is), `data` (what comes),
-//! `observers` (who is told) with `formats` (how), `pages` (for people).
+//! `observers` (who is told) with `formats` (how), `analyzer` (the same as streams and queries), `pages` (for people).
 
 mod access;
+mod analyzer;
 mod collectors;
 mod data;
 mod formats;
@@ -13,6 +14,7 @@ mod observers;
 mod pages;
 mod rules;
 
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -92,6 +94,8 @@ pub struct Tower {
     collectors: Collectors,
     registry: tokio::sync::Mutex<Registry>,
     observers: Arc<Observers>,
+    /// Metrics whose streams were opened by hand, whether a rule reads them or not.
+    opened: Mutex<BTreeSet<Arc<str>>>,
     counters: Counters,
     stop: CancellationToken,
 }
@@ -147,6 +151,7 @@ impl Tower {
             collectors: Collectors::default(),
             registry: tokio::sync::Mutex::default(),
             observers: observers.clone(),
+            opened: Mutex::default(),
             counters: Counters::default(),
             stop,
         });
@@ -157,6 +162,10 @@ impl Tower {
             .shell()
             .collection()
             .observe(Box::new(move |metric, data| observers.tell(metric, data)));
+        let counting = Arc::downgrade(&tower);
+        tower
+            .supervisor
+            .count_in(Box::new(move || counting.upgrade().map(|tower| tower.figures()).unwrap_or_default()));
         let checking = Arc::downgrade(&tower);
         let stopped = tower.stop.clone();
         tokio::spawn(async move {
@@ -185,6 +194,10 @@ impl Tower {
             let understood = match key.split_once('/') {
                 Some(("resource", _)) => model::restore(value).map(|resource| resources.push(resource)),
                 Some(("observer", id)) => self.observers.restore(id, value),
+                Some(("stream", metric)) => {
+                    lock(&self.opened).insert(metric.into());
+                    Ok(())
+                }
                 _ => Err("nothing is kept under such a name".into()),
             };
             if let Err(why) = understood {
@@ -359,7 +372,7 @@ pub fn router(tower: Arc<Tower>) -> Router {
         .route("/data-collectors/{id}/configuration", get(collectors::configuration));
     Router::new()
         .nest("/v1", v1)
-        .route("/streams/{*stream}", post(data::feed))
+        .merge(analyzer::routes())
         .route("/metrics", get(pages::exposition))
         .merge(pages::routes())
         .fallback(|| async { Refused::new(StatusCode::NOT_FOUND, "there is nothing here; see /webapp/") })

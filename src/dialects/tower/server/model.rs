@@ -250,8 +250,8 @@ fn read(bytes: &[u8]) -> Result<Vec<Resource>, Refused> {
                 known.join(", ")
             )));
         };
-        let list: Vec<Object<Written>> = serde_json::from_value(list).map_err(|e| bad(&e))?;
-        for one in objects(list) {
+        let list: Option<Vec<Object<Written>>> = serde_json::from_value(list).map_err(|e| bad(&e))?;
+        for one in objects(list.unwrap_or_default()) {
             resources.push(one.resource(Some(class)).map_err(|why| bad(&why))?);
         }
     }
@@ -416,6 +416,7 @@ mod tests {
         assert!(read(long.as_bytes()).is_err());
         let grouped = read(br#"{"vMs":[{"id":"v","type":"Frontend"}],"cloudProviders":[{"id":"amazon"}]}"#);
         assert_eq!(grouped.expect("resources").len(), 2);
+        assert_eq!(read(br#"{"vMs":null,"methods":[{"id":"m"}]}"#).expect("resources").len(), 1);
     }
 
     #[test]

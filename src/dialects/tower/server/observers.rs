@@ -11,7 +11,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use dashmap::DashMap;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket};
@@ -45,8 +45,12 @@ struct Written {
     callback_url: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     observer_host: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number_or_nothing")]
     observer_port: i64,
+}
+
+fn number_or_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// What the record keeps of one.
@@ -92,6 +96,11 @@ impl Observer {
             Target::Tcp(host, port) => format!("tcp://{host}:{port}"),
             Target::Udp(host, port) => format!("udp://{host}:{port}"),
         }
+    }
+
+    /// How many batches wait for it.
+    pub fn waiting(&self) -> u64 {
+        (self.queue.max_capacity() - self.queue.capacity()) as u64
     }
 
     /// How it is told, for people.
@@ -145,6 +154,9 @@ pub(super) struct Observers {
     number: AtomicUsize,
     client: reqwest::Client,
     stop: CancellationToken,
+    /// What was delivered to, and lost by, observers that are gone.
+    delivered: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl Observers {
@@ -158,7 +170,8 @@ impl Observers {
             .timeout(PATIENCE)
             .no_proxy()
             .build()?;
-        Ok(Self { by_metric: DashMap::new(), number: AtomicUsize::new(0), client, stop })
+        let (delivered, lost) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { by_metric: DashMap::new(), number: AtomicUsize::new(0), client, stop, delivered, lost })
     }
 
     /// Hands results to whoever observes the metric; never waits.
@@ -196,17 +209,31 @@ impl Observers {
         let Some(mut observers) = self.by_metric.get_mut(metric) else { return false };
         let Some(place) = observers.iter().position(|observer| observer.id == id) else { return false };
         let observer = observers.remove(place);
-        self.number.fetch_sub(1, Ordering::Relaxed);
-        observer.gone.cancel();
+        self.leave(&observer);
         true
     }
 
     /// Takes out all observers of a metric; answers with their ids.
     pub fn remove_all(&self, metric: &str) -> Vec<String> {
         let Some((_, observers)) = self.by_metric.remove(metric) else { return Vec::new() };
-        self.number.fetch_sub(observers.len(), Ordering::Relaxed);
-        observers.iter().for_each(|observer| observer.gone.cancel());
+        observers.iter().for_each(|observer| self.leave(observer));
         observers.iter().map(|observer| observer.id.clone()).collect()
+    }
+
+    /// What one that goes has counted is counted on.
+    fn leave(&self, observer: &Observer) {
+        self.number.fetch_sub(1, Ordering::Relaxed);
+        observer.gone.cancel();
+        self.delivered.fetch_add(observer.delivered.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.lost.fetch_add(observer.lost.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// All of them, each with its metric; by metric, and then in the order in which they came.
+    pub fn all(&self) -> Vec<(Arc<str>, Arc<Observer>)> {
+        let all = self.by_metric.iter();
+        let mut all: Vec<_> = all.map(|entry| (entry.key().clone(), entry.value().clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.into_iter().flat_map(|(metric, of)| of.into_iter().map(move |o| (metric.clone(), o))).collect()
     }
 
     /// The observers of a metric, in the order in which they came.
@@ -216,8 +243,9 @@ impl Observers {
 
     /// How many results were delivered, and how many were lost.
     pub fn counted(&self) -> (u64, u64) {
+        let gone = (self.delivered.load(Ordering::Relaxed), self.lost.load(Ordering::Relaxed));
         let all = self.by_metric.iter();
-        all.flat_map(|entry| entry.value().clone()).fold((0, 0), |(delivered, lost), observer| {
+        all.flat_map(|entry| entry.value().clone()).fold(gone, |(delivered, lost), observer| {
             (
                 delivered + observer.delivered.load(Ordering::Relaxed),
                 lost + observer.lost.load(Ordering::Relaxed),
@@ -391,6 +419,14 @@ pub(super) async fn remove(State(tower): App, Path((metric, id)): Path<(String, 
 mod tests {
     use super::*;
     use crate::model::Timestamp;
+
+    #[test]
+    fn null_is_as_good_as_nothing() {
+        let nothing = r#"{"callbackUrl":"http://a/","observerPort":null,"observerHost":null,"format":null,"protocol":null}"#;
+        let mut written: Written = serde_json::from_str(nothing).expect("an observer");
+        assert!(understand(&mut written).is_ok());
+        assert_eq!(written.observer_port, 0);
+    }
 
     #[tokio::test]
     async fn what_does_not_fit_into_the_queue_of_an_observer_is_lost_and_counted() {

@@ -15,7 +15,9 @@ use serde_json::{Map, Value as Json};
 use super::super::rule::Rule;
 use super::collectors::encoded;
 use super::formats::Format;
+use super::observers::Observer;
 use super::{Answer, App, Refused, Tower};
+use crate::service::control::Figure;
 
 /// How many rows one page shows; `?q=` chooses among more.
 const ROWS: usize = 1_000;
@@ -353,11 +355,7 @@ impl Tower {
     /// What was counted: name, in words, value.
     fn totals(&self) -> Vec<(&'static str, &'static str, u64)> {
         let c = &self.counters;
-        let (mut unwanted, mut excess) = (0, 0);
-        for collector in self.collectors.all.iter() {
-            unwanted += collector.counted.unwanted.load(Ordering::Relaxed);
-            excess += collector.counted.excess.load(Ordering::Relaxed);
-        }
+        let (unwanted, excess) = self.collectors.counted();
         let (delivered, lost) = self.observers.counted();
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         vec![
@@ -375,22 +373,75 @@ impl Tower {
             ("results_lost", "Results that observers did not take", lost),
         ]
     }
+
+    /// Everything that is counted, for `/metrics` here and of the daemon.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        let figure = |name: &str, help, counter, values| Figure {
+            name: format!("homeostat_tower_{name}"),
+            help,
+            counter,
+            values,
+        };
+        let mut figures: Vec<Figure> = self
+            .totals()
+            .into_iter()
+            .map(|(name, help, value)| figure(name, help, true, vec![(Vec::new(), value)]))
+            .collect();
+        let collectors = self.collectors.all.len() as u64;
+        figures.push(figure(
+            "collectors",
+            "Collectors that are registered and alive",
+            false,
+            vec![(Vec::new(), collectors)],
+        ));
+        let observers = self.observers.all();
+        let of_each = |value: fn(&Observer) -> u64| {
+            let labels = |metric: &Arc<str>, observer: &Observer| {
+                vec![("metric", metric.to_string()), ("observer", observer.id.clone())]
+            };
+            observers.iter().map(|(metric, observer)| (labels(metric, observer), value(observer))).collect()
+        };
+        figures.push(figure(
+            "observer_queue",
+            "Batches of results that wait for an observer",
+            false,
+            of_each(Observer::waiting),
+        ));
+        figures.push(figure(
+            "observer_delivered",
+            "Results that an observer took",
+            true,
+            of_each(|observer| observer.delivered.load(Ordering::Relaxed)),
+        ));
+        figures.push(figure(
+            "observer_lost",
+            "Results that an observer did not take",
+            true,
+            of_each(|observer| observer.lost.load(Ordering::Relaxed)),
+        ));
+        figures
+    }
 }
 
 /// `GET /metrics`: what the server counted, as OpenMetrics.
 pub(super) async fn exposition(State(tower): App) -> Response {
     let mut text = String::new();
-    for (name, help, value) in tower.totals() {
-        let _ = write!(
-            text,
-            "# HELP homeostat_tower_{name} {help}.\n# TYPE homeostat_tower_{name} counter\nhomeostat_tower_{name}_total {value}\n"
-        );
+    for figure in tower.figures() {
+        let (name, help) = (&figure.name, figure.help);
+        let (kind, total) = if figure.counter { ("counter", "_total") } else { ("gauge", "") };
+        let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {kind}");
+        for (labels, value) in &figure.values {
+            let labels: Vec<String> = labels.iter().map(|(n, v)| format!("{n}=\"{}\"", escaped(v))).collect();
+            let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+            let _ = writeln!(text, "{name}{total}{labels} {value}");
+        }
     }
-    let collectors = tower.collectors.all.len();
-    let _ = write!(
-        text,
-        "# HELP homeostat_tower_collectors Collectors that are registered.\n# TYPE homeostat_tower_collectors gauge\nhomeostat_tower_collectors {collectors}\n# EOF\n"
-    );
+    text.push_str("# EOF\n");
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// The value of a label in OpenMetrics.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -30,6 +30,8 @@ pub(super) struct Catalog {
     pub emitted: BTreeMap<Arc<str>, Arc<str>>,
     /// Every metric that a service collects, whether it is enabled or not.
     pub collected: BTreeSet<Arc<str>>,
+    /// Those whose data some service does nothing with but count: text will do.
+    pub counted: BTreeSet<Arc<str>>,
 }
 
 /// One service.
@@ -39,6 +41,7 @@ pub(super) struct Entry {
     pub rule: Option<Rule>,
     pub emits: Vec<Arc<str>>,
     collects: Vec<Arc<str>>,
+    counts: Vec<Arc<str>>,
 }
 
 impl Entry {
@@ -59,8 +62,21 @@ impl Entry {
             rule,
             emits: streams().filter_map(|s| s.emit.clone()).collect(),
             collects: streams().map(|s| s.metric.clone()).collect(),
+            counts: streams().filter(|s| s.only_counts()).map(|s| s.metric.clone()).collect(),
             policy: policy.clone(),
         }
+    }
+}
+
+impl Entry {
+    /// Whether it does something else than to put out metrics.
+    pub fn has_other_actions(&self) -> bool {
+        self.policy.plan.as_ref().is_some_and(|plan| !plan.rows.is_empty())
+    }
+
+    /// The metrics that it reads.
+    pub fn reads(&self) -> &[Arc<str>] {
+        &self.collects
     }
 }
 
@@ -91,6 +107,7 @@ impl Tower {
             let entry = known.cloned().unwrap_or_else(|| Arc::new(Entry::of(policy)));
             catalog.emitted.extend(entry.emits.iter().map(|metric| (metric.clone(), name.clone())));
             catalog.collected.extend(entry.collects.iter().cloned());
+            catalog.counted.extend(entry.counts.iter().cloned());
             catalog.entries.insert(name.clone(), entry);
         }
         let catalog = Arc::new(catalog);
@@ -114,6 +131,14 @@ impl Tower {
             enabled.extend(futures::future::join_all(asked).await.into_iter().flatten());
         }
         enabled
+    }
+
+    /// Whether a rule is enabled.
+    pub(super) async fn is_enabled(&self, id: &str) -> Result<bool, Refused> {
+        Ok(match self.supervisor.shell().call(id, Request::SloList).await? {
+            Response::Slos(slos) => slos.iter().any(|slo| slo.name == SLO && slo.state != SloState::Disabled),
+            _ => false,
+        })
     }
 
     /// Installs all rules of a batch, or none.
