@@ -432,7 +432,7 @@ impl<'a> Change<'a> {
             for link in std::mem::take(&mut draft.links) {
                 if let DraftLink::Whole(mut link) = link {
                     link.source.get_or_insert_with(|| End::at(id.clone()));
-                    whole.push(link);
+                    whole.push(*link);
                 }
             }
             places.push(self.create(draft, None, None)?);
