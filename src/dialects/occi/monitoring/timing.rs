@@ -65,7 +65,8 @@ pub fn best_period(name: &str, period: f64) -> Result<f64, Fault> {
     if period.is_nan() || period <= 0.0 {
         return Err(Fault::bad(format!("`{name}` is {period}; expected seconds, above 0")));
     }
-    Ok(((period / GRANULARITY).round() * GRANULARITY).clamp(SHORTEST, LONGEST))
+    // Divided, so that 1.1 stays 1.1.
+    Ok(((period / GRANULARITY).round() / (1.0 / GRANULARITY)).clamp(SHORTEST, LONGEST))
 }
 
 /// Replaces a number by the best fit, if it differs.
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(said["occi.sensor.timebase"], Json::from(1_386_925_386));
         assert_eq!(said["occi.sensor.granularity"], Json::from(GRANULARITY));
         assert_eq!(said["occi.sensor.accuracy"], Json::from(ACCURACY));
-        for period in [1.0, 60.0, 3600.0] {
+        for period in [1.0, 60.0, 3600.0, 1.1, 0.259, 4.35] {
             let mut said = values(&[("period", period.into())]);
             assert_eq!(of_sensor(&mut said, NOW, &all()).unwrap().period, period);
         }
