@@ -14,6 +14,7 @@ pub mod output;
 mod pack;
 mod remote;
 mod sense;
+pub mod sink;
 pub mod status;
 mod trial;
 pub mod why;
@@ -140,6 +141,10 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
         Command::Fake(options) => match fake::serve(options).await {
             Ok(()) => Exit::Ok,
             Err(error) => output.failure(&error.into()),
+        },
+        Command::Sink(options) => match sink::sink(options, Output::stdout(&common)).await {
+            Ok(()) => Exit::Ok,
+            Err(failure) => output.failure(&failure),
         },
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nagios_range::NagiosRange;
 
 use super::fake::FakeOptions;
+use super::sink::SinkOptions;
 use crate::api::{Access, Role, check_listen};
 use crate::model::endpoint::{Endpoint, parse_address};
 use crate::model::{HumanDuration, Timestamp};
@@ -158,6 +159,9 @@ pub enum Command {
     Sense(SenseOptions),
     /// Serve a fake service to try policies out on
     Fake(FakeOptions),
+    /// Receive what publishers send, and print it
+    #[command(after_help = "Example: homeostat sink smtp --listen 127.0.0.1:2525")]
+    Sink(SinkOptions),
     /// Print a completion script for a shell
     #[command(after_help = "Example: homeostat completions bash > /etc/bash_completion.d/homeostat")]
     Completions {
