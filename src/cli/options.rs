@@ -159,6 +159,9 @@ pub enum Command {
     Sense(SenseOptions),
     /// Serve a fake service to try policies out on
     Fake(FakeOptions),
+    /// Run collectors that OCCI sensors hand over, and send them what is measured here
+    #[command(after_help = "Example: homeostat probe --listen 127.0.0.1:12312")]
+    Probe(ProbeOptions),
     /// Receive what publishers send, and print it
     #[command(after_help = "Example: homeostat sink smtp --listen 127.0.0.1:2525")]
     Sink(SinkOptions),
@@ -222,6 +225,14 @@ pub struct RunOptions {
     /// The list of modules of a micro-container (see pack): what it does not name is not started and does not listen, whatever policies say
     #[arg(long, value_name = "FILE")]
     pub modules: Option<PathBuf>,
+}
+
+/// The container of collectors.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProbeOptions {
+    /// Where sensors reach it; everyone who does may let it measure
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:12312")]
+    pub listen: SocketAddr,
 }
 
 /// A part of OCCI.

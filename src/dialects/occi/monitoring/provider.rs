@@ -41,6 +41,11 @@ impl Names {
         TypeId::fixed(&format!("{}sensor#", self.scheme), "Status")
     }
 
+    /// The mixin that says where the probe of a resource listens.
+    pub fn container(&self) -> TypeId {
+        TypeId::fixed(&format!("{}resource#", self.scheme), "MetricContainer")
+    }
+
     /// The name of an attribute of a mixin.
     pub fn attribute(&self, term: &str, name: &str) -> String {
         format!("{}{term}.{name}", self.prefix)
@@ -368,6 +373,13 @@ impl Work {
             self.metrics.insert(name.clone(), metric.clone());
             self.feed(&label, name);
         }
+    }
+
+    /// What a probe measures for a collector, under this label.
+    pub fn brought(&mut self, at: &Instance<'_>, label: &str, sensor: Json) {
+        let name = format!("{}_{}_{}", identifier(label), at.term(), at.key);
+        self.sensors.insert(name.clone(), sensor);
+        self.feed(label, name);
     }
 
     /// Values of this label do not say what they are about.
