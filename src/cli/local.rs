@@ -31,6 +31,7 @@ pub const LOCAL: Local = Local {
     run: run_boxed,
     wrap: super::wrap::wrap_boxed,
     collect: super::collect::collect_boxed,
+    probe: super::probe::probe_boxed,
     pack: pack_boxed,
     check: check_boxed,
     test: super::trial::test_boxed,
@@ -197,6 +198,7 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
             })?),
         };
     let connectors = Connectors::new();
+    occi::channel::register(&connectors);
     if !modules.has(Module::Datagrams) {
         connectors.refuse_datagrams();
     }

@@ -12,8 +12,10 @@ mod modules;
 pub mod options;
 pub mod output;
 mod pack;
+mod probe;
 mod remote;
 mod sense;
+pub mod sink;
 pub mod status;
 mod trial;
 pub mod why;
@@ -25,8 +27,8 @@ use clap::CommandFactory;
 use futures::future::BoxFuture;
 
 pub use options::{
-    CheckOptions, Cli, CollectOptions, Command, Common, Grant, MonitoringMode, PackOptions, ReplayOptions,
-    RunOptions, SchemaKind, SchemaOptions, TestOptions, WrapOptions,
+    CheckOptions, Cli, CollectOptions, Command, Common, Grant, MonitoringMode, PackOptions, ProbeOptions,
+    ReplayOptions, RunOptions, SchemaKind, SchemaOptions, TestOptions, WrapOptions,
 };
 pub use output::Output;
 
@@ -110,6 +112,8 @@ pub struct Local {
     pub test: fn(TestOptions, Common) -> BoxFuture<'static, Exit>,
     /// `schema`: the JSON Schema of policies, tests or actions.
     pub schema: fn(SchemaOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `probe`: a container of collectors.
+    pub probe: fn(ProbeOptions, Common) -> BoxFuture<'static, Exit>,
     /// `replay`: a recording through the same turns.
     pub replay: fn(ReplayOptions, Common) -> BoxFuture<'static, Exit>,
 }
@@ -132,6 +136,7 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
         Command::Test(options) => (local.test)(options, common).await,
         Command::Schema(options) => (local.schema)(options, common).await,
         Command::Replay(options) => (local.replay)(options, common).await,
+        Command::Probe(options) => (local.probe)(options, common).await,
         Command::Import(options) => match import::import(&options, output) {
             Ok(exit) => exit,
             Err(failure) => output.failure(&failure),
@@ -140,6 +145,10 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
         Command::Fake(options) => match fake::serve(options).await {
             Ok(()) => Exit::Ok,
             Err(error) => output.failure(&error.into()),
+        },
+        Command::Sink(options) => match sink::sink(options, Output::stdout(&common)).await {
+            Ok(()) => Exit::Ok,
+            Err(failure) => output.failure(&failure),
         },
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nagios_range::NagiosRange;
 
 use super::fake::FakeOptions;
+use super::sink::SinkOptions;
 use crate::api::{Access, Role, check_listen};
 use crate::model::endpoint::{Endpoint, parse_address};
 use crate::model::{HumanDuration, Timestamp};
@@ -158,6 +159,12 @@ pub enum Command {
     Sense(SenseOptions),
     /// Serve a fake service to try policies out on
     Fake(FakeOptions),
+    /// Run collectors that OCCI sensors hand over, and send them what is measured here
+    #[command(after_help = "Example: homeostat probe --listen 127.0.0.1:12312")]
+    Probe(ProbeOptions),
+    /// Receive what publishers send, and print it
+    #[command(after_help = "Example: homeostat sink smtp --listen 127.0.0.1:2525")]
+    Sink(SinkOptions),
     /// Print a completion script for a shell
     #[command(after_help = "Example: homeostat completions bash > /etc/bash_completion.d/homeostat")]
     Completions {
@@ -218,6 +225,14 @@ pub struct RunOptions {
     /// The list of modules of a micro-container (see pack): what it does not name is not started and does not listen, whatever policies say
     #[arg(long, value_name = "FILE")]
     pub modules: Option<PathBuf>,
+}
+
+/// The container of collectors.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProbeOptions {
+    /// Where sensors reach it; everyone who does may let it measure
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:12312")]
+    pub listen: SocketAddr,
 }
 
 /// A part of OCCI.

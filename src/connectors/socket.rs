@@ -11,8 +11,12 @@ use crate::model::template::{Holes, Template};
 /// Sends datagrams.
 pub(super) struct Datagrams(Text);
 
-/// Sends each text over a connection of its own.
-pub(super) struct Connections(Text);
+/// Sends each text over a connection of its own, or all over one.
+pub(super) struct Connections {
+    text: Text,
+    keep: bool,
+    kept: tokio::sync::Mutex<Option<TcpStream>>,
+}
 
 struct Text {
     address: String,
@@ -57,18 +61,35 @@ impl Effector for Datagrams {
 
 impl Connections {
     pub(super) fn new(spec: &SocketEffector) -> Result<Self, ConnectorError> {
-        Text::new(spec).map(Self)
+        Ok(Self { text: Text::new(spec)?, keep: spec.keep, kept: tokio::sync::Mutex::default() })
+    }
+
+    /// Whether the other side has closed a connection that was kept: what is written then would be lost.
+    fn is_closed(stream: &TcpStream) -> bool {
+        let mut byte = [0];
+        match stream.try_read(&mut byte) {
+            Ok(0) => true,
+            Ok(_) => false,
+            Err(why) => why.kind() != std::io::ErrorKind::WouldBlock,
+        }
     }
 }
 
 #[async_trait]
 impl Effector for Connections {
     async fn perform(&self, command: &Command) -> Result<String, ConnectorError> {
-        let text = self.0.of(command)?;
-        let failed = |error: std::io::Error| self.0.failed(&error);
-        let mut stream = TcpStream::connect(&self.0.address).await.map_err(failed)?;
+        let text = self.text.of(command)?;
+        let failed = |error: std::io::Error| self.text.failed(&error);
+        let mut kept = self.kept.lock().await;
+        let mut stream = match kept.take().filter(|stream| !Self::is_closed(stream)) {
+            Some(stream) => stream,
+            None => TcpStream::connect(&self.text.address).await.map_err(failed)?,
+        };
         stream.write_all(text.as_bytes()).await.map_err(failed)?;
-        stream.shutdown().await.map_err(failed)?;
+        match self.keep {
+            true => *kept = Some(stream),
+            false => stream.shutdown().await.map_err(failed)?,
+        }
         Ok(format!("sent {} byte(s)", text.len()))
     }
 }

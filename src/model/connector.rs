@@ -777,6 +777,9 @@ pub struct SocketEffector {
     pub address: String,
     /// What, with `{name}` for arguments.
     pub text: String,
+    /// Of a publisher over TCP: all values over one connection, which is made again when it breaks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
     /// How long it may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<HumanDuration>,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{START, Sim};
+use homeostat::dialects::occi::monitoring::translate::Measured;
 use homeostat::dialects::occi::monitoring::{Outcome, Providers, Settings, timing, translate};
 use homeostat::dialects::occi::server::estate::{Change, Estate};
 use homeostat::dialects::occi::{Entity, Extension, Fault, Registry, json as reader};
@@ -155,8 +156,8 @@ fn outcomes(text: &str) -> Result<Vec<Outcome>, Fault> {
             let period = timing::of_collector(&mut link.attributes)?;
             collectors.push((link, period));
         }
-        let collectors: Vec<(&Entity, f64)> =
-            collectors.iter().map(|(link, period)| (link, *period)).collect();
+        let collectors: Vec<Measured<'_>> =
+            collectors.iter().map(|(link, period)| Measured { link, period: *period, probe: None }).collect();
         all.push(translate(&estate.registry, &providers, &settings, &sensor, &timing, &collectors)?);
     }
     Ok(all)

@@ -1051,7 +1051,10 @@ fn an_older_client_gets_the_older_words() {
     let occi = Occi::start();
     let headers = [("Accept", "application/occi+json"), ("User-Agent", "client/1 OCCI/1.1")];
     let old = occi.ask("GET", "/-/", &headers, "").json();
-    assert_eq!(category(&old, "kinds", SENSOR)["related"], "http://schemas.ogf.org/occi/core#resource");
+    assert_eq!(
+        category(&old, "kinds", SENSOR)["related"],
+        json!(["http://schemas.ogf.org/occi/core#resource"])
+    );
     assert_eq!(category(&occi.get("/-/"), "kinds", SENSOR)["related"], Value::Null);
 }
 
@@ -1080,4 +1083,31 @@ fn a_client_that_goes_away_leaves_nothing_half_made() {
             break;
         }
     }
+}
+
+#[test]
+fn a_resource_that_gets_a_probe_has_its_collectors_run_there() {
+    let occi = Occi::start();
+    // A probe that takes orders and never delivers.
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/collectors", probe.local_addr().unwrap());
+    let compute = occi.expect(201, "POST", "/compute/", json!({ "kind": COMPUTE })).place();
+    let sensor = occi.sensor(60.0);
+    let body = json!({ "kind": COLLECTOR, "mixins": [format!("{METRIC}CPUPercent")], "source": { "location": sensor },
+        "target": { "location": compute },
+        "attributes": { "occi.collector.period": 60, of("CPUPercent", "out"): "a" } });
+    occi.expect(201, "POST", "/collector/", body);
+    occi.associate(&sensor, "#Log", json!({ of("Log", "in_msg"): "a" }));
+    let here = || {
+        let running = occi.runtime.block_on(occi.daemon.supervisor().running());
+        let policy = running.services.values().next().unwrap().clone();
+        !serde_json::to_string(&policy.document.open().unwrap()).unwrap().contains(&url)
+    };
+    assert!(here());
+    let container = "http://example.com/occi/monitoring/resource#MetricContainer";
+    let with = json!({ "mixins": [container], "attributes": { of("MetricContainer", "url"): url } });
+    occi.expect(200, "POST", &compute, with);
+    assert!(!here());
+    occi.expect(200, "PUT", &compute, json!({ "kind": COMPUTE }));
+    assert!(here());
 }

@@ -46,6 +46,11 @@ impl Names {
         TypeId::fixed(&format!("{}{stage}#", self.scheme), term)
     }
 
+    /// The mixin that says where the probe of a resource listens.
+    pub fn container(&self) -> TypeId {
+        TypeId::fixed(&format!("{}resource#", self.scheme), "MetricContainer")
+    }
+
     /// The name of an attribute of a mixin.
     pub fn attribute(&self, term: &str, name: &str) -> String {
         format!("{}{term}.{name}", self.prefix)
@@ -419,10 +424,22 @@ impl Work {
     /// A metric of a collector or aggregator, under the label that its attribute `output` holds.
     pub fn computed(&mut self, at: &Instance<'_>, output: &str, metric: Json) {
         for label in at.labels(output) {
-            let name = format!("{}_{}", named(&label), short(&format!("{} {}", at.term(), at.key), 8));
+            let name = Self::feeding_name(at, &label);
             self.metrics.insert(name.clone(), metric.clone());
             self.channels.entry(label).or_default().push(name);
         }
+    }
+
+    /// The metric with which a mixin feeds a label.
+    fn feeding_name(at: &Instance<'_>, label: &str) -> String {
+        format!("{}_{}", named(label), short(&format!("{} {}", at.term(), at.key), 8))
+    }
+
+    /// What a probe measures for a collector, under this label.
+    pub fn brought(&mut self, at: &Instance<'_>, label: &str, sensor: Json) {
+        let name = Self::feeding_name(at, label);
+        self.sensors.insert(name.clone(), sensor);
+        self.channels.entry(label.to_string()).or_default().push(name);
     }
 
     /// Values of this label do not say what they are about.

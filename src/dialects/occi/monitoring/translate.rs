@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::super::fault::Fault;
-use super::super::model::{Entity, What};
+use super::super::channel;
+use super::super::draft::{Draft, coerce};
+use super::super::extensions::monitoring;
+use super::super::fault::{Fault, shown};
+use super::super::json;
+use super::super::model::{Entity, TypeId, What};
 use super::super::registry::{Registry, Role};
-use super::provider::{Instance, Provider, Providers, Settings, Stage, Work, labels, short};
+use super::provider::{Instance, Provider, Providers, Settings, Stage, Work, labels, named, short};
 use super::timing::Timing;
 use crate::policy::document::ServiceDocument;
 use crate::policy::load::service_from_json;
@@ -24,6 +28,17 @@ pub enum Outcome {
     Incomplete(Vec<String>),
     /// Nothing measures for it yet.
     Idle,
+}
+
+/// A collector of a sensor.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured<'a> {
+    /// The link.
+    pub link: &'a Entity,
+    /// Its period, in seconds.
+    pub period: f64,
+    /// The control endpoint of the probe that runs it; here, when there is none.
+    pub probe: Option<&'a str>,
 }
 
 /// The name of the service that a sensor is: that of its identifier.
@@ -50,23 +65,31 @@ pub fn translate(
     settings: &Settings,
     sensor: &Entity,
     timing: &Timing,
-    collectors: &[(&Entity, f64)],
+    collectors: &[Measured<'_>],
 ) -> Result<Outcome, Fault> {
     let mut work = Work::default();
     let title = sensor.title.clone().unwrap_or_else(|| sensor.id.clone());
-    let keys: Vec<String> = collectors.iter().map(|(collector, _)| key(&collector.id)).collect();
-    let targets: Vec<&str> = collectors.iter().map(|(collector, _)| target(collector)).collect();
+    let keys: Vec<String> = collectors.iter().map(|measured| key(&measured.link.id)).collect();
+    let targets: Vec<&str> = collectors.iter().map(|measured| target(measured.link)).collect();
     let about = targets.iter().copied().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" ");
     let mut measured = false;
     let mut lacking: BTreeSet<String> = BTreeSet::new();
-    for (((collector, period), key), about) in collectors.iter().zip(&keys).zip(&targets) {
+    for ((Measured { link: collector, period, probe }, key), about) in
+        collectors.iter().zip(&keys).zip(&targets)
+    {
         for provider in of_stage(registry, providers, collector, Stage::Metric) {
             let at = Instance { provider, entity: collector, key, period: *period, about, settings };
             measured = true;
             lacking.extend(provider.lacks(collector).cloned());
-            if provider.lacks(collector).next().is_none() {
+            if provider.lacks(collector).next().is_none() && probe.is_none() {
                 provider.build(&at, &mut work)?;
             }
+        }
+    }
+    for ((measured, key), about) in collectors.iter().zip(&keys).zip(&targets) {
+        if let Some(probe) = measured.probe {
+            let place = Place { key, period: measured.period, about, probe };
+            on_probe(registry, providers, settings, measured.link, &place, &mut work);
         }
     }
     let of_sensor = |stage: Stage| {
@@ -140,6 +163,101 @@ fn of_stage<'a>(
         }
     }
     all
+}
+
+/// The policy of a service that measures for one output of a collector and sends that to a sensor, as lines of JSON over a connection that it keeps.
+///
+/// # Errors
+/// 400 for what is no collector, for attributes that a mixin does not understand or that are missing, and for an output that it does not have.
+pub fn measuring(
+    registry: &Registry,
+    providers: &Providers,
+    settings: &Settings,
+    draft: Draft,
+    name: &str,
+    output: &str,
+    sensor: &str,
+) -> Result<ServiceDocument, Fault> {
+    let mut values = draft.attributes;
+    coerce(&mut values, |name| {
+        let of = |mixin: &TypeId| registry.mixin(mixin)?.attributes.get(name);
+        draft.mixins.iter().find_map(of)
+    });
+    let period = super::timing::of_collector(&mut values)?;
+    let collector = Entity {
+        id: draft.id.unwrap_or_default(),
+        location: String::new(),
+        kind: draft.kind.unwrap_or_else(monitoring::collector),
+        mixins: draft.mixins,
+        attributes: values,
+        title: draft.title,
+        summary: None,
+        actions: Vec::new(),
+        what: What::Resource { links: Vec::new() },
+    };
+    let mut work = Work::default();
+    let key = key(&collector.id);
+    for provider in of_stage(registry, providers, &collector, Stage::Metric) {
+        if let Some(lacks) = provider.lacks(&collector).next() {
+            return Err(Fault::bad(format!("the attribute `{lacks}` is missing")));
+        }
+        let at = Instance { provider, entity: &collector, key: &key, period, about: "", settings };
+        provider.build(&at, &mut work)?;
+    }
+    if !work.feeds(output) {
+        return Err(Fault::bad(format!("nothing in the collector yields `{}`", shown(output))));
+    }
+    work.finish().map_err(Fault::bad)?;
+    let line = format!("{{\"id\":{},\"value\":{{value}}}}\n", json!(output));
+    let publish = json!({ "metric": named(output), "to": { "tcp": { "address": sensor, "text": line, "keep": true } } });
+    let document = json!({
+        "service": name,
+        "monitor": { "sensors": work.sensors, "metrics": work.metrics, "publish": { "sensor": publish } },
+    });
+    service_from_json(&document).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Fault::bad(format!("the collector cannot run: {}", problems.join("; ")))
+    })
+}
+
+/// What a collector measures on a probe: the outputs of its mixins come from there.
+fn on_probe(
+    registry: &Registry,
+    providers: &Providers,
+    settings: &Settings,
+    collector: &Entity,
+    place: &Place<'_>,
+    work: &mut Work,
+) {
+    let mut document = json::entity_value(collector);
+    if let Json::Object(fields) = &mut document {
+        fields.retain(|name, _| {
+            matches!(name.as_str(), "kind" | "id" | "mixins" | "attributes" | "title" | "source" | "target")
+        });
+    }
+    for provider in of_stage(registry, providers, collector, Stage::Metric) {
+        let at = Instance {
+            provider,
+            entity: collector,
+            key: place.key,
+            period: place.period,
+            about: place.about,
+            settings,
+        };
+        for output in labels_of(&at, Role::Out) {
+            let config = json!({ "url": place.probe, "collector": document, "output": output });
+            let sensor = json!({ "custom": { "kind": channel::KIND, "config": config } });
+            work.brought(&at, &output, sensor);
+        }
+    }
+}
+
+/// Where and how a collector measures.
+struct Place<'a> {
+    key: &'a str,
+    period: f64,
+    about: &'a str,
+    probe: &'a str,
 }
 
 fn labels_of(at: &Instance<'_>, role: Role) -> Vec<String> {

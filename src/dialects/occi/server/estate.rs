@@ -179,6 +179,21 @@ impl<'a> Change<'a> {
         }
     }
 
+    /// Where its collectors run is said by a resource (the mixin of probes).
+    fn touch_who_measures(&mut self, resource: &Entity) {
+        if matches!(resource.what, What::Link { .. }) || self.is(resource, &monitoring::sensor()) {
+            return;
+        }
+        let leads_there = |entity: &&Arc<Entity>| match &entity.what {
+            What::Link { target, .. } => target.location == resource.location,
+            What::Resource { .. } => false,
+        };
+        let kind = self.estate.registry.kind(&monitoring::collector());
+        let Some(below) = kind.and_then(|kind| kind.location.as_deref()) else { return };
+        let links: Vec<Arc<Entity>> = self.estate.below(below).filter(leads_there).cloned().collect();
+        links.iter().for_each(|link| self.touch(link));
+    }
+
     fn notifies(&self, entity: &Entity) -> bool {
         let tag = notification::notifier();
         entity.mixins.iter().any(|mixin| self.estate.registry.depends_on(mixin, &tag))
@@ -206,6 +221,7 @@ impl<'a> Change<'a> {
         let before = self.get(&entity.location).cloned();
         if let Some(before) = before {
             self.touch(&before);
+            self.touch_who_measures(&before);
         }
         self.touch(&entity);
         self.changed.insert(entity.location.as_str().into(), Some(Arc::new(entity)));
@@ -223,6 +239,7 @@ impl<'a> Change<'a> {
             self.changed.insert(link.location.as_str().into(), None);
         }
         self.touch(&entity);
+        self.touch_who_measures(&entity);
         self.changed.insert(place.into(), None);
     }
 

@@ -14,11 +14,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use serde_json::Value as Json;
 
 use super::draft::Draft;
-use super::extensions::monitoring as kinds;
+use super::extensions::{core, monitoring as kinds};
 use super::fault::{Fault, FaultKind};
 use super::json;
 use super::model::{Attribute, Category, Entity, Mixin, TypeId, What};
-use super::monitoring::translate::{ANNOTATION, service_name};
+use super::monitoring::translate::{ANNOTATION, Measured, service_name};
 use super::monitoring::{Outcome, Providers, Settings, template, timing, translate};
 use super::registry::{Extension, ProviderMixin, Registry, Role};
 use crate::knowledge::store::StoreError;
@@ -84,6 +84,7 @@ impl Occi {
             providers.register(&mut registry)?;
             registry.add_provider(status_mixin(&settings))?;
             registry.add_provider(template::mixin(&settings.names))?;
+            registry.add_provider(container_mixin(&settings))?;
         }
         let kept = supervisor.shell().store().all_knowledge().await?;
         let kept = kept.into_iter().find(|(name, _)| name == KEPT).unwrap_or_default().1;
@@ -265,7 +266,19 @@ impl Occi {
             change.amend(link.clone());
             collectors.push((link, period));
         }
-        let borrowed: Vec<(&Entity, f64)> = collectors.iter().map(|(link, period)| (link, *period)).collect();
+        let url = self.settings.names.attribute(self.settings.names.container().term(), "url");
+        let probes: Vec<Option<String>> = collectors
+            .iter()
+            .map(|(link, _)| {
+                let What::Link { target, .. } = &link.what else { return None };
+                change.get(&target.location)?.attributes.get(&url)?.as_str().map(str::to_string)
+            })
+            .collect();
+        let borrowed: Vec<Measured<'_>> = collectors
+            .iter()
+            .zip(&probes)
+            .map(|((link, period), probe)| Measured { link, period: *period, probe: probe.as_deref() })
+            .collect();
         let outcome = translate(registry, &self.providers, &self.settings, &sensor, &timing, &borrowed)?;
         change.amend(sensor);
         Ok(match outcome {
@@ -352,6 +365,17 @@ fn status_mixin(settings: &Settings) -> ProviderMixin {
         provider = provider.with(&settings.names.attribute(id.term(), name), fixed(about), Role::Control);
     }
     provider
+}
+
+/// The mixin of a resource whose collectors a probe runs.
+fn container_mixin(settings: &Settings) -> ProviderMixin {
+    let id = settings.names.container();
+    let mut provider =
+        ProviderMixin::new(id.clone(), "A probe runs the collectors of the resource", core::resource());
+    provider.mixin.depends = Vec::new();
+    provider.mixin.applies = vec![core::resource()];
+    let about = "the control endpoint of the probe: http://HOST:12312/collectors";
+    provider.with(&settings.names.attribute(id.term(), "url"), Attribute::text().about(about), Role::Control)
 }
 
 /// An entity as the record keeps it.
