@@ -247,6 +247,22 @@ fn the_documents_of_the_paper_measure_51_times_and_send_one_mail_for_each_crossi
     assert_eq!(twice.sim.performed.len(), 2, "one more after the next crossing");
 }
 
+/// What is shipped as `policies/cpu-alarm`; its time base is the time at which it arrives.
+#[test]
+fn the_document_that_is_shipped_is_that_alarm() {
+    let mut shipped: Value =
+        serde_json::from_str(include_str!("../../policies/cpu-alarm/alarm.occi.json")).unwrap();
+    shipped["resources"][1]["attributes"]["occi.sensor.timebase"] = START.seconds().into();
+    let Outcome::Complete(shipped) = outcomes(&shipped.to_string()).unwrap().remove(0) else {
+        panic!("incomplete")
+    };
+    let (ours, theirs) = (alarm().services().remove(0).monitor.unwrap(), shipped.monitor.unwrap());
+    assert_eq!(
+        (ours.schedule, ours.sensors, ours.metrics),
+        (theirs.schedule, theirs.sensors, theirs.metrics)
+    );
+}
+
 /// Requirement: R1-43
 #[test]
 fn the_moving_average_is_that_of_the_prototype_to_the_last_digit() {

@@ -1,5 +1,9 @@
 //! The server from outside, over sockets: a daemon in this process, and clients that speak OCCI.
 
+#[path = "../daemon/support.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
+mod support;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
@@ -8,11 +12,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use homeostat::connectors::Connectors;
 use homeostat::daemon::{Daemon, Options};
-use homeostat::dialects::occi::Extension;
 use homeostat::dialects::occi::monitoring::Settings;
 use homeostat::dialects::occi::server::{self, Occi as Server};
+use homeostat::dialects::occi::{Extension, channel};
 use homeostat::policy::load::Sources;
 use serde_json::{Value, json};
+use support::Process;
 
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -76,12 +81,14 @@ impl Occi {
     fn start_with(extensions: &[Extension], data_dir: Option<&Path>) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let connectors = Connectors::new();
+        channel::register(&connectors);
         let options = Options {
             dirs: Vec::new(),
             data_dir: data_dir.map(Path::to_path_buf),
             record: None,
             shards: Some(2),
-            connectors: Connectors::new(),
+            connectors,
         };
         let settings = Settings {
             mail: "smtp://127.0.0.1:9".into(),
@@ -740,6 +747,12 @@ fn what_is_not_understood_gets_the_status_that_fits() {
     let document = json!({ "resources": [good, { "kind": SENSOR }] }).to_string();
     assert_eq!(status("POST", "/", JSON, &document), 400);
     assert_eq!(occi.get("/sensor/")["resources"].as_array().unwrap().len(), 1);
+    let tag = json!([{ "term": "t", "scheme": "http://client.example/tags#", "location": "/t/" }]);
+    let document = json!({ "mixins": tag, "resources": [{ "kind": SENSOR }] }).to_string();
+    assert_eq!(status("POST", "/", JSON, &document), 400);
+    assert_eq!(status("GET", "/t/", &[], ""), 404, "nor the mixin that came with it");
+    assert_eq!(status("POST", "/", JSON, &json!({ "mixins": tag }).to_string()), 200);
+    assert_eq!(status("GET", "/t/", &[], ""), 200);
     // The way round of a collector does not matter.
     let turned = json!({ "kind": COLLECTOR, "source": { "location": "urn:x:1" }, "target": { "location": sensor },
         "attributes": { "occi.collector.period": 1 } });
@@ -1110,4 +1123,59 @@ fn a_resource_that_gets_a_probe_has_its_collectors_run_there() {
     assert!(!here());
     occi.expect(200, "PUT", &compute, json!({ "kind": COMPUTE }));
     assert!(here());
+}
+
+// ---- to the end of the pipe ------------------------------------------------------------------------------------------
+
+/// A sensor that measures every tenth of a second whether somebody listens, under the label `up`; nobody does until the address is taken.
+fn watched(occi: &Occi) -> (String, SocketAddr) {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let sensor = occi.sensor(0.1);
+    let attributes =
+        json!({ of("IsReachable", "out"): "up", of("IsReachable", "hostname"): address.to_string() });
+    occi.collector(&sensor, 0.1, "IsReachable", attributes);
+    (sensor, address)
+}
+
+/// Requirement: R1-40
+#[test]
+fn a_light_turns_red_when_the_threshold_is_crossed_and_each_colour_is_sent_once() {
+    let occi = Occi::start();
+    let mut sink = Process::start(&["sink", "ws", "--listen", "127.0.0.1:0"]);
+    let url = format!("ws://{}/", sink.word_after("listens on "));
+    let (sensor, address) = watched(&occi);
+    let light = json!({ of("WebSocket", "input"): "up", of("WebSocket", "threshold"): 0.5, of("WebSocket", "url"): url });
+    occi.associate(&sensor, "#WebSocket", light);
+    sink.word_after("green");
+    let values = occi.listen(&sensor, "up");
+    await_datum(&values, 0.0);
+    let _open = std::net::TcpListener::bind(address).unwrap();
+    await_datum(&values, 1.0);
+    sink.word_after("red");
+    for _ in 0..5 {
+        datum(&values);
+    }
+    let lines: Vec<String> = sink.log().lines().skip(1).map(str::to_string).collect();
+    assert_eq!(lines, ["green", "red"]);
+}
+
+/// Requirement: R1-53
+#[test]
+fn the_same_metric_is_looked_at_and_triggers() {
+    let occi = Occi::start();
+    let mut sink = Process::start(&["sink", "smtp", "--listen", "127.0.0.1:0"]);
+    let server = format!("smtp://{}", sink.word_after("listens on "));
+    let (sensor, address) = watched(&occi);
+    let dashboard = occi.listen(&sensor, "up");
+    let mail = json!({ of("EmailAlarm", "input"): "up", of("EmailAlarm", "threshold"): 0.5,
+        of("EmailAlarm", "email"): "myself@example.com", of("EmailAlarm", "server"): server });
+    occi.associate(&sensor, "#EmailAlarm", mail);
+    await_datum(&dashboard, 0.0);
+    let _open = std::net::TcpListener::bind(address).unwrap();
+    await_datum(&dashboard, 1.0);
+    sink.word_after("mail to myself@example.com: urn:uuid:1111 is over ");
+    for _ in 0..5 {
+        datum(&dashboard);
+    }
+    assert_eq!(sink.log().lines().filter(|line| line.starts_with("mail to")).count(), 1, "{}", sink.log());
 }

@@ -320,11 +320,16 @@ impl Asked<'_> {
                 _ => input.document(&estate.registry)?,
             }
         };
-        if !document.mixins.is_empty() {
-            self.occi.add_mixins(document.mixins).await?;
-        }
         let drafts = document.resources.into_iter().chain(document.links).map(|draft| self.new(draft));
         let drafts: Vec<Draft> = drafts.collect::<Result<_, _>>()?;
+        let added = match document.mixins.is_empty() {
+            true => Vec::new(),
+            false => self.occi.add_mixins(document.mixins).await?,
+        };
+        if drafts.is_empty() && !added.is_empty() {
+            let added: Vec<Category> = added.into_iter().map(Category::Mixin).collect();
+            return Ok(written(&Output::categories(self.accept(Shape::Collection)?, &added, &self.base)));
+        }
         if drafts.is_empty() {
             return Err(Fault::bad("the request has no entity; expected at least a category"));
         }
@@ -350,8 +355,13 @@ impl Asked<'_> {
                     change.create_all(bare(resources), bare(links))
                 }
             })
-            .await?;
-        self.created(places, one)
+            .await;
+        if places.is_err() {
+            for mixin in &added {
+                self.occi.remove_mixin(&mixin.id).await?;
+            }
+        }
+        self.created(places?, one)
     }
 
     /// 201 with the place of what was created, and for one entity its rendering.
@@ -411,8 +421,9 @@ impl Asked<'_> {
                     excerpt(last)
                 )));
             }
-            (self.new(self.input().entity(&estate.registry)?)?, kind.id.clone())
+            (self.input().entity(&estate.registry)?, kind.id.clone())
         };
+        let draft = self.new(draft)?;
         self.occi.change(&self.base, |change| change.create(draft, Some(&kind), Some(place))).await?;
         self.created(vec![place.to_string()], true)
     }
