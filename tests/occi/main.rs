@@ -1,11 +1,13 @@
 //! OCCI: how its model is rendered and read, what is refused and why, and what the registry knows.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod alarm;
 mod goldens;
 mod negotiation;
 mod registry;
 mod renderings;
 mod schema;
+mod server;
 mod validation;
 
 use homeostat::dialects::occi::{Fault, Input, Rendering, TypeId};

@@ -114,6 +114,12 @@ fn lift_end(end: &mut Option<End>, location: Option<String>, kind: Option<TypeId
 pub fn coerce<'a>(values: &mut Values, lookup: impl Fn(&str) -> Option<&'a Attribute>) {
     for (name, value) in values {
         let Some(attribute) = lookup(name) else { continue };
+        // A list or map where a text would do as well; the text renderings quote both.
+        if let Some(or @ (AttributeType::Array | AttributeType::Object)) = attribute.or
+            && let Some(turned) = turned(value, or)
+        {
+            *value = turned;
+        }
         if attribute.kind.fits(value) || attribute.or.is_some_and(|or| or.fits(value)) {
             continue;
         }
@@ -218,11 +224,17 @@ impl Filter {
             registry.is_a(&entity.kind, id) || entity.mixins.iter().any(|m| registry.depends_on(m, id))
         };
         let equal = |(name, wanted): (&String, &Value)| match entity.attributes.get(name) {
-            Some(found) => found == wanted || as_text(found) == as_text(wanted),
+            Some(found) => found == wanted || as_text(found) == as_text(wanted) || same_number(found, wanted),
             None => core_value(entity, name).is_some_and(|found| found == as_text(wanted)),
         };
         self.categories.iter().all(has) && self.attributes.iter().all(equal)
     }
+}
+
+/// 3 is 3.0, and so is a quoted 3 where a number is meant.
+fn same_number(found: &Value, wanted: &Value) -> bool {
+    let number = |value: &Value| value.as_f64().or_else(|| number(value.as_str()?.trim())?.as_f64());
+    found.is_number() && number(found) == number(wanted)
 }
 
 fn as_text(value: &Value) -> Cow<'_, str> {

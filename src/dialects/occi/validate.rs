@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::draft::{Draft, DraftLink, Invocation, coerce};
+use super::draft::{Draft, DraftLink, Invocation, coerce, number as draft_number};
 use super::extensions::core;
 use super::fault::{Fault, shown};
-use super::model::{Attribute, Category, End, Entity, Mixin, TypeId, Values, What};
+use super::model::{Attribute, AttributeType, Category, End, Entity, Mixin, TypeId, Values, What};
 use super::pattern;
 use super::registry::{Registry, unknown};
 
@@ -411,7 +411,8 @@ pub fn call(registry: &Registry, entity: &Entity, call: Invocation) -> Result<In
     Ok(Invocation { action: action.id.clone(), attributes: values })
 }
 
-/// Gives names without dots, as some documents in XML have them, the full name that ends in them, if there is exactly one.
+/// Gives names without dots, as some documents in XML have them, the full name that ends in them, if there is exactly one; and texts that are
+/// numbers their type, where both would do: XML does not tell them apart.
 pub fn qualify(registry: &Registry, draft: &mut Draft) {
     let kind = draft.kind.clone().unwrap_or_else(core::entity);
     let mixins: Vec<TypeId> = draft.mixins.iter().chain(&draft.unclassed).cloned().collect();
@@ -425,6 +426,12 @@ pub fn qualify(registry: &Registry, draft: &mut Draft) {
             && let Some(value) = draft.attributes.remove(&name)
         {
             draft.attributes.insert(full.to_string(), value);
+        }
+    }
+    for (name, value) in &mut draft.attributes {
+        let either = described.get(name.as_str()).is_some_and(|a| a.or == Some(AttributeType::Number));
+        if let Some(number) = value.as_str().filter(|_| either).and_then(|text| draft_number(text.trim())) {
+            *value = number;
         }
     }
     for link in &mut draft.links {

@@ -16,9 +16,12 @@ fn aggregator(names: &Names, term: &str, title: &str, build: Build) -> Provider 
     Provider::new(names, Stage::Aggregator, term, title, build).input("instream").output("outstream")
 }
 
-fn call(at: &Instance<'_>, work: &mut Work, function: &str) {
-    let list = work.feeding(&at.labels("instream")).join(", ");
-    work.computed(at, "outstream", function.replace("..", &list).into());
+/// A function of the newest of everything that comes in goes out at `output`.
+fn call(at: &Instance<'_>, work: &mut Work, function: &str, output: &str) -> Result<(), String> {
+    let incoming = work.feeding(&at.labels("instream"));
+    let value = work.over(&format!("{}_{output}", at.term()), function, &incoming)?;
+    work.computed(at, output, value.into());
+    Ok(())
 }
 
 /// R1-43: in 32-bit floats, as the prototype.
@@ -29,7 +32,7 @@ fn ewma(names: &Names) -> Provider {
             return Err(format!("the gain is {gain}; expected 0 or more"));
         }
         let labels = at.labels("instream");
-        let of = work.single(at, &labels);
+        let of = work.single(at, &labels)?;
         work.computed(at, "outstream", json!({ "of": of, "aggregate": format!("ewma32({gain})") }));
         Ok(())
     };
@@ -40,38 +43,32 @@ fn ewma(names: &Names) -> Provider {
 /// R1-32.
 fn mean(names: &Names) -> Provider {
     aggregator(names, "ArithmeticMean", "Mean of the newest values", |at, work| {
-        call(at, work, "mean(..)");
-        Ok(())
+        call(at, work, "mean", "outstream")
     })
 }
 
 fn median(names: &Names) -> Provider {
     aggregator(names, "Median", "Median of the newest values", |at, work| {
-        call(at, work, "percentile(50, ..)");
-        Ok(())
+        call(at, work, "percentile(50)", "outstream")
     })
 }
 
 fn minimum(names: &Names) -> Provider {
     aggregator(names, "Minimum", "Least of the newest values", |at, work| {
-        call(at, work, "percentile(0, ..)");
-        Ok(())
+        call(at, work, "percentile(0)", "outstream")
     })
 }
 
 fn maximum(names: &Names) -> Provider {
     aggregator(names, "Maximum", "Greatest of the newest values", |at, work| {
-        call(at, work, "percentile(100, ..)");
-        Ok(())
+        call(at, work, "percentile(100)", "outstream")
     })
 }
 
 fn min_max(names: &Names) -> Provider {
     let build = |at: &Instance<'_>, work: &mut Work| {
-        let list = work.feeding(&at.labels("instream")).join(", ");
-        work.computed(at, "outmin", format!("percentile(0, {list})").into());
-        work.computed(at, "outmax", format!("percentile(100, {list})").into());
-        Ok(())
+        call(at, work, "percentile(0)", "outmin")?;
+        call(at, work, "percentile(100)", "outmax")
     };
     Provider::new(names, Stage::Aggregator, "MinMax", "Least and greatest of the newest values", build)
         .input("instream")
@@ -85,8 +82,7 @@ fn percentile(names: &Names) -> Provider {
         if !(0.0..=100.0).contains(&rank) {
             return Err(format!("the rank is {rank}; expected 0 to 100"));
         }
-        call(at, work, &format!("percentile({rank}, ..)"));
-        Ok(())
+        call(at, work, &format!("percentile({rank})"), "outstream")
     };
     aggregator(names, "Percentile", "Nearest-rank percentile of the newest values", build)
         .control("rank", Attribute::at_least(0.0).required().about("percent"))
@@ -99,9 +95,10 @@ fn colour(names: &Names) -> Provider {
         if red < yellow {
             return Err(format!("`red` is {red} and below `yellow`, {yellow}"));
         }
-        let list = work.feeding(&at.labels("instream")).join(", ");
         let worst = format!("worst_{}", at.term());
-        work.metrics.insert(worst.clone(), format!("percentile(100, {list})").into());
+        let incoming = work.feeding(&at.labels("instream"));
+        let greatest = work.over(&worst, "percentile(100)", &incoming)?;
+        work.metrics.insert(worst.clone(), greatest.into());
         let value =
             format!("if {worst} >= {red} {{ 2 }} else {{ if {worst} >= {yellow} {{ 1 }} else {{ 0 }} }}");
         work.computed(at, "outstream", value.into());
@@ -125,7 +122,7 @@ fn anonymise(names: &Names) -> Provider {
         "The same values, of which publishers do not say what they are about",
         |at, work| {
             let labels = at.labels("instream");
-            let same = work.channel(&labels);
+            let same = work.single(at, &labels)?;
             work.computed(at, "outstream", same.into());
             at.labels("outstream").iter().for_each(|label| work.hide(label));
             Ok(())

@@ -176,9 +176,9 @@ fn cost(names: &Names) -> Provider {
 fn pushed(names: &Names) -> Provider {
     metric(names, "Pushed", "What is sent to the native API as samples of the metric", |at, work| {
         for label in at.labels("out") {
-            let name = format!("{label}_pushed");
-            work.sensors.insert(crate::policy::name::identifier(&name), json!("push"));
-            work.computed(at, "out", crate::policy::name::identifier(&name).into());
+            let name = format!("{}_pushed", super::provider::named(&label));
+            work.sensors.insert(name.clone(), json!("push"));
+            work.computed(at, "out", name.into());
         }
         Ok(())
     })

@@ -5,12 +5,14 @@
 //! labels                       ▶ names of metrics        publisher mixins  ▶ `monitor.publish`, or an SLO with a row of a plan
 //! period, timebase, timestart, timestop ▶ `every` and `monitor.schedule`
 //! ```
-//! Reading order: `provider` (what a mixin is), `metrics`, `aggregators`, `publishers` (those of this server), `timing`, `translate`.
+//! Reading order: `provider` (what a mixin is), `metrics`, `aggregators`, `publishers` (those of this server), `template`,
+//! `timing`, `translate`.
 
 mod aggregators;
 mod metrics;
 pub mod provider;
 mod publishers;
+pub mod template;
 pub mod timing;
 pub mod translate;
 

@@ -41,6 +41,11 @@ impl Names {
         TypeId::fixed(&format!("{}sensor#", self.scheme), "Status")
     }
 
+    /// A mixin, by its stage (`metric`, `aggregator`, `publisher`, `template`) and its term.
+    pub fn mixin(&self, stage: &str, term: &str) -> TypeId {
+        TypeId::fixed(&format!("{}{stage}#", self.scheme), term)
+    }
+
     /// The mixin that says where the probe of a resource listens.
     pub fn container(&self) -> TypeId {
         TypeId::fixed(&format!("{}resource#", self.scheme), "MetricContainer")
@@ -122,7 +127,7 @@ pub struct Provider {
 impl Provider {
     /// A mixin without attributes.
     pub(super) fn new(names: &Names, stage: Stage, term: &str, title: &str, build: Build) -> Self {
-        let id = TypeId::fixed(&format!("{}{}#", names.scheme, stage.word()), term);
+        let id = names.mixin(stage.word(), term);
         let mixin = ProviderMixin::new(id, title, stage.tag());
         Self { mixin, stage, build, prefix: format!("{}{term}.", names.prefix), needed: Vec::new() }
     }
@@ -197,6 +202,14 @@ impl Providers {
     /// A name that is taken.
     pub fn register(&self, registry: &mut Registry) -> Result<(), super::super::Fault> {
         self.all.values().try_for_each(|provider| registry.add_provider(provider.mixin.clone()))
+    }
+
+    /// The mixin that has an attribute of this name.
+    pub fn of_attribute(&self, name: &str) -> Option<TypeId> {
+        let has = |provider: &&Provider| {
+            name.starts_with(&provider.prefix) && provider.mixin.mixin.attributes.contains_key(name)
+        };
+        self.all.values().find(has).map(|provider| provider.id().clone())
     }
 
     /// The mixin of this server that a mixin is or depends on.
@@ -309,6 +322,11 @@ pub fn duration(seconds: f64) -> String {
     if millis % 1e3 == 0.0 { format!("{}s", millis / 1e3) } else { format!("{millis}ms") }
 }
 
+/// How long a list of metrics in an expression may be, in bytes.
+const LONGEST: usize = 3_900;
+/// How many metrics go into one part of a longer list.
+const PART: usize = 50;
+
 /// The policy of a sensor on its way.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -336,23 +354,60 @@ impl Work {
         labels.iter().filter_map(|label| self.channels.get(label)).flatten().cloned().collect()
     }
 
-    /// One metric of all that feeds these labels: their mean, if there are several.
-    pub fn channel(&self, labels: &[String]) -> String {
-        match labels {
-            [label] => identifier(label),
-            _ => mean(&self.feeding(labels)),
+    /// What is calculated from several metrics at once: `function` is `mean` or `percentile(RANK)`. Where they are so many that an
+    /// expression cannot hold them, in parts, as far as that gives the same.
+    ///
+    /// # Errors
+    /// Too many for what cannot be calculated in parts.
+    pub fn over(&mut self, name: &str, function: &str, metrics: &[String]) -> Result<String, String> {
+        let call = |metrics: &[String]| {
+            let list = metrics.join(", ");
+            match function.strip_suffix(')') {
+                Some(begun) => format!("{begun}, {list})"),
+                None => format!("{function}({list})"),
+            }
+        };
+        let all = call(metrics);
+        if all.len() <= LONGEST {
+            return Ok(all);
         }
+        if !["mean", "percentile(0)", "percentile(100)"].contains(&function) {
+            return Err(format!(
+                "{} measurements are too many for `{function}` at once; aggregate them in groups",
+                metrics.len()
+            ));
+        }
+        let parts: Vec<(String, usize)> = metrics
+            .chunks(PART)
+            .enumerate()
+            .map(|(n, part)| {
+                let name = format!("{name}_part{n}");
+                self.metrics.insert(name.clone(), call(part).into());
+                (name, part.len())
+            })
+            .collect();
+        let names: Vec<String> = parts.iter().map(|(name, _)| name.clone()).collect();
+        if function != "mean" {
+            return Ok(call(&names));
+        }
+        let terms: Vec<String> = parts.iter().map(|(name, size)| format!("{size} * {name}")).collect();
+        Ok(format!("({}) / {}", terms.join(" + "), metrics.len()))
     }
 
-    /// A metric feeds a label from now on.
-    fn feed(&mut self, label: &str, metric: String) {
-        let feeding = self.channels.entry(label.to_string()).or_default();
-        feeding.push(metric);
-        let all = match feeding.as_slice() {
-            [one] => one.clone(),
-            several => mean(several),
-        };
-        self.metrics.insert(identifier(label), all.into());
+    /// Makes the metrics that labels are: what feeds them, or the mean of that.
+    ///
+    /// # Errors
+    /// As [`Work::over`].
+    pub fn finish(&mut self) -> Result<(), String> {
+        for (label, feeding) in std::mem::take(&mut self.channels) {
+            let name = named(&label);
+            let all = match feeding.as_slice() {
+                [one] => one.clone(),
+                several => self.over(&name, "mean", several)?,
+            };
+            self.metrics.insert(name, all.into());
+        }
+        Ok(())
     }
 
     /// What a collector measures, by a sensor of the core; `value` makes something else of it (`value` is its name there).
@@ -369,17 +424,22 @@ impl Work {
     /// A metric of a collector or aggregator, under the label that its attribute `output` holds.
     pub fn computed(&mut self, at: &Instance<'_>, output: &str, metric: Json) {
         for label in at.labels(output) {
-            let name = format!("{}_{}_{}", identifier(&label), at.term(), at.key);
+            let name = Self::feeding_name(at, &label);
             self.metrics.insert(name.clone(), metric.clone());
-            self.feed(&label, name);
+            self.channels.entry(label).or_default().push(name);
         }
+    }
+
+    /// The metric with which a mixin feeds a label.
+    fn feeding_name(at: &Instance<'_>, label: &str) -> String {
+        format!("{}_{}", named(label), short(&format!("{} {}", at.term(), at.key), 8))
     }
 
     /// What a probe measures for a collector, under this label.
     pub fn brought(&mut self, at: &Instance<'_>, label: &str, sensor: Json) {
-        let name = format!("{}_{}_{}", identifier(label), at.term(), at.key);
+        let name = Self::feeding_name(at, label);
         self.sensors.insert(name.clone(), sensor);
-        self.feed(label, name);
+        self.channels.entry(label.to_string()).or_default().push(name);
     }
 
     /// Values of this label do not say what they are about.
@@ -398,24 +458,31 @@ impl Work {
     }
 
     /// Values of the labels in the attribute `input` go out by an effector; `rest` are further fields.
-    pub fn published(&mut self, at: &Instance<'_>, input: &str, to: Json, rest: Json) {
+    ///
+    /// # Errors
+    /// As [`Work::over`].
+    pub fn published(&mut self, at: &Instance<'_>, input: &str, to: Json, rest: Json) -> Result<(), String> {
         let labels = at.labels(input);
         let mut publish = Map::new();
-        publish.insert("metric".into(), self.single(at, &labels).into());
+        publish.insert("metric".into(), self.single(at, &labels)?.into());
         publish.insert("to".into(), to);
         publish.extend(rest.as_object().cloned().unwrap_or_default());
         self.publish.insert(at.term().to_string(), Json::Object(publish));
+        Ok(())
     }
 
-    /// The one metric that several labels are for a publisher.
-    pub fn single(&mut self, at: &Instance<'_>, labels: &[String]) -> String {
-        let channel = self.channel(labels);
-        if labels.len() == 1 {
-            return channel;
+    /// The one metric that several labels are for a mixin: the mean of all that feeds them.
+    ///
+    /// # Errors
+    /// As [`Work::over`].
+    pub fn single(&mut self, at: &Instance<'_>, labels: &[String]) -> Result<String, String> {
+        if let [label] = labels {
+            return Ok(named(label));
         }
         let name = format!("in_{}", at.term());
-        self.metrics.insert(name.clone(), channel.into());
-        name
+        let all = self.over(&name, "mean", &self.feeding(labels))?;
+        self.metrics.insert(name.clone(), all.into());
+        Ok(name)
     }
 
     /// A plan: when an objective is broken, an action of this effector, once for each time.
@@ -430,6 +497,13 @@ impl Work {
     }
 }
 
-fn mean(metrics: &[String]) -> String {
-    format!("mean({})", metrics.join(", "))
+/// The metric that a label is. Labels are any text; two that differ are two metrics.
+pub fn named(label: &str) -> String {
+    let plain = identifier(label);
+    if plain == label { plain } else { format!("{plain}_{}", short(label, 6)) }
+}
+
+/// The beginning of the hash of a text.
+pub(super) fn short(text: &str, digits: usize) -> String {
+    blake3::hash(text.as_bytes()).to_hex()[..digits].to_string()
 }

@@ -20,7 +20,7 @@ fn publisher(names: &Names, term: &str, title: &str, build: Build) -> Provider {
 fn over(at: &Instance<'_>, work: &mut Work) -> Result<(String, f64), String> {
     let threshold = at.needed_number("threshold")?;
     let labels = at.labels("input");
-    Ok((format!("{} <= {threshold}", work.single(at, &labels)), threshold))
+    Ok((format!("{} <= {threshold}", work.single(at, &labels)?), threshold))
 }
 
 /// R1-45: one mail for each crossing.
@@ -61,8 +61,7 @@ fn plain(text: &str) -> String {
 fn send_udp(names: &Names) -> Provider {
     let build = |at: &Instance<'_>, work: &mut Work| {
         let to = json!({ "udp": { "address": at.needed("udpAddr")?, "text": "Data: {single}\n" } });
-        work.published(at, "input", to, json!({}));
-        Ok(())
+        work.published(at, "input", to, json!({}))
     };
     publisher(names, "SendUDP", "Each value as a datagram: Data: 397.5356", build)
         .control("udpAddr", Attribute::text().required().about("HOST:PORT"))
@@ -76,8 +75,7 @@ fn log(names: &Names) -> Provider {
             "in_msg",
             json!({ "log": { "text": format!("{name} {{metric}} {{value}}") } }),
             json!({}),
-        );
-        Ok(())
+        )
     };
     Provider::new(names, Stage::Publisher, "Log", "Each value in the log of the daemon", build)
         .input("in_msg")
@@ -95,11 +93,11 @@ fn web_socket(names: &Names) -> Provider {
                     "input",
                     to,
                     json!({ "changes": true, "words": ["green", "yellow", "red"] }),
-                );
+                )?;
             }
             Some(threshold) => {
                 let labels = at.labels("input");
-                let of = work.single(at, &labels);
+                let of = work.single(at, &labels)?;
                 let light = format!("light_{}", at.term());
                 work.metrics
                     .insert(light.clone(), format!("if {of} > {threshold} {{ 1 }} else {{ 0 }}").into());
@@ -128,8 +126,7 @@ fn webhook(names: &Names) -> Provider {
         );
         let headers = json!({ "Content-Type": "application/json" });
         let to = json!({ "http": { "method": "POST", "url": at.needed("url")?, "body": body, "headers": headers } });
-        work.published(at, "input", to, json!({}));
-        Ok(())
+        work.published(at, "input", to, json!({}))
     };
     publisher(names, "Webhook", "Each value as JSON in a POST", build)
         .control("url", Attribute::text().required().about("http://HOST/PATH"))
@@ -143,8 +140,7 @@ fn sqlite(names: &Names) -> Provider {
         let file = identifier(&at.needed("database")?);
         let table = identifier(&at.text("table").unwrap_or_else(|| "measurements".into()));
         let to = json!({ "sqlite": { "path": format!("{directory}/{file}.sqlite"), "table": table } });
-        work.published(at, "input", to, json!({}));
-        Ok(())
+        work.published(at, "input", to, json!({}))
     };
     publisher(names, "SQLite", "Each value as a row of a table", build)
         .control("database", Attribute::text().required().about("its name: letters, digits and _"))
@@ -155,8 +151,7 @@ fn sqlite(names: &Names) -> Provider {
 fn tcp(names: &Names) -> Provider {
     let build = |at: &Instance<'_>, work: &mut Work| {
         let to = json!({ "tcp": { "address": at.needed("address")?, "text": "{value}\n" } });
-        work.published(at, "input", to, json!({}));
-        Ok(())
+        work.published(at, "input", to, json!({}))
     };
     publisher(names, "TCP", "Each value as a line over a TCP connection", build)
         .control("address", Attribute::text().required().about("HOST:PORT"))
@@ -170,8 +165,7 @@ fn influx_db(names: &Names) -> Provider {
         let line = format!("{name},resource={} value={{value}} {{ns}}", escape(&about));
         let to = json!({ "http": { "method": "POST", "url": at.needed("url")?, "body": line,
             "headers": { "Content-Type": "text/plain; charset=utf-8" } } });
-        work.published(at, "input", to, json!({}));
-        Ok(())
+        work.published(at, "input", to, json!({}))
     };
     publisher(names, "InfluxDB", "Each value in the line protocol of InfluxDB", build)
         .control("url", Attribute::text().required().about("http://HOST:8086/write?db=DATABASE"))

@@ -1,5 +1,6 @@
 //! When a sensor measures: period, time base, start and stop, as the paper and the draft have them, with the best fit of this server.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -64,7 +65,8 @@ pub fn best_period(name: &str, period: f64) -> Result<f64, Fault> {
     if period.is_nan() || period <= 0.0 {
         return Err(Fault::bad(format!("`{name}` is {period}; expected seconds, above 0")));
     }
-    Ok(((period / GRANULARITY).round() * GRANULARITY).clamp(SHORTEST, LONGEST))
+    // Divided, so that 1.1 stays 1.1.
+    Ok(((period / GRANULARITY).round() / (1.0 / GRANULARITY)).clamp(SHORTEST, LONGEST))
 }
 
 /// Replaces a number by the best fit, if it differs.
@@ -76,11 +78,11 @@ fn write_back(values: &mut Values, name: &str, fit: f64) {
 }
 
 /// The timing of a sensor. What is not said is filled in, what cannot be kept is replaced by the best fit (draft, section "timing").
-/// `changed` says whether the client has just set it: then it may not lie in the past.
+/// `said` are the names of the times that the client has just set: these may not lie in the past.
 ///
 /// # Errors
 /// 400 for what has no meaning: a period that is not above 0, a stop before the start, a start in the past.
-pub fn of_sensor(values: &mut Values, now: Timestamp, changed: bool) -> Result<Timing, Fault> {
+pub fn of_sensor(values: &mut Values, now: Timestamp, said: &BTreeSet<String>) -> Result<Timing, Fault> {
     let name = "occi.sensor.period";
     let period = best_period(name, number(values, name).unwrap_or_default())?;
     write_back(values, name, period);
@@ -106,14 +108,13 @@ pub fn of_sensor(values: &mut Values, now: Timestamp, changed: bool) -> Result<T
     if base < 0.0 {
         return Ok(Timing { period, schedule: Schedule { suspended: true, ..Schedule::default() } });
     }
-    if changed {
-        for (name, offset) in [("timestart", start), ("timestop", stop)] {
-            if let Some(offset) = offset.filter(|offset| base + offset < now - GRACE) {
-                let late = now - base - offset;
-                return Err(Fault::bad(format!(
-                    "`occi.sensor.{name}` lies {late:.0} s in the past: it counts from `occi.sensor.timebase`, {base}"
-                )));
-            }
+    for (name, offset) in [("occi.sensor.timestart", start), ("occi.sensor.timestop", stop)] {
+        let new = said.contains(name) || said.contains("occi.sensor.timebase");
+        if let Some(offset) = offset.filter(|offset| new && base + offset < now - GRACE) {
+            let late = now - base - offset;
+            return Err(Fault::bad(format!(
+                "`{name}` lies {late:.0} s in the past: it counts from `occi.sensor.timebase`, {base}"
+            )));
         }
     }
     let at = |offset: f64| {
@@ -166,6 +167,10 @@ mod tests {
         list.iter().map(|(name, value)| (format!("occi.sensor.{name}"), value.clone())).collect()
     }
 
+    fn all() -> BTreeSet<String> {
+        ["timebase", "timestart", "timestop"].map(|name| format!("occi.sensor.{name}")).into()
+    }
+
     fn at(seconds: i64) -> Option<Timestamp> {
         Some(Timestamp(NOW.0 + seconds * 1_000_000))
     }
@@ -181,7 +186,7 @@ mod tests {
                 ("timestart", 600.into()),
                 ("timestop", 3600.into()),
             ]);
-            let timing = of_sensor(&mut values, NOW, true).unwrap();
+            let timing = of_sensor(&mut values, NOW, &all()).unwrap();
             assert_eq!((timing.schedule.start, timing.schedule.stop), (at(600), at(3600)));
             assert_eq!(values["occi.sensor.timebase"], base, "as the client said it");
         }
@@ -191,27 +196,28 @@ mod tests {
     #[test]
     fn what_is_not_said_is_filled_in_and_what_cannot_be_kept_is_replaced_by_the_best_fit() {
         let mut said = values(&[("period", 0.0123.into())]);
-        let timing = of_sensor(&mut said, NOW, true).unwrap();
+        let timing = of_sensor(&mut said, NOW, &all()).unwrap();
         assert_eq!(timing.period, SHORTEST);
         assert_eq!(said["occi.sensor.period"], Json::from(SHORTEST));
         assert_eq!(said["occi.sensor.timebase"], Json::from(1_386_925_386));
         assert_eq!(said["occi.sensor.granularity"], Json::from(GRANULARITY));
         assert_eq!(said["occi.sensor.accuracy"], Json::from(ACCURACY));
-        for period in [1.0, 60.0, 3600.0] {
+        for period in [1.0, 60.0, 3600.0, 1.1, 0.259, 4.35] {
             let mut said = values(&[("period", period.into())]);
-            assert_eq!(of_sensor(&mut said, NOW, true).unwrap().period, period);
+            assert_eq!(of_sensor(&mut said, NOW, &all()).unwrap().period, period);
         }
     }
 
     #[test]
     fn a_negative_time_base_suspends() {
         let mut said = values(&[("period", 1.into()), ("timebase", (-1).into())]);
-        assert!(of_sensor(&mut said, NOW, true).unwrap().schedule.suspended);
+        assert!(of_sensor(&mut said, NOW, &all()).unwrap().schedule.suspended);
     }
 
     #[test]
     fn what_has_no_meaning_is_refused_with_its_name() {
-        let wrong = |list: &[(&str, Json)]| of_sensor(&mut values(list), NOW, true).unwrap_err().to_string();
+        let wrong =
+            |list: &[(&str, Json)]| of_sensor(&mut values(list), NOW, &all()).unwrap_err().to_string();
         assert!(wrong(&[("period", 0.into())]).contains("occi.sensor.period"));
         assert!(wrong(&[("period", (-3).into())]).contains("above 0"));
         let before = [("period", 1.into()), ("timestart", 10.into()), ("timestop", 5.into())];
@@ -219,7 +225,7 @@ mod tests {
         let past = [("period", 1.into()), ("timebase", 1_000_000_000.into()), ("timestart", 0.into())];
         assert!(wrong(&past).contains("in the past"));
         assert!(wrong(&[("period", 1.into()), ("timebase", "soon".into())]).contains("timebase"));
-        let known = of_sensor(&mut values(&past), NOW, false);
+        let known = of_sensor(&mut values(&past), NOW, &BTreeSet::new());
         assert!(known.is_ok(), "what runs already may have begun long ago");
     }
 

@@ -11,11 +11,10 @@ use super::super::fault::{Fault, shown};
 use super::super::json;
 use super::super::model::{Entity, TypeId, What};
 use super::super::registry::{Registry, Role};
-use super::provider::{Instance, Providers, Settings, Stage, Work, labels};
+use super::provider::{Instance, Provider, Providers, Settings, Stage, Work, labels, named, short};
 use super::timing::Timing;
 use crate::policy::document::ServiceDocument;
 use crate::policy::load::service_from_json;
-use crate::policy::name::identifier;
 
 /// The annotation that says which sensor a service is.
 pub const ANNOTATION: &str = "occi.sensor";
@@ -53,8 +52,7 @@ pub fn service_name(id: &str) -> String {
 /// What tells the metrics of a collector from those of others: the beginning of its identifier.
 fn key(id: &str) -> String {
     let bare = id.strip_prefix("urn:uuid:").unwrap_or(id);
-    let hash = blake3::hash(bare.as_bytes()).to_hex();
-    hash[..8].to_string()
+    short(bare, 8)
 }
 
 /// Turns a sensor with its collectors into the policy of a service.
@@ -79,10 +77,7 @@ pub fn translate(
     for ((Measured { link: collector, period, probe }, key), about) in
         collectors.iter().zip(&keys).zip(&targets)
     {
-        for mixin in &collector.mixins {
-            let Some(provider) = providers.find(registry, mixin).filter(|p| p.stage == Stage::Metric) else {
-                continue;
-            };
+        for provider in of_stage(registry, providers, collector, Stage::Metric) {
             let at = Instance { provider, entity: collector, key, period: *period, about, settings };
             measured = true;
             lacking.extend(provider.lacks(collector).cloned());
@@ -97,9 +92,8 @@ pub fn translate(
             on_probe(registry, providers, settings, measured.link, &place, &mut work);
         }
     }
-    let of_stage = |stage: Stage| {
-        let found = sensor.mixins.iter().filter_map(|mixin| providers.find(registry, mixin));
-        found.filter(move |provider| provider.stage == stage).map(|provider| Instance {
+    let of_sensor = |stage: Stage| {
+        of_stage(registry, providers, sensor, stage).into_iter().map(|provider| Instance {
             provider,
             entity: sensor,
             key: "s",
@@ -109,9 +103,9 @@ pub fn translate(
         })
     };
     let (mut waiting, lame): (Vec<Instance<'_>>, Vec<_>) =
-        of_stage(Stage::Aggregator).partition(|at| at.provider.lacks(sensor).next().is_none());
+        of_sensor(Stage::Aggregator).partition(|at| at.provider.lacks(sensor).next().is_none());
     let (publishers, silent): (Vec<Instance<'_>>, Vec<_>) =
-        of_stage(Stage::Publisher).partition(|at| at.provider.lacks(sensor).next().is_none());
+        of_sensor(Stage::Publisher).partition(|at| at.provider.lacks(sensor).next().is_none());
     lacking.extend(lame.iter().chain(&silent).flat_map(|at| at.provider.lacks(sensor).cloned()));
     // What they will feed one day is not what is missing.
     let later: BTreeSet<String> = lame.iter().flat_map(outputs).collect();
@@ -146,12 +140,29 @@ pub fn translate(
     if !measured {
         return Ok(Outcome::Idle);
     }
+    work.finish().map_err(Fault::bad)?;
     let document = document(sensor, &title, &targets, timing, work);
     let document = service_from_json(&document).map_err(|problems| {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Fault::bad(format!("the sensor cannot run: {}", problems.join("; ")))
     })?;
     Ok(Outcome::Complete(Box::new(document)))
+}
+
+/// The mixins of this server that an entity has, directly or by a tag of a client that depends on them, each once.
+fn of_stage<'a>(
+    registry: &Registry,
+    providers: &'a Providers,
+    entity: &Entity,
+    stage: Stage,
+) -> Vec<&'a Provider> {
+    let mut all: Vec<&Provider> = Vec::new();
+    for provider in entity.mixins.iter().filter_map(|mixin| providers.find(registry, mixin)) {
+        if provider.stage == stage && all.iter().all(|other| other.id() != provider.id()) {
+            all.push(provider);
+        }
+    }
+    all
 }
 
 /// The policy of a service that measures for one output of a collector and sends that to a sensor, as lines of JSON over a connection that it keeps.
@@ -186,9 +197,7 @@ pub fn measuring(
     };
     let mut work = Work::default();
     let key = key(&collector.id);
-    for mixin in &collector.mixins {
-        let provider = providers.find(registry, mixin).filter(|provider| provider.stage == Stage::Metric);
-        let Some(provider) = provider else { continue };
+    for provider in of_stage(registry, providers, &collector, Stage::Metric) {
         if let Some(lacks) = provider.lacks(&collector).next() {
             return Err(Fault::bad(format!("the attribute `{lacks}` is missing")));
         }
@@ -198,8 +207,9 @@ pub fn measuring(
     if !work.feeds(output) {
         return Err(Fault::bad(format!("nothing in the collector yields `{}`", shown(output))));
     }
+    work.finish().map_err(Fault::bad)?;
     let line = format!("{{\"id\":{},\"value\":{{value}}}}\n", json!(output));
-    let publish = json!({ "metric": identifier(output), "to": { "tcp": { "address": sensor, "text": line, "keep": true } } });
+    let publish = json!({ "metric": named(output), "to": { "tcp": { "address": sensor, "text": line, "keep": true } } });
     let document = json!({
         "service": name,
         "monitor": { "sensors": work.sensors, "metrics": work.metrics, "publish": { "sensor": publish } },
@@ -225,9 +235,7 @@ fn on_probe(
             matches!(name.as_str(), "kind" | "id" | "mixins" | "attributes" | "title" | "source" | "target")
         });
     }
-    for mixin in &collector.mixins {
-        let provider = providers.find(registry, mixin).filter(|provider| provider.stage == Stage::Metric);
-        let Some(provider) = provider else { continue };
+    for provider in of_stage(registry, providers, collector, Stage::Metric) {
         let at = Instance {
             provider,
             entity: collector,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::super::draft::{Draft, DraftLink, Filter};
-use super::super::extensions::{core, monitoring};
+use super::super::draft::{Draft, DraftLink};
+use super::super::extensions::{core, monitoring, notification};
 use super::super::fault::{Fault, FaultKind, shown};
 use super::super::model::{End, Entity, Kind, TypeId, Values, What};
 use super::super::registry::Registry;
@@ -20,6 +20,8 @@ pub struct Status {
     pub missing: Vec<String>,
     /// What is odd, and works.
     pub warning: Option<String>,
+    /// Whether there is a service for it.
+    pub runs: bool,
 }
 
 /// Everything there is.
@@ -103,40 +105,6 @@ impl Estate {
             }
         }
     }
-
-    /// Whether an entity has what a filter asks for.
-    pub fn passes(&self, entity: &Entity, filter: &Filter) -> bool {
-        let has = |id: &TypeId| {
-            self.registry.is_a(&entity.kind, id)
-                || entity.mixins.iter().any(|m| self.registry.depends_on(m, id))
-        };
-        let holds = |(name, value): (&String, &serde_json::Value)| {
-            let core = match name.as_str() {
-                "occi.core.id" => Some(entity.id.clone()),
-                "occi.core.title" => entity.title.clone(),
-                "occi.core.summary" => entity.summary.clone(),
-                "occi.core.source" => end(entity, true),
-                "occi.core.target" => end(entity, false),
-                _ => None,
-            };
-            let text =
-                |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
-            match (core, entity.attributes.get(name)) {
-                (Some(core), _) => core == text(value),
-                (None, Some(held)) => held == value || text(held) == text(value),
-                (None, None) => false,
-            }
-        };
-        filter.categories.iter().all(has) && filter.attributes.iter().all(holds)
-    }
-}
-
-fn end(entity: &Entity, begins: bool) -> Option<String> {
-    match &entity.what {
-        What::Link { source, .. } if begins => Some(source.location.clone()),
-        What::Link { target, .. } => Some(target.location.clone()),
-        What::Resource { .. } => None,
-    }
 }
 
 /// A change on its way: what it would make of the estate, which stays as it is until [`Estate::commit`].
@@ -146,8 +114,8 @@ pub struct Change<'a> {
     changed: BTreeMap<Arc<str>, Option<Arc<Entity>>>,
     /// The sensors that it touches.
     pub touched: BTreeSet<Arc<str>>,
-    /// The sensors whose timing the client has just said.
-    pub timed: BTreeSet<Arc<str>>,
+    /// The sensors whose times the client has just said, with the names of these attributes.
+    pub timed: BTreeMap<Arc<str>, BTreeSet<String>>,
     /// `http://host`: what places of ours may begin with.
     base: &'a str,
 }
@@ -155,7 +123,7 @@ pub struct Change<'a> {
 impl<'a> Change<'a> {
     /// No change yet.
     pub fn new(estate: &'a Estate, base: &'a str) -> Self {
-        Self { estate, changed: BTreeMap::new(), touched: BTreeSet::new(), timed: BTreeSet::new(), base }
+        Self { estate, changed: BTreeMap::new(), touched: BTreeSet::new(), timed: BTreeMap::new(), base }
     }
 
     /// What is to be committed.
@@ -201,10 +169,46 @@ impl<'a> Change<'a> {
     }
 
     fn touch(&mut self, entity: &Entity) {
-        if self.is(entity, &monitoring::sensor()) {
-            self.touched.insert(entity.location.as_str().into());
-        } else if let What::Link { source, .. } = &entity.what {
-            self.touched.insert(source.location.as_str().into());
+        let begins = match &entity.what {
+            What::Resource { .. } => entity.location.as_str(),
+            What::Link { source, .. } => source.location.as_str(),
+        };
+        let known = self.get(begins).or_else(|| self.estate.get(begins)).map_or(entity, |found| found);
+        if self.is(known, &monitoring::sensor()) {
+            self.touched.insert(begins.into());
+        }
+    }
+
+    /// Where its collectors run is said by a resource (the mixin of probes).
+    fn touch_who_measures(&mut self, resource: &Entity) {
+        if matches!(resource.what, What::Link { .. }) || self.is(resource, &monitoring::sensor()) {
+            return;
+        }
+        let leads_there = |entity: &&Arc<Entity>| match &entity.what {
+            What::Link { target, .. } => target.location == resource.location,
+            What::Resource { .. } => false,
+        };
+        let kind = self.estate.registry.kind(&monitoring::collector());
+        let Some(below) = kind.and_then(|kind| kind.location.as_deref()) else { return };
+        let links: Vec<Arc<Entity>> = self.estate.below(below).filter(leads_there).cloned().collect();
+        links.iter().for_each(|link| self.touch(link));
+    }
+
+    fn notifies(&self, entity: &Entity) -> bool {
+        let tag = notification::notifier();
+        entity.mixins.iter().any(|mixin| self.estate.registry.depends_on(mixin, &tag))
+    }
+
+    /// A resource that is no notifier any more loses its notifications.
+    fn silence(&mut self, before: &Entity) {
+        let place = before.location.as_str();
+        if !self.notifies(before) || self.get(place).is_some_and(|now| self.notifies(now)) {
+            return;
+        }
+        for link in self.links_from(place) {
+            if self.is(&link, &notification::notification()) {
+                self.remove(&link.location);
+            }
         }
     }
 
@@ -217,6 +221,7 @@ impl<'a> Change<'a> {
         let before = self.get(&entity.location).cloned();
         if let Some(before) = before {
             self.touch(&before);
+            self.touch_who_measures(&before);
         }
         self.touch(&entity);
         self.changed.insert(entity.location.as_str().into(), Some(Arc::new(entity)));
@@ -234,6 +239,7 @@ impl<'a> Change<'a> {
             self.changed.insert(link.location.as_str().into(), None);
         }
         self.touch(&entity);
+        self.touch_who_measures(&entity);
         self.changed.insert(place.into(), None);
     }
 
@@ -260,34 +266,17 @@ impl<'a> Change<'a> {
             false => What::Resource { links: Vec::new() },
             true => self.ends(&checked, source)?,
         };
+        // Links that it only mentions are there already, or come later in the same document and say themselves where they begin.
         let inline = checked.links.clone();
-        let references = checked.references.clone();
         let entity = entity(checked, id, place.clone(), what);
         if self.is(&entity, &monitoring::sensor()) {
-            self.timed.insert(place.as_str().into());
+            self.timed.insert(place.as_str().into(), times(&entity.attributes, &Values::new()));
         }
         self.put(entity);
         for link in inline {
             self.add(link, None, Some(&place))?;
         }
-        self.known(&references, &place)?;
         Ok(place)
-    }
-
-    /// Links that a resource only mentions must be there, or come later in the same document: those are looked at when all is read.
-    fn known(&mut self, references: &[String], place: &str) -> Result<(), Fault> {
-        for reference in references {
-            let link = self.place(reference);
-            let from = self.get(&link).map(|link| end(link, true));
-            if let Some(from) = from
-                && from.as_deref() != Some(place)
-                && from.is_some()
-            {
-                // The documents of the prototype have the collector at both ends.
-                continue;
-            }
-        }
-        Ok(())
     }
 
     /// The identifier and the place of a new entity.
@@ -353,6 +342,13 @@ impl<'a> Change<'a> {
                 shown(&source)
             )));
         }
+        if self.estate.registry.is_a(&checked.kind, &notification::notification()) && !self.notifies(begins) {
+            return Err(Fault::bad(format!(
+                "the source `{}` has not the mixin `{}`, which a source of notifications needs",
+                shown(&source),
+                notification::notifier()
+            )));
+        }
         let source = End { kind: Some(begins.kind.clone()), location: source };
         let kind = self.get(&target).map(|e| e.kind.clone());
         let said = checked.target.as_ref().and_then(|end| end.kind.clone());
@@ -369,7 +365,6 @@ impl<'a> Change<'a> {
     pub fn update(&mut self, place: &str, draft: Draft, whole: bool) -> Result<(), Fault> {
         let current = self.get(place).cloned().ok_or_else(|| absent(place))?;
         let registry = &self.estate.registry;
-        let timed = draft.attributes.keys().any(|name| name.starts_with("occi.sensor.time"));
         if draft.id.as_ref().is_some_and(|id| *id != current.id) {
             return Err(Fault::bad(format!("`occi.core.id` is `{}` and cannot be changed", current.id)));
         }
@@ -383,10 +378,12 @@ impl<'a> Change<'a> {
         };
         let links = checked.links.clone();
         let changed = entity(checked, current.id.clone(), place.to_string(), what);
-        if timed {
-            self.timed.insert(place.into());
+        let said = times(&changed.attributes, &current.attributes);
+        if !said.is_empty() {
+            self.timed.insert(place.into(), said);
         }
         self.put(changed);
+        self.silence(&current);
         for link in links {
             let known = link.id.as_deref().and_then(|id| self.by_id(id));
             if known.is_none() {
@@ -416,6 +413,7 @@ impl<'a> Change<'a> {
         let described = self.estate.registry.attributes(&entity.kind, &entity.mixins);
         entity.attributes.retain(|name, _| described.contains_key(name.as_str()));
         self.put(entity);
+        self.silence(&current);
         Ok(())
     }
 
@@ -448,6 +446,12 @@ impl<'a> Change<'a> {
         }
         Ok(places)
     }
+}
+
+/// Which times of a sensor are not what they were.
+fn times(now: &Values, before: &Values) -> BTreeSet<String> {
+    let names = ["timebase", "timestart", "timestop"].map(|name| format!("occi.sensor.{name}"));
+    names.into_iter().filter(|name| now.get(name) != before.get(name)).collect()
 }
 
 fn entity(checked: Checked, id: String, location: String, what: What) -> Entity {

@@ -19,7 +19,7 @@ use super::fault::{Fault, FaultKind};
 use super::json;
 use super::model::{Attribute, Category, Entity, Mixin, TypeId, What};
 use super::monitoring::translate::{ANNOTATION, Measured, service_name};
-use super::monitoring::{Outcome, Providers, Settings, timing, translate};
+use super::monitoring::{Outcome, Providers, Settings, template, timing, translate};
 use super::registry::{Extension, ProviderMixin, Registry, Role};
 use crate::knowledge::store::StoreError;
 use crate::model::Timestamp;
@@ -83,6 +83,7 @@ impl Occi {
         if extensions.contains(&Extension::Monitoring) {
             providers.register(&mut registry)?;
             registry.add_provider(status_mixin(&settings))?;
+            registry.add_provider(template::mixin(&settings.names))?;
             registry.add_provider(container_mixin(&settings))?;
         }
         let kept = supervisor.shell().store().all_knowledge().await?;
@@ -191,6 +192,15 @@ impl Occi {
         Ok(done)
     }
 
+    /// What a client wants to be made, with all that it did not have to say: the parts of templates, and the mixins of attributes.
+    fn spelled_out(&self, mut draft: Draft) -> Result<Draft, Fault> {
+        if self.estate().registry.kind(&kinds::sensor()).is_some() {
+            template::expand(&self.settings.names, &mut draft)?;
+            template::imply(&self.providers, &mut draft);
+        }
+        Ok(draft)
+    }
+
     async fn apply(&self, documents: Documents) -> Result<(), Fault> {
         if documents.is_empty() {
             return Ok(());
@@ -208,28 +218,23 @@ impl Occi {
     fn work_out(&self, change: &mut Change<'_>) -> Result<(Documents, BTreeMap<Arc<str>, Status>), Fault> {
         let mut documents = Documents::new();
         let mut statuses = BTreeMap::new();
+        let runs = |place: &str| self.estate().statuses.get(place).is_some_and(|status| status.runs);
         for place in std::mem::take(&mut change.touched) {
             let Some(sensor) = change.get(&place).cloned() else {
-                if let Some(before) = self.estate().get(&place) {
+                if let Some(before) = self.estate().get(&place)
+                    && runs(&place)
+                {
                     documents.push((service_name(&before.id), None));
                 }
                 continue;
             };
             let (document, status) = self.sensor(change, Entity::clone(&sensor))?;
-            documents.push((service_name(&sensor.id), document));
+            // What does not run needs no end.
+            if document.is_some() || runs(&place) {
+                documents.push((service_name(&sensor.id), document));
+            }
             statuses.insert(place, status);
         }
-        // A service that never ran needs no end.
-        let estate = self.estate();
-        documents.retain(|(name, document)| {
-            let ran = || {
-                estate.statuses.iter().any(|(place, status)| {
-                    matches!(status.state, "active" | "suspended")
-                        && estate.get(place).is_some_and(|e| service_name(&e.id) == *name)
-                })
-            };
-            document.is_some() || ran()
-        });
         Ok((documents, statuses))
     }
 
@@ -239,8 +244,8 @@ impl Occi {
         mut sensor: Entity,
     ) -> Result<(Option<ServiceDocument>, Status), Fault> {
         let place: Arc<str> = sensor.location.as_str().into();
-        let timed = change.timed.contains(&place);
-        let timing = timing::of_sensor(&mut sensor.attributes, self.now(), timed)?;
+        let said = change.timed.get(&place).cloned().unwrap_or_default();
+        let timing = timing::of_sensor(&mut sensor.attributes, self.now(), &said)?;
         let mut collectors: Vec<(Entity, f64)> = Vec::new();
         let mut warning = None;
         let kind = kinds::collector();
@@ -278,11 +283,20 @@ impl Occi {
         change.amend(sensor);
         Ok(match outcome {
             Outcome::Complete(document) => {
-                let state = if timing.schedule.suspended { "suspended" } else { "active" };
-                (Some(*document), Status { state, missing: Vec::new(), warning })
+                let delivers = document.plan.as_ref().is_some_and(|plan| !plan.is_empty())
+                    || document.monitor.as_ref().is_some_and(|monitor| !monitor.publish.is_empty());
+                let state = match delivers {
+                    _ if timing.schedule.suspended => "suspended",
+                    true => "active",
+                    // Its values can be asked for; nothing is measured on its own account.
+                    false => "idle",
+                };
+                (Some(*document), Status { state, missing: Vec::new(), warning, runs: true })
             }
-            Outcome::Incomplete(missing) => (None, Status { state: "incomplete", missing, warning }),
-            Outcome::Idle => (None, Status { state: "idle", missing: Vec::new(), warning }),
+            Outcome::Incomplete(missing) => {
+                (None, Status { state: "incomplete", missing, warning, runs: false })
+            }
+            Outcome::Idle => (None, Status { state: "idle", missing: Vec::new(), warning, runs: false }),
         })
     }
 
@@ -344,7 +358,7 @@ fn status_mixin(settings: &Settings) -> ProviderMixin {
     provider.mixin.applies = vec![kinds::sensor()];
     let fixed = |about: &str| Attribute { mutable: false, ..Attribute::text().about(about) };
     for (name, about) in [
-        ("state", "active, suspended, incomplete (something is missing) or idle (nothing measures)"),
+        ("state", "active, suspended, incomplete (something is missing) or idle (nothing is delivered)"),
         ("missing", "labels that nothing feeds, and attributes that mixins need"),
         ("warning", "what is odd, and works"),
     ] {

@@ -13,7 +13,8 @@ use axum::response::{IntoResponse, Response};
 use super::super::draft::{Draft, Invocation};
 use super::super::fault::{Fault, FaultKind, shown as excerpt};
 use super::super::model::{Category, Entity, TypeId, Values};
-use super::super::negotiate::{self, ACCEPT, MediaType, Rendering, Shape};
+use super::super::monitoring::template;
+use super::super::negotiate::{self, ACCEPT, MediaType, Rendering, Shape, Version};
 use super::super::rendering::{Input, Output, absolute, called};
 use super::super::validate;
 use super::estate::{Estate, absent};
@@ -43,14 +44,16 @@ struct Asked<'a> {
     headers: &'a HeaderMap,
     body: &'a [u8],
     media: MediaType,
+    /// What the client speaks.
+    version: Version,
 }
 
 async fn serve(State(occi): State<Arc<Occi>>, request: Request) -> Response {
     let head_only = request.method() == Method::HEAD;
-    let mut response = match answer(&occi, request).await {
-        Ok(response) => response,
-        Err(fault) => refused(&fault),
-    };
+    // On its own, so that a client that goes away leaves no change half made.
+    let answered = tokio::spawn(async move { answer(&occi, request).await }).await;
+    let lost = |_| Err(Fault::new(FaultKind::Internal, "the request was not carried out to its end"));
+    let mut response = answered.unwrap_or_else(lost).unwrap_or_else(|fault| refused(&fault));
     let headers = response.headers_mut();
     let server = concat!("homeostat/", env!("CARGO_PKG_VERSION"), " OCCI/1.2");
     headers.insert(header::SERVER, HeaderValue::from_static(server));
@@ -75,7 +78,7 @@ async fn answer(occi: &Occi, request: Request) -> Result<Response, Fault> {
     permitted(local, !looks, &parts.uri, &parts.headers)
         .map_err(|why| Fault::new(FaultKind::Forbidden, why))?;
     let text = |name: header::HeaderName| parts.headers.get(name).and_then(|v| v.to_str().ok());
-    negotiate::version(text(header::USER_AGENT))?;
+    let version = negotiate::version(text(header::USER_AGENT))?;
     let body = read(body).await?;
     let media = negotiate::content_type(text(header::CONTENT_TYPE), !body.is_empty())?;
     let host = text(header::HOST).or_else(|| parts.uri.authority().map(|a| a.as_str()));
@@ -87,6 +90,7 @@ async fn answer(occi: &Occi, request: Request) -> Result<Response, Fault> {
         headers: &parts.headers,
         body: &body,
         media,
+        version,
     };
     asked.answer(&parts.method).await
 }
@@ -136,7 +140,8 @@ impl Asked<'_> {
         let all: Vec<&str> =
             self.headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
         let all = all.join(",");
-        negotiate::accept(Some(all.as_str()).filter(|a| !a.is_empty()), shape)
+        let chosen = negotiate::accept(Some(all.as_str()).filter(|a| !a.is_empty()), shape)?;
+        Ok(chosen.for_version(self.version))
     }
 
     fn parameter(&self, name: &str) -> Option<&str> {
@@ -202,8 +207,9 @@ impl Asked<'_> {
                 let filter = self.input().filter()?;
                 let all: Vec<String> = {
                     let estate = self.occi.estate();
-                    let members =
-                        estate.below("/").filter(|e| self.member(e, category) && estate.passes(e, &filter));
+                    let members = estate
+                        .below("/")
+                        .filter(|e| self.member(e, category) && filter.matches(&estate.registry, e));
                     members.map(|e| e.location.clone()).collect()
                 };
                 self.delete(all).await
@@ -257,7 +263,8 @@ impl Asked<'_> {
         let media = self.accept(Shape::Collection)?;
         let filter = self.input().filter()?;
         let estate = self.occi.estate();
-        let all = estate.below("/").filter(|entity| wanted(entity) && estate.passes(entity, &filter));
+        let all =
+            estate.below("/").filter(|entity| wanted(entity) && filter.matches(&estate.registry, entity));
         let page: Vec<&Arc<Entity>> = match self.page()? {
             None => all.collect(),
             Some((skip, take)) => all.skip(skip).take(take).collect(),
@@ -296,6 +303,10 @@ impl Asked<'_> {
         draft
     }
 
+    fn new(&self, draft: Draft) -> Result<Draft, Fault> {
+        self.occi.spelled_out(self.stripped(draft))
+    }
+
     async fn create(&self, kind: Option<TypeId>) -> Result<Response, Fault> {
         let input = self.input();
         let document = {
@@ -312,8 +323,8 @@ impl Asked<'_> {
         if !document.mixins.is_empty() {
             self.occi.add_mixins(document.mixins).await?;
         }
-        let drafts: Vec<Draft> =
-            document.resources.into_iter().chain(document.links).map(|draft| self.stripped(draft)).collect();
+        let drafts = document.resources.into_iter().chain(document.links).map(|draft| self.new(draft));
+        let drafts: Vec<Draft> = drafts.collect::<Result<_, _>>()?;
         if drafts.is_empty() {
             return Err(Fault::bad("the request has no entity; expected at least a category"));
         }
@@ -375,8 +386,11 @@ impl Asked<'_> {
     async fn update(&self, place: &str, whole: bool) -> Result<Response, Fault> {
         let draft = {
             let estate = self.occi.estate();
-            let draft = self.input().entity(&estate.registry)?;
-            self.stripped(draft)
+            let draft = self.stripped(self.input().entity(&estate.registry)?);
+            if template::means(&self.occi.settings.names, &draft) {
+                return Err(template_is_for_new());
+            }
+            draft
         };
         self.occi.change(&self.base, |change| change.update(place, draft, whole)).await?;
         self.one(place)
@@ -397,7 +411,7 @@ impl Asked<'_> {
                     excerpt(last)
                 )));
             }
-            (self.stripped(self.input().entity(&estate.registry)?), kind.id.clone())
+            (self.new(self.input().entity(&estate.registry)?)?, kind.id.clone())
         };
         self.occi.change(&self.base, |change| change.create(draft, Some(&kind), Some(place))).await?;
         self.created(vec![place.to_string()], true)
@@ -456,6 +470,9 @@ impl Asked<'_> {
     }
 
     async fn associate(&self, mixin: TypeId, only: bool) -> Result<Response, Fault> {
+        if mixin == template::alarm(&self.occi.settings.names) {
+            return Err(template_is_for_new());
+        }
         let wanted = self.associated()?;
         if wanted.is_empty() && !only {
             return Err(Fault::bad(
@@ -613,6 +630,10 @@ impl Asked<'_> {
         headers.insert(header::VARY, HeaderValue::from_static("Accept"));
         response
     }
+}
+
+fn template_is_for_new() -> Fault {
+    Fault::bad("a template is for new entities; POST a sensor that has it to `/sensor/`")
 }
 
 fn written(output: &Output) -> Response {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::super::draft::Draft;
+use super::super::draft::{Draft, DraftLink};
 use super::super::extensions::monitoring;
 use super::super::model::{Entity, What};
 use super::super::monitoring::{Names, Settings};
@@ -54,4 +54,9 @@ pub(super) fn strip(names: &Names, draft: &mut Draft) {
     let prefix = names.attribute(status.term(), "");
     draft.attributes.retain(|name, _| !name.starts_with(&prefix));
     draft.actions.clear();
+    for link in &mut draft.links {
+        if let DraftLink::Whole(link) = link {
+            strip(names, link);
+        }
+    }
 }
