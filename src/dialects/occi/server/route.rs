@@ -320,9 +320,10 @@ impl Asked<'_> {
                 _ => input.document(&estate.registry)?,
             }
         };
-        if !document.mixins.is_empty() {
-            self.occi.add_mixins(document.mixins).await?;
-        }
+        let added = match document.mixins.is_empty() {
+            true => Vec::new(),
+            false => self.occi.add_mixins(document.mixins).await?,
+        };
         let drafts = document.resources.into_iter().chain(document.links).map(|draft| self.new(draft));
         let drafts: Vec<Draft> = drafts.collect::<Result<_, _>>()?;
         if drafts.is_empty() {
@@ -350,8 +351,14 @@ impl Asked<'_> {
                     change.create_all(bare(resources), bare(links))
                 }
             })
-            .await?;
-        self.created(places, one)
+            .await;
+        if places.is_err() {
+            // All or nothing: the mixins of the same document go as well.
+            for mixin in &added {
+                self.occi.remove_mixin(&mixin.id).await?;
+            }
+        }
+        self.created(places?, one)
     }
 
     /// 201 with the place of what was created, and for one entity its rendering.
