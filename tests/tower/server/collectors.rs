@@ -231,6 +231,8 @@ service: native
 monitor:
   sensors: { CPUUtilization: { collect: {} } }
   metrics: { all: { of: CPUUtilization, over: 1 s, every: 1 s, aggregate: avg, emit: AverageAll } }
+analyze: { rule: { objective: all_results >= 0, missing: ok } }
+execute: {}
 ";
 
 /// The original's `DCConfiguration.isAboutResource`, for a resource with class, type and id.
@@ -329,12 +331,10 @@ fn a_collector_that_registers_while_all_stops_hears_nothing_and_so_tries_again()
     let tower = Tower::start();
     let id = tower.register(&collector("CPU", &["vm1"], 60));
     assert_eq!(tower.end(), Vec::<String>::new());
-    let descriptor = collector("CPU", &["vm2"], 60);
-    for (method, path) in
-        [("POST", "/v1/data-collectors".to_string()), ("PUT", format!("/v1/data-collectors/{id}"))]
-    {
+    let again = format!("/v1/data-collectors/{id}");
+    for (method, path, vm) in [("POST", "/v1/data-collectors", "vm2"), ("PUT", &again, "vm3")] {
         // To the original's collectors every other status than 201 is the end.
-        let answer = tower.ask(method, &path, &descriptor);
+        let answer = tower.ask(method, path, &collector("CPU", &[vm], 60));
         assert_eq!((answer.status, answer.head.as_str()), (0, ""), "{method}: {answer:?}");
     }
     assert_eq!(tower.get("/v1/data-collectors").as_object().unwrap().len(), 1);
