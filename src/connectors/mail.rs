@@ -1,6 +1,7 @@
 //! An action as a mail, by SMTP.
 
 use async_trait::async_trait;
+use lettre::address::Envelope;
 use lettre::message::{Mailbox, Message};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
@@ -68,6 +69,32 @@ impl Mailer {
     }
 }
 
+impl Mailer {
+    /// Sends to each receiver by itself; those that the server refuses for good are named in the answer.
+    async fn each(
+        &self,
+        transport: &AsyncSmtpTransport<Tokio1Executor>,
+        message: &Message,
+    ) -> Result<String, ConnectorError> {
+        let (mut taken, mut refused) = (0, Vec::new());
+        for to in &self.to {
+            let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.email.clone()])
+                .map_err(|why| ConnectorError::Config(format!("`{to}`: {why}")))?;
+            match transport.send_raw(&envelope, &message.formatted()).await {
+                Ok(_) => taken += 1,
+                Err(why) if why.is_permanent() => refused.push(format!("{to}: {}", fetch::root(&why))),
+                Err(why) => refused.push(format!("{to}, who may be told later: {}", fetch::root(&why))),
+            }
+        }
+        match taken {
+            0 => {
+                Err(ConnectorError::Answer(format!("{}: nobody got it: {}", self.server, refused.join("; "))))
+            }
+            _ => Ok(format!("{taken} got it; refused: {}", refused.join("; "))),
+        }
+    }
+}
+
 fn mailbox(text: &str) -> Result<Mailbox, ConnectorError> {
     text.parse().map_err(|why| ConnectorError::Config(format!("`{text}` is no mail address: {why}")))
 }
@@ -100,8 +127,11 @@ impl Effector for Mailer {
             let password = fill::secret("`password`", password, None).await?;
             transport = transport.credentials(Credentials::new(user.clone(), password));
         }
-        let sent = transport.build().send(message).await;
+        let transport = transport.build();
+        let sent = transport.send_raw(message.envelope(), &message.formatted()).await;
         match sent {
+            // One whom the server does not know keeps nobody else from getting it.
+            Err(why) if why.is_permanent() && self.to.len() > 1 => self.each(&transport, &message).await,
             Ok(answer) => Ok(format!("{} {}", answer.code(), answer.message().collect::<Vec<_>>().join(" "))),
             Err(why) => {
                 let text = format!("{}: {}", self.server, fetch::root(&why));

@@ -1,5 +1,7 @@
 //! An action as messages over a WebSocket (RFC 6455): how model-driven tools such as CloudML are told what to do.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -7,6 +9,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::fill::{self, Arguments};
 use crate::model::connector::{Command, ConnectorError, Effector, WebSocketEffector};
 use crate::model::template::{Holes, Template};
+
+/// How long the other side has to close as well.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Sends its texts over a connection of its own, one message each, and closes it.
 pub(super) struct Sender {
@@ -44,14 +49,19 @@ impl Effector for Sender {
             socket.send(Message::text(text)).await.map_err(|error| self.failed(&error))?;
         }
         socket.close(None).await.map_err(|error| self.failed(&error))?;
-        // What the other side has taken is certain once it has closed as well; what it says before that is not for us.
-        while let Some(message) = socket.next().await {
-            match message {
-                Ok(_) => {}
-                Err(Error::ConnectionClosed) => break,
-                Err(error) => return Err(self.failed(&error)),
+        // What the other side has taken is certain once it has closed as well; what it says before that is not for us. Some never answer: what
+        // was sent counts then, so that it is not sent twice.
+        let farewell = async {
+            while let Some(message) = socket.next().await {
+                match message {
+                    Ok(_) => {}
+                    Err(Error::ConnectionClosed) => break,
+                    Err(error) => return Err(self.failed(&error)),
+                }
             }
-        }
+            Ok(())
+        };
+        tokio::time::timeout(FAREWELL, farewell).await.unwrap_or(Ok(()))?;
         Ok(format!("sent {sent} message(s)"))
     }
 }

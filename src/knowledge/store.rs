@@ -637,6 +637,44 @@ impl Store {
         })
     }
 
+    /// What is known of these services.
+    pub fn knowledge_of(&self, services: Vec<String>) -> Pending<BTreeMap<String, BTreeMap<String, Value>>> {
+        self.read(move |c, path| {
+            let mut all = Vec::new();
+            let sql = "SELECT service, key, value FROM knowledge WHERE service = ?1";
+            for service in services {
+                let read =
+                    |row: &Row<'_>| Ok(Ok((row.get(0)?, row.get(1)?, read_json!(row, 2, "knowledge"))));
+                all.extend(rows(c, path, sql, params![service], read)?);
+            }
+            Ok(nested(all))
+        })
+    }
+
+    /// Several entries of the knowledge of a service, all or none, as by [`Store::knowledge`].
+    pub fn knowledge_all(&self, service: &str, entries: Vec<(String, Option<Value>)>) -> Pending<()> {
+        let service = service.to_string();
+        let text = json("knowledge", &entries);
+        self.write(text, move |c, _| {
+            for (key, value) in &entries {
+                match value {
+                    Some(value) => {
+                        let row = params![service, key, value.to_string()];
+                        execute(c, "INSERT OR REPLACE INTO knowledge VALUES (?1, ?2, ?3)", row)?;
+                    }
+                    None => {
+                        execute(
+                            c,
+                            "DELETE FROM knowledge WHERE service = ?1 AND key = ?2",
+                            params![service, key],
+                        )?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Remembers what was attached or detached by hand.
     pub fn hand_made(&self, change: HandMade) -> Pending<()> {
         let keep = change.document.is_some();

@@ -417,7 +417,11 @@ impl Planner {
             if let Some(task) = self.task(&id) {
                 task.acted = Some(decision);
             }
-            let until = self.rested(id.row, now);
+            // What was done once rests only while it fails.
+            let until = match success && self.policy.rows[id.row].once {
+                true => now.after(LEAST_REST),
+                false => self.rested(id.row, now),
+            };
             self.rest.insert(id, until);
         }
     }

@@ -619,7 +619,16 @@ impl Supervisor {
         for (service, proposals) in store.proposals(OPEN_DECISIONS as u64).await.map_err(fail)? {
             all.entry(service).or_default().proposals = proposals;
         }
-        for (service, knowledge) in store.all_knowledge().await.map_err(fail)? {
+        let new = changes.iter().filter_map(|change| match change {
+            Change::Added { service } => Some(service.clone()),
+            _ => None,
+        });
+        // Who is in quarantine is attached anew by any change; dialects keep more under names of their own than is read for each.
+        let known = match self.shell.tally().1 > 0 {
+            true => store.all_knowledge(),
+            false => store.knowledge_of(new.collect()),
+        };
+        for (service, knowledge) in known.await.map_err(fail)? {
             all.entry(service).or_default().knowledge = knowledge;
         }
         for binding in store.bindings().await.map_err(fail)? {

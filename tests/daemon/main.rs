@@ -14,6 +14,7 @@ mod crash;
 mod discovery;
 mod edges;
 mod mail;
+mod occi;
 mod probe;
 mod processes;
 mod recording;

@@ -43,6 +43,7 @@ struct Documents {
 impl Documents {
     /// A sensor that measures every `period` seconds.
     fn new(id: &str, period: f64) -> Self {
+        let id = format!("urn:uuid:{id}");
         let one = json!({ "kind": SENSOR, "id": id, "title": id, "mixins": [], "attributes": {
             "occi.sensor.period": period, "occi.sensor.timebase": START.seconds() } });
         Self { resources: vec![one], links: Vec::new() }
@@ -215,7 +216,7 @@ impl Run {
 
 /// "The check is run every minute starting ten minutes from now, and it lasts during one hour."
 fn alarm() -> Documents {
-    Documents::new("urn:uuid:2222", 60.0)
+    Documents::new("2222", 60.0)
         .time("timestart", 600)
         .time("timestop", 3600)
         .collector("urn:uuid:3333", "urn:uuid:1111", 60.0, "CPUPercent", json!({ "out": "a" }))

@@ -1137,6 +1137,16 @@ fn watched(occi: &Occi) -> (String, SocketAddr) {
     (sensor, address)
 }
 
+/// Waits for a line of what a sink prints.
+#[track_caller]
+fn sink_says(sink: &Process, line: &str) {
+    let begin = Instant::now();
+    while !sink.log().lines().any(|said| said.starts_with(line)) {
+        assert!(begin.elapsed() < PATIENCE, "waited in vain for `{line}`: {}", sink.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Requirement: R1-40
 #[test]
 fn a_light_turns_red_when_the_threshold_is_crossed_and_each_colour_is_sent_once() {
@@ -1146,12 +1156,12 @@ fn a_light_turns_red_when_the_threshold_is_crossed_and_each_colour_is_sent_once(
     let (sensor, address) = watched(&occi);
     let light = json!({ of("WebSocket", "input"): "up", of("WebSocket", "threshold"): 0.5, of("WebSocket", "url"): url });
     occi.associate(&sensor, "#WebSocket", light);
-    sink.word_after("green");
+    sink_says(&sink, "green");
     let values = occi.listen(&sensor, "up");
     await_datum(&values, 0.0);
     let _open = std::net::TcpListener::bind(address).unwrap();
     await_datum(&values, 1.0);
-    sink.word_after("red");
+    sink_says(&sink, "red");
     for _ in 0..5 {
         datum(&values);
     }
@@ -1173,7 +1183,7 @@ fn the_same_metric_is_looked_at_and_triggers() {
     await_datum(&dashboard, 0.0);
     let _open = std::net::TcpListener::bind(address).unwrap();
     await_datum(&dashboard, 1.0);
-    sink.word_after("mail to myself@example.com: urn:uuid:1111 is over ");
+    sink_says(&sink, "mail to myself@example.com: urn:uuid:1111 is over 0.5");
     for _ in 0..5 {
         datum(&dashboard);
     }

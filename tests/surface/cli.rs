@@ -27,6 +27,7 @@ const LOCAL: Local = Local {
     run: |options, _| async move { if options.dirs.is_empty() { Exit::Usage } else { Exit::Ok } }.boxed(),
     wrap: |options, _| async move { if options.command.is_empty() { Exit::Usage } else { Exit::Ok } }.boxed(),
     collect: |_, _| async { Exit::Ok }.boxed(),
+    probe: |_, _| async { Exit::Ok }.boxed(),
     pack: |_, _| async { Exit::Ok }.boxed(),
     check: |_, _| async { Exit::Refused }.boxed(),
     test: |_, _| async { Exit::No }.boxed(),

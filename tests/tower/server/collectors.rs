@@ -225,3 +225,117 @@ fn who_has_the_configuration_already_is_not_sent_it_again() {
     assert_eq!(tower.ask_with("GET", &path, &[("If-None-Match", &tag)], "").status, 200, "it has changed");
     tower.stop();
 }
+
+const NATIVE: &str = "\
+service: native
+monitor:
+  sensors: { CPUUtilization: { collect: {} } }
+  metrics: { all: { of: CPUUtilization, over: 1 s, every: 1 s, aggregate: avg, emit: AverageAll } }
+analyze: { rule: { objective: all_results >= 0, missing: ok } }
+execute: {}
+";
+
+/// The original's `DCConfiguration.isAboutResource`, for a resource with class, type and id.
+fn is_about(configuration: &Value, metric: &str, [class, kind, id]: [&str; 3]) -> bool {
+    let entries = configuration[metric].as_array().into_iter().flatten();
+    entries.flat_map(|entry| entry["targetResources"].as_array().unwrap()).any(|target| {
+        let same = |at: usize, have: &str| target[at].is_null() || target[at] == have;
+        let says = |at: usize| !target[at].is_null();
+        same(0, class) && same(1, kind) && same(2, id) && (says(0) || says(1) || says(2))
+    })
+}
+
+/// Requirement: R2-13
+#[test]
+fn a_metric_may_be_offered_of_a_class_instead_of_resources() {
+    let tower = Tower::start();
+    tower.install(&batch(&[average("A", "CPUUtilization", "AverageCPU")]));
+    let sink = Server::start(|_| (Duration::ZERO, 200, String::new()));
+    let observer = json!({ "format": "TOWER/JSON", "callbackUrl": sink.url() }).to_string();
+    tower.expect(201, "POST", "/v1/metrics/AverageCPU/observers", &observer);
+    let generic = r#"{"monitoredResourcesByMetric":{"CPUUtilization":[{"clazz":"VM"}]},"resources":[{"clazz":"VM","type":"Frontend","id":"vmG"}],"keepAlive":25,"configSyncPeriod":10}"#;
+    let id = tower.register(generic);
+    assert_eq!(tower.expect(200, "GET", &format!("/v1/data-collectors/{id}"), ""), generic);
+    let configuration = tower.configuration(&id);
+    assert!(is_about(&configuration, "CPUUtilization", ["VM", "Frontend", "vmG"]), "{configuration}");
+    tower.send("CPUUtilization", &[("vmG", 0.5)]);
+    let result = wait_for("the result", || sink.got("POST").first().cloned());
+    let result: Value = serde_json::from_str(&result.body).unwrap();
+    assert_eq!((&result[0]["resourceId"], &result[0]["value"]), (&json!("vmG"), &json!(0.5)));
+    assert_eq!(tower.counter("data_of_strangers"), 0);
+
+    // One that registers none itself offers those of the model, as they come.
+    let of_others = tower.register(
+        r#"{"monitoredResourcesByMetric":{"RAM":[{"clazz":"VM","type":"Frontend"}]},"keepAlive":25,"configSyncPeriod":10}"#,
+    );
+    tower.install(&batch(&[average("B", "RAM", "AverageRAM").replace("type=\"Frontend\"", "id=\"vmH\"")]));
+    assert_eq!(tower.configuration(&of_others), json!({}), "there is no vmH");
+    tower.expect(204, "POST", "/v1/resources", r#"[{"clazz":"VM","type":"Frontend","id":"vmH"}]"#);
+    let configuration = tower.configuration(&of_others);
+    assert_eq!(configuration["RAM"][0]["targetResources"], json!([["VM", null, "vmH"]]));
+    tower.send("RAM", &[("vmH", 1.0)]);
+    assert_eq!(tower.counter("data_of_strangers"), 0);
+    tower.send("RAM", &[("nobody", 1.0)]);
+    assert_eq!(tower.counter("data_of_strangers"), 1);
+    tower.expect(204, "DELETE", "/v1/monitoring-rules/B", "");
+    tower.send("RAM", &[("vmH", 1.0)]);
+    tower.expect(204, "DELETE", &format!("/v1/data-collectors/{of_others}"), "");
+    assert_eq!(tower.ask("POST", &stream("RAM"), "[]").status, 500, "nobody offers it any more");
+    // Those that are named come into the model, whether `resources` has them or not.
+    let named = tower.register(&collector("Disk", &["vm7"], 25).replace("\"resources\"", "\"others\""));
+    tower.expect(200, "GET", "/v1/resources/vm7", "");
+    tower.expect(204, "GET", &format!("/v1/data-collectors/{named}/keepalive"), "");
+    tower.expect(400, "POST", "/v1/data-collectors", r#"{"resources":[{"clazz":"VM"}]}"#);
+    tower.stop();
+}
+
+/// Requirement: R2-13, R2-17
+#[test]
+fn who_collects_of_everything_is_told_the_resources_that_it_has() {
+    let tower = Tower::start_with(NATIVE, None, Settings::default());
+    let id = tower.register(&collector("CPUUtilization", &["vm1", "vm2"], 60));
+    tower.wait_configured(&id, &["CPUUtilization"]);
+    let configuration = tower.configuration(&id);
+    let targets = &configuration["CPUUtilization"][0]["targetResources"];
+    assert_eq!(*targets, json!([["VM", "Frontend", "vm1"], ["VM", "Frontend", "vm2"]]));
+    let nothing = tower.register(r#"{"monitoredResourcesByMetric":{"CPUUtilization":[]},"keepAlive":60}"#);
+    assert_eq!(tower.configuration(&nothing), json!({}));
+    tower.stop();
+}
+
+/// Requirement: R2-11
+#[test]
+fn what_is_taken_out_by_hand_comes_back_at_the_next_word_of_its_collector() {
+    // The check is once a minute here.
+    let tower = Tower::start();
+    let id = tower.register(&collector("CPU", &["vm1", "vm2"], 60));
+    let other = tower.register(&collector("CPU", &["vm3"], 60));
+    for word in ["keepalive", "configuration", "keepalive"] {
+        tower.expect(204, "DELETE", "/v1/resources/vm1", "");
+        tower.expect(404, "GET", "/v1/resources/vm1", "");
+        tower.ask("GET", &format!("/v1/data-collectors/{other}/{word}"), "");
+        tower.expect(404, "GET", "/v1/resources/vm1", "");
+        tower.ask("GET", &format!("/v1/data-collectors/{id}/{word}"), "");
+        tower.expect(200, "GET", "/v1/resources/vm1", "");
+    }
+    tower.expect(204, "DELETE", "/v1/resources/vm2", "");
+    tower.expect(204, "DELETE", &format!("/v1/data-collectors/{id}"), "");
+    tower.expect(404, "GET", &format!("/v1/data-collectors/{id}/keepalive"), "");
+    tower.expect(404, "GET", "/v1/resources/vm2", "");
+    tower.stop();
+}
+
+/// Requirement: R2-12, R2-13
+#[test]
+fn a_collector_that_registers_while_all_stops_hears_nothing_and_so_tries_again() {
+    let tower = Tower::start();
+    let id = tower.register(&collector("CPU", &["vm1"], 60));
+    assert_eq!(tower.end(), Vec::<String>::new());
+    let again = format!("/v1/data-collectors/{id}");
+    for (method, path, vm) in [("POST", "/v1/data-collectors", "vm2"), ("PUT", &again, "vm3")] {
+        // To the original's collectors every other status than 201 is the end.
+        let answer = tower.ask(method, path, &collector("CPU", &[vm], 60));
+        assert_eq!((answer.status, answer.head.as_str()), (0, ""), "{method}: {answer:?}");
+    }
+    assert_eq!(tower.get("/v1/data-collectors").as_object().unwrap().len(), 1);
+}

@@ -127,6 +127,22 @@ fn a_datum_that_cannot_be_read_takes_no_other_with_it() {
     assert_eq!(tower.counter("malformed"), 1);
 }
 
+#[test]
+fn a_literal_nan_or_infinity_costs_its_datum_only() {
+    let tower = Tower::start();
+    tower.install(&batch(&[counting()]));
+    let sink = observed(&tower, "Sum");
+    tower.register(&collector("CPU", &["vm1"], 60));
+    let datum = |value: &str| format!(r#"{{"resourceId":"vm1","metric":"CPU","value":{value}}}"#);
+    let data = ["NaN", "1.5", "Infinity", "-Infinity", "2", "NaN"].map(datum).join(",");
+    tower.expect(200, "POST", &stream("CPU"), &format!("[{data}]"));
+    wait_for("the sum of the others", || ((sum_of(&sink) - 3.5).abs() < 1e-9).then_some(()));
+    tower.expect(200, "POST", &stream("CPU"), &format!("[{}]", datum("NaN")));
+    assert_eq!((tower.counter("data"), tower.counter("data_refused"), tower.counter("malformed")), (2, 5, 0));
+    tower.expect(400, "POST", &stream("CPU"), &format!("[{}", datum("NaN")));
+    assert_eq!(tower.counter("malformed"), 1);
+}
+
 /// Requirement: R2-06, R2-31
 #[test]
 fn another_analyzer_observes_and_its_rules_fire() {

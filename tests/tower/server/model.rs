@@ -66,6 +66,26 @@ fn resources_are_merged_replaced_and_removed() {
     assert_eq!(ids(&tower), ["app"].map(String::from).into());
 }
 
+#[test]
+fn a_reference_to_null_is_none() {
+    let tower = Tower::start();
+    let app = r#"{"requiredComponents":[null,"vm1"],"providedMethods":[null],"clazz":"InternalComponent","type":"App","id":"app"}"#;
+    let vm = r#"{"cloudProvider":null,"location":null,"clazz":"VM","type":null,"id":"vm1"}"#;
+    tower.register(&format!(r#"{{"monitoredResourcesByMetric":{{"CPU":[{vm},null]}},"resources":[{app},null,{vm}],"keepAlive":60}}"#));
+    let shown =
+        json!({ "requiredComponents": ["vm1"], "clazz": "InternalComponent", "type": "App", "id": "app" });
+    assert_eq!(tower.get("/v1/resources/app"), shown);
+    assert_eq!(tower.get("/v1/resources/vm1"), json!({ "clazz": "VM", "id": "vm1" }));
+    tower.expect(204, "POST", "/v1/resources", &format!("[{}]", app.replace("\"app\"", "\"other\"")));
+    assert_eq!(tower.get("/v1/resources/other")["requiredComponents"], json!(["vm1"]));
+    tower.expect(
+        400,
+        "POST",
+        "/v1/resources",
+        r#"[{"requiredComponents":[7],"clazz":"InternalComponent","id":"x"}]"#,
+    );
+}
+
 /// Requirement: R2-01, R2-14, R2-25
 #[test]
 fn results_by_cloud_follow_the_model() {

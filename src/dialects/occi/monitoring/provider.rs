@@ -255,7 +255,16 @@ impl Instance<'_> {
             Json::String(text) => Some(text.clone()),
             other => Some(other.to_string()),
         }
+        .map(|text| text.replace(char::is_control, " "))
         .filter(|text| !text.is_empty())
+    }
+
+    /// An address that must be there, of which nothing is a hole of a template.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn address(&self, name: &str) -> Result<String, String> {
+        Ok(self.needed(name)?.replace('{', "%7B").replace('}', "%7D"))
     }
 
     /// A text that must be there.
@@ -426,6 +435,11 @@ impl Work {
         for label in at.labels(output) {
             let name = Self::feeding_name(at, &label);
             self.metrics.insert(name.clone(), metric.clone());
+            // What is made of values that hide what they are about hides it as well.
+            let inputs = at.provider.labels(Role::In).flat_map(|name| labels(at.entity.attributes.get(name)));
+            if self.hidden(&inputs.collect::<Vec<_>>()) {
+                self.hide(&label);
+            }
             self.channels.entry(label).or_default().push(name);
         }
     }

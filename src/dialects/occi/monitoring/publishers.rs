@@ -54,7 +54,7 @@ fn email_alarm(names: &Names) -> Provider {
 
 /// What people wrote is no template.
 fn plain(text: &str) -> String {
-    text.replace('{', "(").replace('}', ")").replace('$', "_")
+    text.replace('{', "(").replace('}', ")").replace('$', "_").replace(char::is_control, "_")
 }
 
 /// S2: one datagram for each value.
@@ -85,7 +85,7 @@ fn log(names: &Names) -> Provider {
 /// R1-40: a light.
 fn web_socket(names: &Names) -> Provider {
     let build = |at: &Instance<'_>, work: &mut Work| {
-        let to = json!({ "websocket": { "url": at.needed("url")?, "send": ["{word}"] } });
+        let to = json!({ "websocket": { "url": at.address("url")?, "send": ["{word}"] } });
         match at.number("threshold")? {
             None => {
                 work.published(
@@ -125,7 +125,7 @@ fn webhook(names: &Names) -> Provider {
             json!(plain(&at.labels("input").join(",")))
         );
         let headers = json!({ "Content-Type": "application/json" });
-        let to = json!({ "http": { "method": "POST", "url": at.needed("url")?, "body": body, "headers": headers } });
+        let to = json!({ "http": { "method": "POST", "url": at.address("url")?, "body": body, "headers": headers } });
         work.published(at, "input", to, json!({}))
     };
     publisher(names, "Webhook", "Each value as JSON in a POST", build)
@@ -163,7 +163,7 @@ fn influx_db(names: &Names) -> Provider {
         let about = work.said(at, &at.labels("input")).to_string();
         let name = escape(&at.text("measurement").unwrap_or_else(|| at.labels("input").join("_")));
         let line = format!("{name},resource={} value={{value}} {{ns}}", escape(&about));
-        let to = json!({ "http": { "method": "POST", "url": at.needed("url")?, "body": line,
+        let to = json!({ "http": { "method": "POST", "url": at.address("url")?, "body": line,
             "headers": { "Content-Type": "text/plain; charset=utf-8" } } });
         work.published(at, "input", to, json!({}))
     };

@@ -41,12 +41,19 @@ pub struct Measured<'a> {
     pub probe: Option<&'a str>,
 }
 
-/// The name of the service that a sensor is: that of its identifier.
+/// The name of the service that a sensor is: that of its identifier, with a digest where that alone could be another's.
 pub fn service_name(id: &str) -> String {
-    let bare = id.strip_prefix("urn:uuid:").unwrap_or(id);
-    let plain: String =
-        bare.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
-    format!("sensor-{}", &plain[..plain.len().min(150)])
+    let bare = id.strip_prefix("urn:uuid:");
+    let plain: String = bare
+        .unwrap_or(id)
+        .chars()
+        .take(100)
+        .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
+        .collect();
+    match bare == Some(plain.as_str()) {
+        true => format!("sensor-{plain}"),
+        false => format!("sensor-{plain}-{}", short(id, 12)),
+    }
 }
 
 /// What tells the metrics of a collector from those of others: the beginning of its identifier.

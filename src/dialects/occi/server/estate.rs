@@ -14,7 +14,7 @@ use super::super::validate::{self, Checked};
 /// What a sensor is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
-    /// `active`, `suspended`, `incomplete`, `idle`.
+    /// `active`, `suspended`, `incomplete`, `idle`, or `faulty` after a start with less than it needs.
     pub state: &'static str,
     /// What is missing: labels that nothing feeds, attributes that something needs.
     pub missing: Vec<String>,
@@ -264,7 +264,7 @@ impl<'a> Change<'a> {
         let is_link = registry.is_a(&checked.kind, &core::link());
         let what = match is_link {
             false => What::Resource { links: Vec::new() },
-            true => self.ends(&checked, source)?,
+            true => self.ends(&checked, source, None)?,
         };
         // Links that it only mentions are there already, or come later in the same document and say themselves where they begin.
         let inline = checked.links.clone();
@@ -312,7 +312,7 @@ impl<'a> Change<'a> {
     }
 
     /// The ends of a link. One that measures begins in its sensor, whichever way round it was said.
-    fn ends(&self, checked: &Checked, source: Option<&str>) -> Result<What, Fault> {
+    fn ends(&self, checked: &Checked, source: Option<&str>, before: Option<&str>) -> Result<What, Fault> {
         let at = |end: &Option<End>| end.as_ref().map(|end| self.place(&end.location));
         let source = source.map(str::to_string).or_else(|| at(&checked.source));
         let (Some(mut source), Some(mut target)) = (source, at(&checked.target)) else {
@@ -352,7 +352,8 @@ impl<'a> Change<'a> {
         let source = End { kind: Some(begins.kind.clone()), location: source };
         let kind = self.get(&target).map(|e| e.kind.clone());
         let said = checked.target.as_ref().and_then(|end| end.kind.clone());
-        if kind.is_none() && target.starts_with('/') {
+        // What the link led to may have gone since.
+        if kind.is_none() && target.starts_with('/') && before != Some(&*target) {
             return Err(Fault::bad(format!("the target `{}` does not exist", shown(&target))));
         }
         Ok(What::Link { source, target: End { kind: kind.or(said), location: target } })
@@ -373,7 +374,7 @@ impl<'a> Change<'a> {
             false => validate::update(registry, &current, draft)?,
         };
         let what = match &current.what {
-            What::Link { .. } => self.ends(&checked, None)?,
+            What::Link { target, .. } => self.ends(&checked, None, Some(&target.location))?,
             resource => resource.clone(),
         };
         let links = checked.links.clone();

@@ -122,7 +122,22 @@ impl Occi {
             .into_iter()
             .filter(|place| estate.get(place).is_some_and(|e| estate.registry.is_a(&e.kind, &sensor)))
             .collect();
-        let (documents, statuses) = self.work_out(&mut change)?;
+        // One that cannot run any more, because the server was started with less, keeps nobody else from it.
+        let (mut documents, mut statuses) = (Documents::new(), BTreeMap::new());
+        for place in std::mem::take(&mut change.touched) {
+            change.touched.insert(place.clone());
+            match self.work_out(&mut change) {
+                Ok((more, states)) => {
+                    documents.extend(more);
+                    statuses.extend(states);
+                }
+                Err(why) => {
+                    tracing::warn!(sensor = &*place, %why, "a sensor that was kept cannot run");
+                    let missing = vec![why.text];
+                    statuses.insert(place, Status { state: "faulty", missing, ..Status::default() });
+                }
+            }
+        }
         let mut wanted: BTreeMap<String, Option<ServiceDocument>> = documents.into_iter().collect();
         let ours = running.services.values().filter(|p| {
             p.document.open().is_ok_and(|document| document.annotations.contains_key(ANNOTATION))
@@ -171,24 +186,19 @@ impl Occi {
             }
             (done, changed, documents, statuses)
         };
+        self.refuse_others(&documents).await?;
         self.apply(documents).await?;
         let store = self.supervisor.shell().store();
-        let kept: Vec<_> = changed
-            .iter()
-            .map(|(place, entity)| {
-                let value = entity.as_deref().map(kept_value);
-                store.knowledge(KEPT, &format!("entity{place}"), value.as_ref())
-            })
-            .collect();
+        let entries =
+            changed.iter().map(|(place, e)| (format!("entity{place}"), e.as_deref().map(kept_value)));
+        let kept = store.knowledge_all(KEPT, entries.collect());
         self.write(|estate| {
             estate.commit(changed);
             estate.statuses.extend(statuses);
         });
-        for write in kept {
-            write.await.map_err(|e| {
-                Fault::new(FaultKind::Unavailable, format!("it holds, but could not be recorded: {e}"))
-            })?;
-        }
+        kept.await.map_err(|e| {
+            Fault::new(FaultKind::Unavailable, format!("it holds, but could not be recorded: {e}"))
+        })?;
         Ok(done)
     }
 
@@ -199,6 +209,25 @@ impl Occi {
             template::imply(&self.providers, &mut draft);
         }
         Ok(draft)
+    }
+
+    /// A sensor takes the place of no service that is none.
+    async fn refuse_others(&self, documents: &Documents) -> Result<(), Fault> {
+        if documents.is_empty() {
+            return Ok(());
+        }
+        let running = self.supervisor.running().await;
+        for (name, _) in documents {
+            let other = running.services.get(name.as_str()).is_some_and(|policy| {
+                !policy.document.open().is_ok_and(|document| document.annotations.contains_key(ANNOTATION))
+            });
+            if other {
+                return Err(Fault::conflict(format!(
+                    "a managed service is called `{name}`, as the sensor would be; give the sensor another identifier"
+                )));
+            }
+        }
+        Ok(())
     }
 
     async fn apply(&self, documents: Documents) -> Result<(), Fault> {

@@ -357,6 +357,7 @@ impl Asked<'_> {
             })
             .await;
         if places.is_err() {
+            // All or nothing: the mixins of the same document go as well.
             for mixin in &added {
                 self.occi.remove_mixin(&mixin.id).await?;
             }

@@ -1,5 +1,6 @@
 //! Collectors: they register, ask what to send, say that they live, and are forgotten when they do not. Every connection is theirs.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,14 +16,18 @@ use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
 use super::data::number;
-use super::model::{Registry, Written};
-use super::{Answer, App, MAX_ID, Object, Refused, Tower, json_answer, lock, new_id, shortened};
+use super::model::{Kin, Registry, Written};
+use super::{Answer, App, MAX_ID, Object, Refused, Tower, hang_up, json_answer, lock, new_id, shortened};
 use crate::model::connector::CollectSensor;
 use crate::model::{ModelChange, PortError, Resource, Selector, Timestamp};
 use crate::service::collection::Want;
 
 /// The most collectors.
 const MAX_COLLECTORS: usize = 200_000;
+/// How many resources of a collector are compared with what its metrics are said to be of, times each of those.
+const MAX_COMPARED: usize = 1_000_000;
+/// The most classes and types of which a collector offers metrics without having registered such resources.
+const MAX_KIN: usize = 1_000;
 /// The longest time that a request for the configuration waits for a change.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 /// Says at registration how many seconds `Prefer: wait=…` may ask for (RFC 7240); the original says nothing.
@@ -30,24 +35,37 @@ pub const WAIT: HeaderName = HeaderName::from_static("homeostat-max-wait");
 /// What streams are called.
 pub(super) const STREAMS: &str = "http://www.modaclouds.eu/streams/";
 
+/// A list; the original's reader takes `null` for what is not there, and so is it in a list.
+type List = Option<Vec<Option<Object<Written>>>>;
+
 /// What a collector says of itself.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
     #[serde(default)]
-    monitored_resources_by_metric: Option<BTreeMap<String, Option<Vec<Object<Written>>>>>,
+    monitored_resources_by_metric: Option<BTreeMap<String, List>>,
     #[serde(default)]
-    resources: Option<Vec<Object<Written>>>,
+    resources: List,
     #[serde(default)]
     keep_alive: Option<f64>,
+}
+
+/// Of what a collector offers a metric.
+#[derive(Debug, Default)]
+struct Offer {
+    resources: Vec<Arc<Resource>>,
+    /// Whichever of these the model has: the collector has registered none itself.
+    kin: Vec<Kin>,
 }
 
 /// One collector.
 pub(super) struct Collector {
     /// What it said, as it said it.
     descriptor: Box<str>,
-    offers: HashMap<Arc<str>, Vec<Arc<Resource>>>,
+    offers: HashMap<Arc<str>, Offer>,
     resources: Vec<Resource>,
+    /// How many resources had been taken out by hand when the model had all of these last.
+    there: AtomicU64,
     /// How long it lives without a word; for ever, when absent.
     pub keep: Option<Duration>,
     seen: AtomicI64,
@@ -74,29 +92,52 @@ impl Collector {
         let keep = descriptor.keep_alive.filter(|seconds| *seconds > 0.0);
         let keep = keep.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let mut resources = BTreeMap::new();
-        for Object(written) in descriptor.resources.into_iter().flatten() {
-            let resource = written.resource(None)?;
+        for Object(written) in descriptor.resources.into_iter().flatten().flatten() {
+            let resource = Arc::new(written.resource(None)?);
             resources.insert(resource.id.clone(), resource);
         }
+        let declared: Vec<Arc<Resource>> = resources.values().cloned().collect();
         let mut offers = HashMap::new();
+        let (mut compared, mut kins) = (0_usize, 0);
         for (metric, list) in descriptor.monitored_resources_by_metric.into_iter().flatten() {
-            // The original's reader takes `null` for what is not there.
             let Some(list) = list else { continue };
             if metric.is_empty() || metric.len() > MAX_ID {
                 return Err(format!("the name of the metric `{}` is empty or too long", shortened(&metric)));
             }
-            let mut offered = Vec::with_capacity(list.len());
-            for Object(written) in list {
-                let resource = written.resource(None)?;
-                resources.entry(resource.id.clone()).or_insert_with(|| resource.clone());
-                offered.push(Arc::new(resource));
+            let mut offer = Offer { resources: Vec::with_capacity(list.len()), kin: Vec::new() };
+            for Object(written) in list.into_iter().flatten() {
+                let Some(kin) = written.kin()? else {
+                    let resource = Arc::new(written.resource(None)?);
+                    resources.entry(resource.id.clone()).or_insert_with(|| resource.clone());
+                    offer.resources.push(resource);
+                    continue;
+                };
+                compared = compared.saturating_add(declared.len());
+                if compared > MAX_COMPARED {
+                    let what = "entries without id or clazz, times the resources,";
+                    return Err(format!("{what} are more than {MAX_COMPARED}"));
+                }
+                let before = offer.resources.len();
+                offer.resources.extend(declared.iter().filter(|resource| kin.has(resource)).cloned());
+                if offer.resources.len() == before && !offer.kin.contains(&kin) {
+                    kins += 1;
+                    offer.kin.push(kin);
+                }
+                if kins > MAX_KIN {
+                    return Err(format!(
+                        "more than {MAX_KIN} entries have no id, and nothing in `resources`"
+                    ));
+                }
             }
-            offers.insert(metric.as_str().into(), offered);
+            let mut known = HashSet::new();
+            offer.resources.retain(|resource| known.insert(resource.id.clone()));
+            offers.insert(metric.as_str().into(), offer);
         }
         Ok(Self {
             descriptor: text.trim().into(),
             offers,
-            resources: resources.into_values().collect(),
+            resources: resources.into_values().map(Arc::unwrap_or_clone).collect(),
+            there: AtomicU64::new(0),
             keep,
             seen: AtomicI64::new(now.0),
             waiting: Arc::default(),
@@ -119,9 +160,10 @@ impl Collector {
         self.waiting.load(Ordering::Relaxed) > 0 || self.keep.is_none_or(|keep| silent <= keep)
     }
 
-    /// The metrics that it offers, each with the number of its resources.
-    pub fn offered(&self) -> BTreeMap<&str, usize> {
-        self.offers.iter().map(|(metric, resources)| (&**metric, resources.len())).collect()
+    /// The metrics that it offers, each with the number of its resources, and whether there are others of the model besides.
+    pub fn offered(&self) -> BTreeMap<&str, (usize, bool)> {
+        let offers = self.offers.iter();
+        offers.map(|(metric, of)| (&**metric, (of.resources.len(), !of.kin.is_empty()))).collect()
     }
 }
 
@@ -157,8 +199,35 @@ impl Offered {
     }
 }
 
-/// By metric, then by resource.
-pub(super) type Offers = HashMap<Arc<str>, HashMap<Arc<str>, Offered>>;
+/// Of what collectors offer a metric.
+#[derive(Default)]
+pub(super) struct OfMetric {
+    pub resources: HashMap<Arc<str>, Offered>,
+    /// By whom, and which of those that the model has.
+    kin: Vec<(Arc<str>, Kin, Arc<Counted>)>,
+}
+
+impl OfMetric {
+    /// Counts a datum of a resource that no collector has registered for this metric; `resource` is what the model knows of it. Answers whether
+    /// somebody offers it all the same.
+    pub fn count_kin(&self, resource: impl FnOnce() -> Option<Arc<Resource>>, wanted: bool) -> bool {
+        if self.kin.is_empty() {
+            return false;
+        }
+        let Some(resource) = resource() else { return false };
+        let Some((_, _, counted)) = self.kin.iter().find(|(_, kin, _)| kin.has(&resource)) else {
+            return false;
+        };
+        counted.data.fetch_add(1, Ordering::Relaxed);
+        if !wanted {
+            counted.unwanted.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+}
+
+/// By metric.
+pub(super) type Offers = HashMap<Arc<str>, OfMetric>;
 
 /// What is needed, by metric; looked up again whenever that changes.
 #[derive(Default)]
@@ -199,6 +268,8 @@ pub(super) struct Collectors {
     pub all: DashMap<Arc<str>, Arc<Collector>>,
     offers: RwLock<Offers>,
     needs: Mutex<Needs>,
+    /// How many resources were taken out of the model by hand.
+    taken_out: AtomicU64,
     /// What was counted of those that are gone.
     gone: Counted,
 }
@@ -222,19 +293,21 @@ impl Collectors {
         if let Some(before) = &before {
             withdraw(&mut offers, id, before);
         }
-        for (metric, resources) in &collector.offers {
+        for (metric, offer) in &collector.offers {
             let of_metric = offers.entry(metric.clone()).or_default();
-            for resource in resources {
+            for resource in &offer.resources {
                 let by = (id.clone(), collector.counted.clone());
-                match of_metric.get_mut(resource.id.as_str()) {
+                match of_metric.resources.get_mut(resource.id.as_str()) {
                     Some(offered) => offered.by.push(by),
                     None => {
                         let (since, data) = (AtomicI64::new(0), AtomicU64::new(0));
                         let offered = Offered { by: vec![by], since, data };
-                        of_metric.insert(resource.id.as_str().into(), offered);
+                        of_metric.resources.insert(resource.id.as_str().into(), offered);
                     }
                 }
             }
+            let kin = offer.kin.iter().map(|kin| (id.clone(), kin.clone(), collector.counted.clone()));
+            of_metric.kin.extend(kin);
         }
         self.all.insert(id.clone(), Arc::new(collector));
         if let Some(before) = before {
@@ -254,6 +327,11 @@ impl Collectors {
             all.fetch_add(of.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         Some(collector)
+    }
+
+    /// A resource was taken out of the model by hand: whose it is brings it back at its next word.
+    pub fn taken_out(&self) {
+        self.taken_out.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Puts in what the collectors have that live.
@@ -278,16 +356,17 @@ impl Collectors {
 }
 
 fn withdraw(offers: &mut Offers, id: &str, collector: &Collector) {
-    for (metric, resources) in &collector.offers {
+    for (metric, offer) in &collector.offers {
         let Some(of_metric) = offers.get_mut(metric) else { continue };
-        for resource in resources {
-            let Some(offered) = of_metric.get_mut(resource.id.as_str()) else { continue };
+        for resource in &offer.resources {
+            let Some(offered) = of_metric.resources.get_mut(resource.id.as_str()) else { continue };
             offered.by.retain(|(collector, _)| &**collector != id);
             if offered.by.is_empty() {
-                of_metric.remove(resource.id.as_str());
+                of_metric.resources.remove(resource.id.as_str());
             }
         }
-        if of_metric.is_empty() {
+        of_metric.kin.retain(|(collector, _, _)| &**collector != id);
+        if of_metric.resources.is_empty() && of_metric.kin.is_empty() {
             offers.remove(metric);
         }
     }
@@ -314,10 +393,19 @@ impl Tower {
         let needs = self.needs();
         let mut configuration = serde_json::Map::new();
         let offers: BTreeMap<_, _> = collector.offers.iter().collect();
-        for (metric, resources) in offers {
+        // Only few have to look at the whole model.
+        let mut model: Option<Vec<Arc<Resource>>> = None;
+        for (metric, offer) in offers {
             let mut entries: Vec<Json> = Vec::new();
-            for spec in needs.get(metric).into_iter().flat_map(|needed| &needed.specs) {
-                let targets = triples(&spec.from, resources);
+            let Some(needed) = needs.get(metric) else { continue };
+            let mut resources = Cow::Borrowed(&offer.resources);
+            if !offer.kin.is_empty() {
+                let model = model.get_or_insert_with(|| self.supervisor.resources());
+                let kin = model.iter().filter(|resource| offer.kin.iter().any(|kin| kin.has(resource)));
+                resources.to_mut().extend(kin.cloned());
+            }
+            for spec in &needed.specs {
+                let targets = triples(&spec.from, &resources);
                 if !targets.is_empty() {
                     entries.push(json!({
                         "parameters": spec.parameters,
@@ -350,7 +438,12 @@ impl Tower {
         let mut registry = self.registry.lock().await;
         registry.claim(collector.keep);
         let changes = registry.add(collector.resources.iter().cloned(), false, self.now());
-        self.supervisor.register(changes).await?;
+        collector.there.store(self.collectors.taken_out.load(Ordering::Relaxed), Ordering::Relaxed);
+        if let Err(why) = self.supervisor.register(changes).await {
+            // The original's collectors try again when they get no answer, and never when they get a bad one.
+            tracing::info!(collector = &*id, %why, "a data collector could not register");
+            return Ok(hang_up());
+        }
         self.collectors.insert(&id, collector);
         drop(registry);
         let mut answer = json_answer(StatusCode::CREATED, json!({ "id": &*id }).to_string());
@@ -383,9 +476,25 @@ impl Tower {
         self.supervisor.register(changes).await
     }
 
-    fn heard(&self, id: &str) -> Result<Arc<Collector>, Refused> {
+    /// Hears of a collector; what was taken out of the model by hand comes back.
+    async fn heard(&self, id: &str) -> Result<Arc<Collector>, Refused> {
         let collector = self.collectors.get(id).ok_or_else(|| Refused::missing("data collector", id))?;
-        collector.hear(self.now());
+        let now = self.now();
+        collector.hear(now);
+        let taken_out = || self.collectors.taken_out.load(Ordering::Relaxed);
+        if collector.there.load(Ordering::Relaxed) == taken_out() {
+            return Ok(collector);
+        }
+        let mut registry = self.registry.lock().await;
+        // It may be gone meanwhile.
+        if self.collectors.get(id).is_some_and(|known| Arc::ptr_eq(&known, &collector)) {
+            collector.there.store(taken_out(), Ordering::Relaxed);
+            let ids = collector.resources.iter().map(|resource| resource.id.as_str());
+            if !registry.refresh(ids, now) {
+                let changes = registry.add(collector.resources.iter().cloned(), false, now);
+                self.supervisor.register(changes).await?;
+            }
+        }
         Ok(collector)
     }
 
@@ -401,18 +510,20 @@ impl Tower {
 
 /// Those of the targets that one of the resources is, as `[class, type, id]`. What these three cannot say is said by ids.
 fn triples(targets: &[Selector], resources: &[Arc<Resource>]) -> Vec<[Option<String>; 3]> {
-    if targets.is_empty() {
-        return vec![[None, None, None]];
-    }
-    let mut triples = Vec::new();
+    let any = [Selector::default()];
+    let targets = if targets.is_empty() { &any } else { targets };
+    let (mut triples, mut told) = (Vec::new(), HashSet::new());
     for target in targets {
-        let simple = target.relations.is_empty() && !target.id.as_ref().is_some_and(|id| id.contains('*'));
+        // The original's collectors find nothing in three times `null`.
+        let says = target.class.is_some() || target.kind.is_some() || target.id.is_some();
+        let exact = !target.id.as_ref().is_some_and(|id| id.contains('*'));
+        let simple = says && exact && target.relations.is_empty();
         for resource in resources.iter().filter(|resource| target.matches(resource)) {
             let triple = match simple {
                 true => [target.class.clone(), target.kind.clone(), target.id.clone()],
                 false => [resource.class.clone(), resource.kind.clone(), Some(resource.id.clone())],
             };
-            if !triples.contains(&triple) {
+            if told.insert(triple.clone()) {
                 triples.push(triple);
             }
             if simple {
@@ -472,7 +583,7 @@ pub(super) async fn remove(State(tower): App, Path(id): Path<String>) -> Answer 
 
 /// `GET /v1/data-collectors/{id}/keepalive`
 pub(super) async fn keep_alive(State(tower): App, Path(id): Path<String>) -> Answer {
-    tower.heard(&id)?;
+    tower.heard(&id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -496,7 +607,7 @@ impl Drop for Waiting<'_> {
 /// `GET /v1/data-collectors/{id}/configuration`. With `Prefer: wait=SECONDS` it is answered when the configuration is another than those of
 /// `If-None-Match`, or else than now, and at the latest after that time. When it is one of those of `If-None-Match`, the answer is 304.
 pub(super) async fn configuration(State(tower): App, Path(id): Path<String>, headers: HeaderMap) -> Answer {
-    let mut collector = tower.heard(&id)?;
+    let mut collector = tower.heard(&id).await?;
     let authority = tower.authority(&headers);
     let mut changes = tower.supervisor.shell().collection().changes();
     changes.borrow_and_update();
@@ -615,10 +726,41 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_without_id_is_every_resource_of_its_kind_that_is_declared() {
+        let read = |entries: &str| {
+            let text = format!(
+                r#"{{"monitoredResourcesByMetric":{{"CPU":[{entries}]}},"resources":[{{"clazz":"VM","type":"F","id":"a"}},{{"clazz":"VM","type":"B","id":"b"}},{{"clazz":"Method","id":"m"}}]}}"#
+            );
+            Collector::read(&text, Timestamp(0))
+        };
+        for (entries, ids, kin) in [
+            (r#"{"clazz":"VM"}"#, &["a", "b"][..], 0),
+            (r#"{"clazz":"VM","type":"F","id":null}"#, &["a"], 0),
+            (r#"{"type":"B","id":""}"#, &["b"], 0),
+            (r#"{"id":"m"}"#, &["m"], 0),
+            ("{}", &["a", "b", "m"], 0),
+            (r#"{"clazz":"VM","id":"b"},{"clazz":"VM"},{"clazz":"VM","type":"B"}"#, &["b", "a"], 0),
+            (r#"{"clazz":"Rack"},{"clazz":"Rack"},{"clazz":"VM","type":"F"}"#, &["a"], 1),
+            (r#"{"clazz":"VM","id":"new"}"#, &["new"], 0),
+        ] {
+            let collector = read(entries).unwrap();
+            let offer = &collector.offers["CPU"];
+            let offered: Vec<&str> = offer.resources.iter().map(|r| r.id.as_str()).collect();
+            assert_eq!((offered.as_slice(), offer.kin.len()), (ids, kin), "{entries}");
+        }
+        for wrong in [r#"{"clazz":"Toaster"}"#, r#"{"clazz":"Toaster","id":"a"}"#, r#"{"id":7}"#, "7"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        let many: Vec<String> =
+            (0..=MAX_KIN).map(|n| format!(r#"{{"clazz":"Rack","type":"{n}"}}"#)).collect();
+        assert!(read(&many[1..].join(",")).is_ok() && read(&many.join(",")).is_err());
+    }
+
+    #[test]
     fn null_for_a_list_is_as_good_as_none() {
         let text = r#"{"monitoredResourcesByMetric":{"CPU":null,"RAM":[{"clazz":"VM","id":"v"}]},"resources":null,"keepAlive":null}"#;
         let collector = Collector::read(text, Timestamp(0)).unwrap();
-        assert_eq!(collector.offered(), BTreeMap::from([("RAM", 1)]));
+        assert_eq!(collector.offered(), BTreeMap::from([("RAM", (1, false))]));
         assert!(
             Collector::read(r#"{"monitoredResourcesByMetric":null}"#, Timestamp(0))
                 .unwrap()

@@ -39,6 +39,14 @@ struct Written<'a> {
     timestamp: Number,
 }
 
+impl Written<'_> {
+    fn into_owned(self) -> Written<'static> {
+        let owned = |Text(text): Text<'_>| Text(text.map(|text| Cow::Owned(text.into_owned())));
+        let (resource_id, metric) = (owned(self.resource_id), owned(self.metric));
+        Written { resource_id, metric, value: self.value, timestamp: self.timestamp }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Text<'a>(Option<Cow<'a, str>>);
 
@@ -153,8 +161,59 @@ pub(super) fn number(text: &str) -> Option<f64> {
 }
 
 /// Reads TOWER/JSON, an array or one datum alone, or RDF/JSON. A datum that is JSON and cannot be read (a number out of range, half of a
-/// surrogate pair, a key twice) says nothing that can be used, and the others are read all the same.
+/// surrogate pair, a key twice) says nothing that can be used, and the others are read all the same; so does one with a literal `NaN` or
+/// `Infinity`, which is no JSON, but what the original's collectors write.
 fn read<'a>(bytes: &'a [u8], rdf: bool) -> Result<Vec<Written<'a>>, serde_json::Error> {
+    read_json(bytes, rdf).or_else(|error| {
+        let Some(json) = without_literals(bytes) else { return Err(error) };
+        let data = read_json(&json, rdf).map_err(|_| error)?;
+        Ok(data.into_iter().map(Written::into_owned).collect())
+    })
+}
+
+/// The same text with a list, which is no number, in the place of each literal `NaN`, `Infinity` and `-Infinity`, if there are any. A list
+/// beside anything but what stands between values is no JSON either: what was wrong stays wrong.
+fn without_literals(bytes: &[u8]) -> Option<Vec<u8>> {
+    if !bytes.trim_ascii_start().starts_with(b"[") && !bytes.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
+    let mut json: Option<Vec<u8>> = None;
+    let (mut quoted, mut escaped, mut i) = (false, false, 0);
+    while let Some(byte) = bytes.get(i) {
+        let literal = match byte {
+            _ if escaped => {
+                escaped = false;
+                None
+            }
+            b'\\' => {
+                escaped = quoted;
+                None
+            }
+            b'"' => {
+                quoted = !quoted;
+                None
+            }
+            b'N' | b'I' | b'-' if !quoted => {
+                let known = [&b"NaN"[..], b"Infinity", b"-Infinity"];
+                known.into_iter().find(|literal| bytes[i..].starts_with(literal))
+            }
+            _ => None,
+        };
+        let Some(literal) = literal else {
+            i += 1;
+            continue;
+        };
+        let place = &mut json.get_or_insert_with(|| bytes.to_vec())[i..i + literal.len()];
+        place.fill(b' ');
+        if let [first, .., last] = place {
+            (*first, *last) = (b'[', b']');
+        }
+        i += literal.len();
+    }
+    json
+}
+
+fn read_json<'a>(bytes: &'a [u8], rdf: bool) -> Result<Vec<Written<'a>>, serde_json::Error> {
     match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'{') if rdf || !is_datum(bytes) => graph(bytes).or_else(|error| apart(bytes, error, subject)),
         Some(b'{') => match serde_json::from_slice(bytes) {
@@ -255,13 +314,18 @@ fn graph(bytes: &[u8]) -> Result<Vec<Written<'static>>, serde_json::Error> {
         };
         let is_datum =
             first(TYPE).is_none_or(|kind| kind.as_str().is_some_and(|k| k.ends_with("MonitoringDatum")));
-        let value = text("value");
-        if is_datum && (value.is_some() || first(&format!("{MODEL}resourceId")).is_some()) {
+        let number = |name: &str| match first(&format!("{MODEL}{name}")) {
+            Some(Json::Array(_) | Json::Object(_)) => Number::Wrong,
+            _ => text(name).as_deref().map_or(Number::Absent, Number::of),
+        };
+        let value = number("value");
+        let said_of = first(&format!("{MODEL}resourceId")).is_some();
+        if is_datum && (said_of || !matches!(value, Number::Absent)) {
             data.push(Written {
                 resource_id: Text(text("resourceId").map(Cow::Owned)),
                 metric: Text(text("metric").map(Cow::Owned)),
-                value: value.as_deref().map_or(Number::Absent, Number::of),
-                timestamp: text("timestamp").as_deref().map_or(Number::Absent, Number::of),
+                value,
+                timestamp: number("timestamp"),
             });
         }
     }
@@ -325,13 +389,15 @@ impl Tower {
             let offers = self.collectors.offers();
             let offered = offers.get(metric);
             for (id, value) in data.iter().filter_map(|datum| usable(datum, Some(metric), now, text)) {
-                let resource = match offered.and_then(|of_metric| of_metric.get_key_value(id)) {
+                let resource = match offered.and_then(|of_metric| of_metric.resources.get_key_value(id)) {
                     Some((name, offered)) => {
                         offered.count(now, every, wanted);
                         name.clone()
                     }
                     None => {
-                        strangers += 1;
+                        let known = || self.supervisor.resource(id);
+                        let kin = offered.is_some_and(|of_metric| of_metric.count_kin(known, wanted));
+                        strangers += u64::from(!kin);
                         Arc::from(id)
                     }
                 };
@@ -515,6 +581,47 @@ mod tests {
     }
 
     #[test]
+    fn a_literal_that_is_no_number_costs_its_datum_only() {
+        let good = r#"{"resourceId":"NaN, \"-Infinity","metric":"CPU","value":1}"#;
+        let one = Some(("NaN, \"-Infinity".to_string(), 1.0));
+        for literal in ["NaN", "Infinity", "-Infinity"] {
+            let bad = format!(r#"{{"resourceId":"vm1","metric":"CPU","value":{literal}}}"#);
+            let data = values(&format!("[{bad},{good} , {bad},{bad},{good}]"));
+            assert_eq!(data, [None, one.clone(), None, None, one.clone()], "{literal}");
+            assert_eq!(values(&bad), [None], "alone: {literal}");
+            assert_eq!(
+                values(&format!(r#"[{{"resourceId":"vm1","value":1,"timestamp":{literal}}}]"#)),
+                [None]
+            );
+            let beside = format!(r#"[{{"resourceId":"vm1","value":1,"note":{literal}}}]"#);
+            assert_eq!(values(&beside), [Some(("vm1".into(), 1.0))], "it matters to nobody");
+            let counted = read(bad.as_bytes(), false).unwrap();
+            assert!(counted.iter().all(|d| usable(d, None, now(), true).is_none()), "it is no text either");
+            let model = "http://www.modaclouds.eu/model#";
+            let said = |value: &str| {
+                format!(r#"{{"{model}resourceId":[{{"value":"vm1"}}],"{model}value":[{{"value":{value}}}]}}"#)
+            };
+            let graph = format!(r#"{{"_:a":{},"_:b":{}}}"#, said(literal), said("\"2\""));
+            let read = read(graph.as_bytes(), true).unwrap();
+            let usable: Vec<_> = read.iter().map(|d| usable(d, None, now(), true)).collect();
+            assert_eq!(usable, [None, Some(("vm1", 2.0))], "{literal}");
+            for wrong in [
+                format!(r#"[{{"value":1{literal}}}]"#),
+                format!(r#"[{{"value":{literal}{literal}}}]"#),
+                format!(r#"[{{{literal}:1}}]"#),
+                format!("[{literal}]"),
+                format!(r#"[{{"value":{literal}}}"#),
+                literal.to_string(),
+            ] {
+                assert!(super::read(wrong.as_bytes(), false).is_err(), "{wrong}");
+            }
+        }
+        for wrong in ["nan", "Inf", "+Infinity", "--Infinity", "- Infinity", "Nan"] {
+            assert!(read(format!(r#"[{{"value":{wrong}}}]"#).as_bytes(), false).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn what_is_of_another_metric_or_another_time_is_not_taken() {
         let at = |at: i64| {
             values(&format!(r#"[{{"resourceId":"vm1","metric":"CPU","value":1,"timestamp":{at}}}]"#))[0]
@@ -560,7 +667,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_is_read_with_a_panic(
-            text in r#"[\[{]?([\[\]{}:,"0-9eE.\- ]|"resourceId":|"value":|"metric":|"timestamp":|true|null|"vm1"|1e999|\\\\ud800|\\\\){0,40}"#,
+            text in r#"[\[{]?([\[\]{}:,"0-9eE.\- ]|"resourceId":|"value":|"metric":|"timestamp":|true|null|"vm1"|1e999|NaN|-?Infinity|\\\\ud800|\\\\){0,40}"#,
             rdf: bool,
         ) {
             for datum in read(text.as_bytes(), rdf).into_iter().flatten() {

@@ -307,6 +307,13 @@ fn json_answer(status: StatusCode, text: impl Into<Body>) -> Response {
     (status, kind, text.into()).into_response()
 }
 
+/// Closes the connection instead of an answer: who cannot be answered now and would not ask again after a bad answer does after none.
+fn hang_up() -> Response {
+    let over = || std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "closed without an answer");
+    let broken = futures::stream::once(async move { Err::<axum::body::Bytes, _>(over()) });
+    (StatusCode::SERVICE_UNAVAILABLE, Body::from_stream(broken)).into_response()
+}
+
 fn json(value: &impl serde::Serialize) -> Answer {
     let text = serde_json::to_vec(value).map_err(|e| Refused::failed(e.to_string()))?;
     Ok(json_answer(StatusCode::OK, text))

@@ -37,6 +37,15 @@ const MANY: [&str; 4] = ["requiredComponents", "providedMethods", "vms", "nodes"
 /// The most references of one name.
 const MAX_REFERENCES: usize = 10_000;
 
+fn is_class(class: &str) -> bool {
+    CLASSES.iter().any(|(name, _)| *name == class)
+}
+
+/// The classes that there are, for an error.
+fn classes() -> String {
+    CLASSES.map(|(name, _)| name).join(", ")
+}
+
 /// A resource as clients write it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -57,11 +66,49 @@ pub(super) struct Written {
     nodes: Vec<String>,
 }
 
+/// Resources of which not all is said: every one that has the class, the type and the id, as far as they are given.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Kin {
+    class: Option<String>,
+    kind: Option<String>,
+    id: Option<String>,
+}
+
+impl Kin {
+    pub fn has(&self, resource: &Resource) -> bool {
+        let same = |want: &Option<String>, have: Option<&str>| want.is_none() || want.as_deref() == have;
+        same(&self.class, resource.class.as_deref())
+            && same(&self.kind, resource.kind.as_deref())
+            && same(&self.id, Some(&resource.id))
+    }
+}
+
+/// `null` is nothing, as a list and in one.
 fn list_or_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+    let list: Option<Vec<Option<String>>> = Option::deserialize(deserializer)?;
+    Ok(list.unwrap_or_default().into_iter().flatten().filter(|to| !to.is_empty()).collect())
 }
 
 impl Written {
+    /// Which resources it means when it has no id, or no class.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn kin(&self) -> Result<Option<Kin>, String> {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let kin = Kin { class: given(&self.clazz), kind: self.kind.clone(), id: given(&self.id) };
+        if kin.class.is_some() && kin.id.is_some() {
+            return Ok(None);
+        }
+        if let Some(class) = kin.class.as_ref().filter(|class| !is_class(class)) {
+            return Err(format!("there is no clazz `{}`; there are {}", shortened(class), classes()));
+        }
+        if [&kin.kind, &kin.id].into_iter().flatten().any(|text| text.len() > MAX_ID) {
+            return Err(format!("a type or an id is longer than {MAX_ID} bytes"));
+        }
+        Ok(Some(kin))
+    }
+
     /// The resource that it means; `class` is what the group says that it stands in.
     ///
     /// # Errors
@@ -75,9 +122,8 @@ impl Written {
         let Some(class) = self.clazz.or_else(|| class.map(str::to_string)) else {
             return Err(format!("the resource `{}` has no clazz", named()));
         };
-        if !CLASSES.iter().any(|(name, _)| *name == class) {
-            let known: Vec<&str> = CLASSES.iter().map(|(name, _)| *name).collect();
-            let known = known.join(", ");
+        if !is_class(&class) {
+            let known = classes();
             return Err(format!("`{}` has the clazz `{}`; there are {known}", named(), shortened(&class)));
         }
         let one =
@@ -102,7 +148,7 @@ impl Written {
 
 /// A resource as clients read it; none without a class of theirs, such as a managed service.
 pub(in super::super) fn written(resource: &Resource) -> Option<Json> {
-    let class = resource.class.as_deref().filter(|class| CLASSES.iter().any(|(name, _)| name == class))?;
+    let class = resource.class.as_deref().filter(|class| is_class(class))?;
     let mut object = Map::new();
     for (name, targets) in &resource.relations {
         match targets.as_slice() {
@@ -328,7 +374,7 @@ pub(super) async fn replace(State(tower): App, body: Body) -> Answer {
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `DELETE /v1/resources/{id}`. What a collector has registered comes back with it; what a policy declares stays.
+/// `DELETE /v1/resources/{id}`. What a collector has registered comes back at its next word; what a policy declares stays.
 pub(super) async fn remove(State(tower): App, Path(id): Path<String>, _: Method) -> Answer {
     let mut registry = tower.registry.lock().await;
     let by_hand = registry.by_hand(&id);
@@ -342,6 +388,7 @@ pub(super) async fn remove(State(tower): App, Path(id): Path<String>, _: Method)
         });
     };
     tower.supervisor.register(vec![change]).await?;
+    tower.collectors.taken_out();
     if by_hand {
         tower.keep(&format!("resource/{id}"), None).await?;
     }

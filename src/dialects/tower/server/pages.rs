@@ -225,7 +225,7 @@ async fn metrics(State(tower): App, uri: Uri) -> Response {
             continue;
         }
         let rules: Vec<&str> = needed.services.iter().map(|service| &**service).collect();
-        let offered = tower.collectors.offers().get(metric).map_or(0, std::collections::HashMap::len);
+        let offered = tower.collectors.offers().get(metric).map_or(0, |of_metric| of_metric.resources.len());
         page.put(format_args!(
             "<tr><td>{}<td>{}<td>{offered} resources",
             Safe(metric),
@@ -280,8 +280,13 @@ async fn collectors(State(tower): App, uri: Uri) -> Response {
         "More than asked for",
     ]);
     for (id, collector) in tower.collectors.list() {
-        let offered: Vec<String> =
-            collector.offered().iter().map(|(metric, n)| format!("{metric} ({n})")).collect();
+        let offered: Vec<String> = collector
+            .offered()
+            .iter()
+            .map(|(metric, (n, others))| {
+                format!("{metric} ({n}{})", if *others { " and others" } else { "" })
+            })
+            .collect();
         let offered = offered.join(", ");
         if !page.shows(&format!("{id} {offered}")) {
             continue;
