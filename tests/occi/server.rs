@@ -1183,7 +1183,7 @@ fn the_same_metric_is_looked_at_and_triggers() {
     await_datum(&dashboard, 0.0);
     let _open = std::net::TcpListener::bind(address).unwrap();
     await_datum(&dashboard, 1.0);
-    sink_says(&sink, "mail to myself@example.com: urn:uuid:1111 is over 0.5");
+    sink_says(&sink, "mail to <myself@example.com>: urn:uuid:1111 is over 0.5");
     for _ in 0..5 {
         datum(&dashboard);
     }
