@@ -198,7 +198,6 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
             })?),
         };
     let connectors = Connectors::new();
-    occi::channel::register(&connectors);
     if !modules.has(Module::Datagrams) {
         connectors.refuse_datagrams();
     }

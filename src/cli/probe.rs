@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::local::{chain, start_log};
 use super::{Common, Exit, Failure, Output, ProbeOptions};
 use crate::connectors::Connectors;
-use crate::dialects::occi::probe::{Probe, router};
+use crate::dialects::occi::server::probe::{Probe, router};
 use crate::knowledge::store::Store;
 use crate::service::record::Tape;
 use crate::service::shell::{Setting, Shell};

@@ -5,6 +5,7 @@
 //! `text` finds numbers in answers. What authors of connectors must and should do is in `docs/connectors.md`.
 
 mod cached;
+mod channel;
 mod check;
 mod collectd;
 mod datagram;
@@ -92,7 +93,7 @@ impl std::fmt::Debug for Connectors {
 impl Connectors {
     /// The built-in kinds. Opens nothing yet; sensors and effectors need a tokio runtime only when they run.
     pub fn new() -> Self {
-        Self {
+        let connectors = Self {
             shared: Arc::new(Shared {
                 client: fetch::client(),
                 scrapes: prometheus::Scrapes::default(),
@@ -106,7 +107,9 @@ impl Connectors {
                 effectors: RwLock::default(),
                 datagrams: AtomicBool::new(true),
             }),
-        }
+        };
+        channel::register(&connectors);
+        connectors
     }
 
     /// Makes `custom: { kind: …, config: … }` sensors buildable; a later registration of the same kind replaces the earlier one

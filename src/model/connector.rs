@@ -514,6 +514,9 @@ pub enum ProxyQuantity {
     ResponseTime,
 }
 
+/// The kind of `custom` sensors whose collector a probe runs: `{ url, collector, output }`. Built in.
+pub const PROBE: &str = "occi-probe";
+
 /// A connector of the embedding program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use homeostat::connectors::Connectors;
 use homeostat::daemon::{Daemon, Options};
+use homeostat::dialects::occi::Extension;
 use homeostat::dialects::occi::monitoring::Settings;
 use homeostat::dialects::occi::server::{self, Occi as Server};
-use homeostat::dialects::occi::{Extension, channel};
 use homeostat::policy::load::Sources;
 use serde_json::{Value, json};
 use support::Process;
@@ -82,7 +82,6 @@ impl Occi {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let connectors = Connectors::new();
-        channel::register(&connectors);
         let options = Options {
             dirs: Vec::new(),
             data_dir: data_dir.map(Path::to_path_buf),

@@ -8,7 +8,6 @@
 //!
 //! What clients send is a [`Draft`]: everything is optional, nothing is resolved. What the server shows is an [`Entity`].
 
-pub mod channel;
 pub mod draft;
 pub mod extensions;
 pub mod fault;
@@ -17,7 +16,6 @@ pub mod model;
 pub mod monitoring;
 pub mod negotiate;
 mod pattern;
-pub mod probe;
 pub mod registry;
 pub mod rendering;
 mod scan;

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::super::channel;
 use super::super::draft::{Draft, coerce};
 use super::super::extensions::monitoring;
 use super::super::fault::{Fault, shown};
@@ -13,6 +12,7 @@ use super::super::model::{Entity, TypeId, What};
 use super::super::registry::{Registry, Role};
 use super::provider::{Instance, Provider, Providers, Settings, Stage, Work, labels, named, short};
 use super::timing::Timing;
+use crate::model::connector::PROBE;
 use crate::policy::document::ServiceDocument;
 use crate::policy::load::service_from_json;
 
@@ -253,7 +253,7 @@ fn on_probe(
         };
         for output in labels_of(&at, Role::Out) {
             let config = json!({ "url": place.probe, "collector": document, "output": output });
-            let sensor = json!({ "custom": { "kind": channel::KIND, "config": config } });
+            let sensor = json!({ "custom": { "kind": PROBE, "config": config } });
             work.brought(&at, &output, sensor);
         }
     }

@@ -4,6 +4,7 @@
 //! `shown` (from an entity to a response).
 
 pub mod estate;
+pub mod probe;
 mod route;
 mod shown;
 

@@ -21,11 +21,11 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fault::{Fault, FaultKind};
-use super::json;
-use super::monitoring::translate::measuring;
-use super::monitoring::{Providers, Settings};
-use super::registry::{Extension, Registry};
+use super::super::fault::{Fault, FaultKind};
+use super::super::json;
+use super::super::monitoring::translate::measuring;
+use super::super::monitoring::{Providers, Settings};
+use super::super::registry::{Extension, Registry};
 use crate::model::Timestamp;
 use crate::service::control::ChangeError;
 use crate::service::supervisor::Supervisor;
@@ -148,7 +148,10 @@ impl Probe {
     async fn end(&self, name: &str) -> Result<(), Fault> {
         let _one = self.changing.lock().await;
         if self.running().remove(name).is_none() {
-            return Err(Fault::not_found(format!("no collector `{}` runs here", super::fault::shown(name))));
+            return Err(Fault::not_found(format!(
+                "no collector `{}` runs here",
+                super::super::fault::shown(name)
+            )));
         }
         self.change(vec![(name.to_string(), None)]).await
     }

@@ -16,15 +16,12 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::connectors::{Connectors, client};
+use super::{Connectors, client};
 use crate::model::Measurement;
-use crate::model::connector::{BuiltSensor, ConnectorError, Listener, Sink};
-
-/// The kind of `custom` sensors that this is.
-pub const KIND: &str = "occi-probe";
+use crate::model::connector::{BuiltSensor, ConnectorError, Listener, PROBE, Sink};
 
 /// How often a probe is told that it is still wanted.
-pub const RENEW: Duration = Duration::from_secs(60);
+const RENEW: Duration = Duration::from_secs(60);
 
 /// How long a request to a probe may take.
 const ASK: Duration = Duration::from_secs(5);
@@ -54,10 +51,10 @@ struct Config {
 }
 
 /// Makes sensors on probes buildable.
-pub fn register(connectors: &Connectors) {
-    connectors.register_sensor(KIND, |config| {
+pub(super) fn register(connectors: &Connectors) {
+    connectors.register_sensor(PROBE, |config| {
         let config: Config = serde_json::from_value(config.clone())
-            .map_err(|why| ConnectorError::Config(format!("`custom: {{ kind: {KIND} }}`: {why}")))?;
+            .map_err(|why| ConnectorError::Config(format!("`custom: {{ kind: {PROBE} }}`: {why}")))?;
         let url = url::Url::parse(&config.url)
             .ok()
             .filter(|url| url.scheme() == "http" && url.host_str().is_some())
