@@ -303,7 +303,7 @@ impl Asked<'_> {
         draft
     }
 
-    fn new(&self, draft: Draft) -> Result<Draft, Fault> {
+    fn spelled_out(&self, draft: Draft) -> Result<Draft, Fault> {
         self.occi.spelled_out(self.stripped(draft))
     }
 
@@ -320,7 +320,8 @@ impl Asked<'_> {
                 _ => input.document(&estate.registry)?,
             }
         };
-        let drafts = document.resources.into_iter().chain(document.links).map(|draft| self.new(draft));
+        let drafts =
+            document.resources.into_iter().chain(document.links).map(|draft| self.spelled_out(draft));
         let drafts: Vec<Draft> = drafts.collect::<Result<_, _>>()?;
         let added = match document.mixins.is_empty() {
             true => Vec::new(),
@@ -424,7 +425,7 @@ impl Asked<'_> {
             }
             (self.input().entity(&estate.registry)?, kind.id.clone())
         };
-        let draft = self.new(draft)?;
+        let draft = self.spelled_out(draft)?;
         self.occi.change(&self.base, |change| change.create(draft, Some(&kind), Some(place))).await?;
         self.created(vec![place.to_string()], true)
     }
