@@ -1,5 +1,6 @@
-//! OCCI: how its model is rendered and read, what is refused and why, and what the registry knows.
+//! OCCI: how its model is rendered and read, what is refused and why, what the registry knows, what the server answers, and what sensors do.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
 mod alarm;
 mod goldens;

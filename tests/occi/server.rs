@@ -445,9 +445,11 @@ fn who_measures_what_is_found_from_both_sides() {
     let mut both = vec![json!(one), json!(two)];
     both.sort_by_key(Value::to_string);
     assert_eq!(targets, both);
-    let filter = format!("occi.core.target=\"{two}\"");
-    let answer = occi.ask("GET", "/collector/", &[("X-OCCI-Attribute", &filter)], "");
-    assert_eq!(answer.body.trim(), format!("X-OCCI-Location: http://{}{}", occi.address, places[1]));
+    for said in [two.clone(), format!("http://{}{two}", occi.address)] {
+        let filter = format!("occi.core.target=\"{said}\"");
+        let answer = occi.ask("GET", "/collector/", &[("X-OCCI-Attribute", &filter)], "");
+        assert_eq!(answer.body.trim(), format!("X-OCCI-Location: http://{}{}", occi.address, places[1]));
+    }
     let text = occi.ask("GET", &sensor, &[], "").body;
     assert!(text.contains(&format!("Link: <{one}>")), "{text}");
 }
@@ -1187,4 +1189,34 @@ fn the_same_metric_is_looked_at_and_triggers() {
         datum(&dashboard);
     }
     assert_eq!(sink.log().lines().filter(|line| line.starts_with("mail to")).count(), 1, "{}", sink.log());
+}
+
+#[test]
+fn ten_thousand_entities_are_deleted_while_they_are_read() {
+    let occi = Occi::start();
+    let all: Vec<Value> =
+        (0..10_000).map(|n| json!({ "kind": COMPUTE, "id": format!("urn:x:{n}") })).collect();
+    let made = occi.ask(
+        "POST",
+        "/",
+        &[JSON[0], ("Accept", "text/uri-list")],
+        &json!({ "resources": all }).to_string(),
+    );
+    assert_eq!((made.status, made.body.lines().count()), (201, 10_000));
+    let read = || {
+        let answer = occi.ask("GET", "/compute/", &[("Accept", "text/uri-list")], "");
+        assert_eq!(answer.status, 200);
+        answer.body.lines().count()
+    };
+    std::thread::scope(|scope| {
+        let deleting = scope.spawn(|| occi.ask("DELETE", "/compute/", &[], "").status);
+        let mut seen = 10_000;
+        while !deleting.is_finished() {
+            let count = read();
+            assert!(count == seen || count == 0, "all or none, and none stay none: {count}");
+            seen = count;
+        }
+        assert_eq!(deleting.join().unwrap(), 200);
+    });
+    assert_eq!(read(), 0);
 }

@@ -112,6 +112,10 @@ pub struct Change<'a> {
     estate: &'a Estate,
     /// By place; `None`: removed.
     changed: BTreeMap<Arc<str>, Option<Arc<Entity>>>,
+    /// Where what was changed is, by identifier; also where it was, if it is there no more.
+    ids: HashMap<String, Arc<str>>,
+    /// The changed links that begin at a place; also those that do no more.
+    begins: HashMap<String, BTreeSet<Arc<str>>>,
     /// The sensors that it touches.
     pub touched: BTreeSet<Arc<str>>,
     /// The sensors whose times the client has just said, with the names of these attributes.
@@ -123,7 +127,15 @@ pub struct Change<'a> {
 impl<'a> Change<'a> {
     /// No change yet.
     pub fn new(estate: &'a Estate, base: &'a str) -> Self {
-        Self { estate, changed: BTreeMap::new(), touched: BTreeSet::new(), timed: BTreeMap::new(), base }
+        Self {
+            estate,
+            changed: BTreeMap::new(),
+            ids: HashMap::new(),
+            begins: HashMap::new(),
+            touched: BTreeSet::new(),
+            timed: BTreeMap::new(),
+            base,
+        }
     }
 
     /// What is to be committed.
@@ -142,19 +154,18 @@ impl<'a> Change<'a> {
     /// The links that would begin at a place, in order.
     pub fn links_from(&self, place: &str) -> Vec<Arc<Entity>> {
         let mut places: BTreeSet<&str> = self.estate.links_from(place).map(|place| &**place).collect();
-        for (at, entity) in &self.changed {
-            match entity.as_deref().map(|entity| &entity.what) {
-                Some(What::Link { source, .. }) if source.location == place => places.insert(at),
-                _ => places.remove(&**at),
-            };
-        }
-        places.into_iter().filter_map(|place| self.get(place).cloned()).collect()
+        places.extend(self.begins.get(place).into_iter().flatten().map(|place| &**place));
+        let begins_there = |entity: &&Arc<Entity>| match &entity.what {
+            What::Link { source, .. } => source.location == place,
+            What::Resource { .. } => false,
+        };
+        places.into_iter().filter_map(|place| self.get(place)).filter(begins_there).cloned().collect()
     }
 
     fn by_id(&self, id: &str) -> Option<String> {
-        let changed = self.changed.values().flatten().find(|entity| entity.id == id);
-        let known = || self.estate.ids.get(id).filter(|place| self.get(place).is_some());
-        changed.map(|entity| entity.location.clone()).or_else(|| known().map(ToString::to_string))
+        let known = [self.ids.get(id), self.estate.ids.get(id)];
+        let mut known = known.into_iter().flatten();
+        known.find(|place| self.get(place).is_some_and(|entity| entity.id == id)).map(ToString::to_string)
     }
 
     /// The place that a client means: a path, a URI of ours, an identifier; or something elsewhere, as it is.
@@ -224,12 +235,17 @@ impl<'a> Change<'a> {
             self.touch_who_measures(&before);
         }
         self.touch(&entity);
-        self.changed.insert(entity.location.as_str().into(), Some(Arc::new(entity)));
+        self.amend(entity);
     }
 
     /// Replaces what is known of an entity without touching what hangs on it.
     pub fn amend(&mut self, entity: Entity) {
-        self.changed.insert(entity.location.as_str().into(), Some(Arc::new(entity)));
+        let place: Arc<str> = entity.location.as_str().into();
+        self.ids.insert(entity.id.clone(), place.clone());
+        if let What::Link { source, .. } = &entity.what {
+            self.begins.entry(source.location.clone()).or_default().insert(place.clone());
+        }
+        self.changed.insert(place, Some(Arc::new(entity)));
     }
 
     /// Takes an entity away, and with a resource the links that begin in it (GFD.221, composition).

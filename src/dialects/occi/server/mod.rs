@@ -173,6 +173,15 @@ impl Occi {
         make: impl FnOnce(&mut Change<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let _one = self.changing.lock().await;
+        self.change_alone(base, make).await
+    }
+
+    /// As [`Occi::change`], for who has the lock.
+    async fn change_alone<T>(
+        &self,
+        base: &str,
+        make: impl FnOnce(&mut Change<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let (done, changed, documents, statuses) = {
             let estate = self.estate();
             let mut change = Change::new(&estate, base);
@@ -354,11 +363,10 @@ impl Occi {
     /// # Errors
     /// As [`Registry::remove_mixin`].
     pub async fn remove_mixin(&self, id: &TypeId) -> Result<(), Fault> {
-        {
-            let mut probe = self.estate().registry.clone();
-            probe.remove_mixin(id)?;
-        }
-        self.change("", |change| {
+        let _one = self.changing.lock().await;
+        let mut registry = self.estate().registry.clone();
+        registry.remove_mixin(id)?;
+        self.change_alone("", |change| {
             let having: BTreeSet<String> = {
                 let estate = self.estate();
                 let all = estate.below("/").filter(|e| e.mixins.contains(id));
@@ -367,8 +375,7 @@ impl Occi {
             having.iter().try_for_each(|place| change.disassociate(place, id))
         })
         .await?;
-        let _one = self.changing.lock().await;
-        self.write(|estate| estate.registry.remove_mixin(id))?;
+        self.write(|estate| estate.registry = registry);
         self.keep(&format!("mixin/{id}"), None).await
     }
 

@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
-use super::super::draft::{Draft, Invocation};
+use super::super::draft::{Draft, Filter, Invocation};
 use super::super::fault::{Fault, FaultKind, shown as excerpt};
 use super::super::model::{Category, Entity, TypeId, Values};
 use super::super::monitoring::template;
@@ -136,6 +136,19 @@ impl Asked<'_> {
         }
     }
 
+    /// What a collection is filtered by; ends of links may be said with our host.
+    fn filter(&self) -> Result<Filter, Fault> {
+        let mut filter = self.input().filter()?;
+        for name in ["occi.core.source", "occi.core.target"] {
+            if let Some(serde_json::Value::String(text)) = filter.attributes.get_mut(name)
+                && let Some(rest) = text.strip_prefix(self.base.as_str()).filter(|rest| rest.starts_with('/'))
+            {
+                *text = rest.to_string();
+            }
+        }
+        Ok(filter)
+    }
+
     fn accept(&self, shape: Shape) -> Result<MediaType, Fault> {
         let all: Vec<&str> =
             self.headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
@@ -204,7 +217,7 @@ impl Asked<'_> {
             }
             Method::PUT => self.associate(id, true).await,
             Method::DELETE if kind => {
-                let filter = self.input().filter()?;
+                let filter = self.filter()?;
                 let all: Vec<String> = {
                     let estate = self.occi.estate();
                     let members = estate
@@ -261,7 +274,7 @@ impl Asked<'_> {
 
     fn list(&self, wanted: impl Fn(&Entity) -> bool) -> Result<Response, Fault> {
         let media = self.accept(Shape::Collection)?;
-        let filter = self.input().filter()?;
+        let filter = self.filter()?;
         let estate = self.occi.estate();
         let all =
             estate.below("/").filter(|entity| wanted(entity) && filter.matches(&estate.registry, entity));
@@ -303,7 +316,7 @@ impl Asked<'_> {
         draft
     }
 
-    fn new(&self, draft: Draft) -> Result<Draft, Fault> {
+    fn spelled_out(&self, draft: Draft) -> Result<Draft, Fault> {
         self.occi.spelled_out(self.stripped(draft))
     }
 
@@ -320,7 +333,8 @@ impl Asked<'_> {
                 _ => input.document(&estate.registry)?,
             }
         };
-        let drafts = document.resources.into_iter().chain(document.links).map(|draft| self.new(draft));
+        let drafts =
+            document.resources.into_iter().chain(document.links).map(|draft| self.spelled_out(draft));
         let drafts: Vec<Draft> = drafts.collect::<Result<_, _>>()?;
         let added = match document.mixins.is_empty() {
             true => Vec::new(),
@@ -424,7 +438,7 @@ impl Asked<'_> {
             }
             (self.input().entity(&estate.registry)?, kind.id.clone())
         };
-        let draft = self.new(draft)?;
+        let draft = self.spelled_out(draft)?;
         self.occi.change(&self.base, |change| change.create(draft, Some(&kind), Some(place))).await?;
         self.created(vec![place.to_string()], true)
     }
