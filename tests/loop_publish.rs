@@ -9,6 +9,7 @@ use std::time::Duration;
 use common::{START, Sim, simulate};
 use homeostat::model::{Schedule, Timestamp};
 use homeostat::policy::set::PolicySet;
+use homeostat::service::message::{Lasting, Restored};
 
 /// The alarm of S1, section 6: CPU load every minute from ten minutes on for an hour, smoothed, a mail when it is steadily above 80 %.
 const ALARM: &str = r#"
@@ -218,4 +219,61 @@ monitor: {{ schedule: {{ suspended: {suspended} }}, sensors: {{ load: {{ host: {
     s.apply(&policy(false));
     s.advance(minutes(1));
     assert_eq!(*count.lock().expect("not poisoned"), 7, "now, and after each ten seconds");
+}
+
+/// Runs a service until it ends, and starts it again over what it remembered.
+fn again(s: &Sim, policy: &PolicySet) -> Sim {
+    let mut next = Sim::new(1);
+    next.advance(s.now().since(START));
+    let mut restored = Restored::default();
+    for (_, what) in &s.lasting {
+        if let Lasting::Knowledge(key, value) = what {
+            match value {
+                Some(value) => drop(restored.knowledge.insert(key.clone(), value.clone())),
+                None => drop(restored.knowledge.remove(key)),
+            }
+        }
+    }
+    next.attach(&**policy.services.get("A").expect("it is there"), restored);
+    next
+}
+
+/// Requirement: R1-45
+#[test]
+fn what_is_owed_outlives_a_restart_and_what_was_done_is_not_done_again() {
+    let policy = policies(
+        "service: A
+monitor: { sensors: { x: push } }
+analyze: { slo: { objective: x < 10 } }
+plan: [ { when: slo, do: [ { notify: { text: high } } ], mode: act, once: true, cooldown: 60s } ]
+execute: { notify: { log: {} } }
+",
+    );
+    let mut s = Sim::new(1);
+    s.effector(|_| Some(Err("no route to the server".into())));
+    s.apply(&policy);
+    s.push("A", "x", 11.0);
+    assert_eq!(s.performed.len(), 1);
+    s.push("A", "x", 1.0);
+    let mut s = again(&s, &policy);
+    s.advance(minutes(2));
+    assert_eq!(s.performed.len(), 1, "the load is gone, and the mail still owed");
+    s.push("A", "x", 1.0);
+    s.push("A", "x", 12.0);
+    s.advance(minutes(2));
+    assert_eq!(s.performed.len(), 2);
+    let mut s = again(&s, &policy);
+    s.push("A", "x", 13.0);
+    s.advance(minutes(10));
+    assert_eq!(s.performed.len(), 0, "the same alarm stands");
+    s.push("A", "x", 1.0);
+    s.push("A", "x", 14.0);
+    s.advance(minutes(1));
+    assert_eq!(s.performed.len(), 1, "another");
+    s.push("A", "x", 1.0);
+    let mut s = again(&s, &policy);
+    s.push("A", "x", 1.0);
+    s.push("A", "x", 15.0);
+    s.advance(minutes(1));
+    assert_eq!(s.performed.len(), 1, "nothing was left of the last");
 }

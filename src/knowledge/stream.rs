@@ -41,7 +41,20 @@ enum Place {
     /// Not looked up since the model changed.
     Unknown,
     Out,
-    In(Box<[u32]>),
+    /// In one group, as nearly all are: kept here, so that nothing else has to be looked up.
+    One([u32; 1]),
+    Many(Box<[u32]>),
+}
+
+impl Place {
+    /// The groups, where it is in some.
+    fn groups(&self) -> Option<&[u32]> {
+        match self {
+            Self::Unknown | Self::Out => None,
+            Self::One(group) => Some(group),
+            Self::Many(groups) => Some(groups),
+        }
+    }
 }
 
 /// Data of many resources.
@@ -175,7 +188,7 @@ impl Stream {
         self.look_up(|resource| totals[resource].count > 0, grouping, model);
         let mut by_group = vec![Total::NOTHING; self.groups.len()];
         for (total, place) in totals.iter().zip(&self.places).filter(|(total, _)| total.count > 0) {
-            if let Place::In(groups) = place {
+            if let Some(groups) = place.groups() {
                 for group in groups {
                     by_group[*group as usize].join(total);
                 }
@@ -221,7 +234,7 @@ impl Stream {
         self.log
             .iter()
             .take_while(move |entry| entry.at <= until)
-            .filter(|entry| matches!(self.places[entry.resource as usize], Place::In(_)))
+            .filter(|entry| self.places[entry.resource as usize].groups().is_some())
             .map(|entry| (&self.names[entry.resource as usize], entry.value, entry.at))
     }
 
@@ -285,7 +298,7 @@ impl Stream {
         if !selected {
             return Place::Out;
         }
-        let Some(by) = grouping.by.as_deref() else { return Place::In(Box::new([0])) };
+        let Some(by) = grouping.by.as_deref() else { return Place::One([0]) };
         let one = |value: Option<&String>| value.map(|v| v.as_str().into()).into_iter().collect();
         let labels: Vec<Arc<str>> = match by {
             "id" => vec![id],
@@ -296,7 +309,13 @@ impl Stream {
         if labels.is_empty() {
             return Place::Out;
         }
-        Place::In(labels.into_iter().map(|label| self.group(label)).collect())
+        // A resource that is its own group lends its name, which many streams share.
+        let own = &self.names[resource].clone();
+        let shared = labels.into_iter().map(|label| if label == *own { own.clone() } else { label });
+        match shared.map(|label| self.group(label)).collect::<Vec<u32>>().as_slice() {
+            [one] => Place::One([*one]),
+            several => Place::Many(several.into()),
+        }
     }
 
     fn group(&mut self, label: Arc<str>) -> u32 {
@@ -316,7 +335,7 @@ impl Stream {
         }
         let mut values = vec![0.0; sum];
         for entry in self.log.iter().take_while(|entry| entry.at <= until) {
-            if let Place::In(groups) = &self.places[entry.resource as usize] {
+            if let Some(groups) = self.places[entry.resource as usize].groups() {
                 for group in groups {
                     let place = &mut next[*group as usize];
                     values[*place] = entry.value;

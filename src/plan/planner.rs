@@ -7,10 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
 use crate::model::{
     Action, Alarm, AlarmKind, DecisionId, HumanDuration, MissingReason, Mode, Plan, Reading, Timestamp,
 };
-use crate::policy::{PlanPolicy, PlanRow};
+use crate::policy::{PlanPolicy, PlanRow, Strategy};
 
 /// How long a strategy waits for readings of other services.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -94,7 +97,24 @@ pub struct Planner {
     owed: BTreeMap<TaskId, VecDeque<Alarm>>,
     /// The alarm that such a row answers now.
     answering: BTreeMap<TaskId, Alarm>,
+    /// Such rows that had done what there was to do when homeostat ended, about alarms that may stand still.
+    done_before: BTreeSet<TaskId>,
+    /// What is remembered of such rows over a restart, and what of that is new.
+    noted: BTreeMap<TaskId, Value>,
+    news: Vec<(String, Option<Value>)>,
 }
+
+/// What is remembered of a `once` row over a restart.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Memory {
+    /// It has done what there was to do about the alarm that stands.
+    done: bool,
+    /// The alarms that it owes an answer to.
+    owed: VecDeque<Alarm>,
+}
+
+/// What the knowledge of a service calls that: `once.SLO.HASH`, with the hash of the actions.
+const ONCE: &str = "once.";
 
 impl Planner {
     /// Builds the planner of `policy`. Standing alarms are kept; rows that are the same keep their cooldowns and what runs.
@@ -106,6 +126,9 @@ impl Planner {
             running: BTreeMap::new(),
             owed: BTreeMap::new(),
             answering: BTreeMap::new(),
+            done_before: BTreeSet::new(),
+            noted: BTreeMap::new(),
+            news: Vec::new(),
         };
         let Some(before) = before else { return planner };
         let rows = planner.policy.clone();
@@ -114,6 +137,9 @@ impl Planner {
         planner.rest = before.rest.iter().filter_map(|(t, until)| Some((moved_task(t)?, *until))).collect();
         planner.running = before.running.iter().filter_map(|(t, d)| Some((moved_task(t)?, *d))).collect();
         planner.owed = before.owed.into_iter().filter_map(|(t, a)| Some((moved_task(&t)?, a))).collect();
+        planner.done_before = before.done_before.iter().filter_map(&moved_task).collect();
+        planner.noted = before.noted.iter().filter_map(|(t, v)| Some((moved_task(t)?, v.clone()))).collect();
+        planner.news = before.news;
         planner.answering =
             before.answering.into_iter().filter_map(|(t, a)| Some((moved_task(&t)?, a))).collect();
         for (slo, case) in before.cases {
@@ -185,6 +211,12 @@ impl Planner {
                 }
             }
         }
+        if alarm.kind == AlarmKind::Recovered {
+            self.done_before.retain(|id| id.slo != alarm.slo);
+        }
+        if rows.is_empty() {
+            self.note(&alarm.slo);
+        }
         if alarm.kind == AlarmKind::Recovered && rows.is_empty() {
             let acted = before.into_iter().flat_map(|c| c.tasks.into_values()).filter_map(|t| t.acted);
             return Taken::Closed(acted.collect());
@@ -205,15 +237,90 @@ impl Planner {
             old.tasks.values_mut().for_each(|task| task.done = false);
         }
         let mut old = old.tasks;
-        let tasks = rows.into_iter().map(|row| (row, old.remove(&row).unwrap_or_default())).collect();
-        self.cases.insert(alarm.slo.clone(), Case { alarm, tasks, once });
+        let mut tasks: BTreeMap<usize, Task> =
+            rows.into_iter().map(|row| (row, old.remove(&row).unwrap_or_default())).collect();
+        for (row, task) in &mut tasks {
+            task.done |= self.done_before.remove(&TaskId { slo: alarm.slo.clone(), row: *row });
+        }
+        let slo = alarm.slo.clone();
+        self.cases.insert(slo.clone(), Case { alarm, tasks, once });
+        self.note(&slo);
         Taken::Case
+    }
+
+    /// What a service knows of its `once` rows from before it was attached.
+    pub fn recall(&mut self, knowledge: &BTreeMap<String, Value>) {
+        for (key, value) in knowledge.range(ONCE.to_string()..).take_while(|(key, _)| key.starts_with(ONCE)) {
+            let Some(id) = self.keyed(key) else {
+                self.news.push((key.clone(), None));
+                continue;
+            };
+            let memory: Memory = serde_json::from_value(value.clone()).unwrap_or_default();
+            if memory.done {
+                self.done_before.insert(id.clone());
+            }
+            if !memory.owed.is_empty() {
+                self.owed.insert(id.clone(), memory.owed);
+            }
+            self.noted.insert(id, value.clone());
+        }
+    }
+
+    fn keyed(&self, key: &str) -> Option<TaskId> {
+        let (slo, hash) = key.strip_prefix(ONCE)?.rsplit_once('.')?;
+        let same = |row: &Arc<PlanRow>| {
+            row.once
+                && row.when.includes(slo)
+                && matches!(&row.strategy, Strategy::Actions { hash: own, .. } if **own == *hash)
+        };
+        Some(TaskId { slo: slo.to_string(), row: self.policy.rows.iter().position(same)? })
+    }
+
+    /// Whether it is not known yet if an alarm of this SLO stands that was answered before.
+    pub fn doubts(&self, slo: &str) -> bool {
+        self.done_before.iter().any(|id| id.slo == slo)
+    }
+
+    /// The SLO holds: the next alarm is another.
+    pub fn fine(&mut self, slo: &str) {
+        self.done_before.retain(|id| id.slo != slo);
+        self.note(slo);
+    }
+
+    /// Works out what is to be remembered of the `once` rows of an SLO.
+    fn note(&mut self, slo: &str) {
+        for (row, policy) in self.policy.clone().rows.iter().enumerate().filter(|(_, row)| row.once) {
+            let Strategy::Actions { hash, .. } = &policy.strategy else { continue };
+            let id = TaskId { slo: slo.to_string(), row };
+            let stands = self.cases.get(slo).filter(|case| case.alarm.kind != AlarmKind::Recovered);
+            let acted = stands.and_then(|case| case.tasks.get(&row)).is_some_and(|task| task.done);
+            let done = self.done_before.contains(&id) || acted && !self.answering.contains_key(&id);
+            let owed = self.owed.get(&id).cloned().unwrap_or_default();
+            let value = match done || !owed.is_empty() {
+                true => serde_json::to_value(Memory { done, owed }).ok(),
+                false => None,
+            };
+            if self.noted.get(&id) != value.as_ref() {
+                match &value {
+                    Some(value) => self.noted.insert(id, value.clone()),
+                    None => self.noted.remove(&id),
+                };
+                self.news.push((format!("{ONCE}{slo}.{hash}"), value));
+            }
+        }
+    }
+
+    /// What is to be remembered, or forgotten, since this was asked last.
+    pub fn news(&mut self) -> Vec<(String, Option<Value>)> {
+        std::mem::take(&mut self.news)
     }
 
     /// Forgets the case of an SLO that is gone or disabled.
     pub fn forget(&mut self, slo: &str) {
         self.cases.remove(slo);
         self.owed.retain(|id, _| id.slo != slo);
+        self.done_before.retain(|id| id.slo != slo);
+        self.note(slo);
     }
 
     fn owe(&mut self, id: TaskId, alarm: Alarm) {
@@ -356,6 +463,7 @@ impl Planner {
     /// What was planned of a task is not carried out: nothing is owed.
     pub fn settled(&mut self, id: &TaskId) {
         self.answering.remove(id);
+        self.note(&id.slo);
     }
 
     /// The plan of a task is being carried out.
@@ -422,7 +530,8 @@ impl Planner {
                 true => now.after(LEAST_REST),
                 false => self.rested(id.row, now),
             };
-            self.rest.insert(id, until);
+            self.rest.insert(id.clone(), until);
+            self.note(&id.slo);
         }
     }
 

@@ -257,7 +257,11 @@ impl ServiceLoop {
         if !same {
             self.incarnations[2] += 1;
             let old = self.planner.take();
+            let new = old.is_none();
             self.planner = self.policy.plan.clone().map(|policy| Planner::build(policy, old));
+            if let Some(planner) = self.planner.as_mut().filter(|_| new) {
+                planner.recall(&self.knowledge);
+            }
             self.withdraw_orphans(turn);
         }
     }

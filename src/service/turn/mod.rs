@@ -256,6 +256,10 @@ impl ServiceLoop {
                 break;
             }
         }
+        let news = self.planner.as_mut().map(Planner::news).unwrap_or_default();
+        for (key, value) in news {
+            self.learn(&key, value, turn);
+        }
         self.wake = self.due();
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Listening, NoMonitor, ServiceLoop, Turn};
 use crate::analyze::Readings;
-use crate::model::{Measurement, MissingReason, Timestamp};
+use crate::model::{Measurement, MissingReason, SloState, Timestamp};
 use crate::monitor::{Held, Monitor};
 use crate::service::message::{Effect, Letter, MeasuredValue, Publication};
 
@@ -237,12 +237,23 @@ impl ServiceLoop {
             None => &mut nothing,
         };
         match analyzer.check(slo, readings, turn.now, &self.name) {
-            None => false,
+            None => self.settle_doubts(slo),
             Some(alarm) => {
                 self.alarm(alarm, turn);
                 true
             }
         }
+    }
+
+    /// After a restart: an SLO that holds has no alarm that was answered before.
+    fn settle_doubts(&mut self, slo: usize) -> bool {
+        let (Some(analyzer), Some(planner)) = (&self.analyzer, &mut self.planner) else { return false };
+        let Some(name) = analyzer.names().nth(slo).cloned() else { return false };
+        let holds = planner.doubts(&name) && analyzer.state(&name) == Some(SloState::Ok);
+        if holds {
+            planner.fine(&name);
+        }
+        holds
     }
 
     pub(super) fn tick_objectives(&mut self, turn: &mut Turn<'_>) {
