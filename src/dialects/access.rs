@@ -1,5 +1,5 @@
 //! Who may. The clients of these dialects have no tokens of ours, so everybody may who reaches the listener, except that web pages of others
-//! must not reach it through the browser of somebody here.
+//! must not reach it through the browser of somebody here. And what they get is called by random names.
 
 use std::net::IpAddr;
 
@@ -55,4 +55,20 @@ fn is_address(host: &str) -> bool {
 fn authority(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split(['/', '?', '#']).next().unwrap_or(rest)
+}
+
+/// A random UUID (RFC 9562, version 4).
+pub(super) fn uuid() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    // The keys of these come from the operating system.
+    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let (a, b) = (random(), random());
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        a >> 32,
+        a >> 16 & 0xffff,
+        a & 0xfff,
+        b >> 48 & 0x3fff | 0x8000,
+        b & 0xffff_ffff_ffff
+    )
 }

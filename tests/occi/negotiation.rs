@@ -53,7 +53,7 @@ fn later_versions_are_not_implemented() {
     assert_eq!(version(Some("curl/8")), Ok(Version::V1_2));
     assert_eq!(version(Some("x/1 (linux) OCCI/1.1")), Ok(Version::V1_1));
     assert_eq!(version(Some("OCCI/1.2 x/1")), Ok(Version::V1_2));
-    for later in ["OCCI/1.3", "OCCI/2.0", "a OCCI/10.1 b"] {
+    for later in ["OCCI/1.3", "OCCI/2.0", "a OCCI/10.1 b", "occi/1.3", "OCCI/99999999999999999999"] {
         assert_eq!(version(Some(later)).unwrap_err().kind.status(), 501);
     }
 }

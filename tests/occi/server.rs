@@ -729,6 +729,7 @@ fn what_is_not_understood_gets_the_status_that_fits() {
     assert_eq!(status("GET", "/-/", &[("User-Agent", "client/1 OCCI/1.1")], ""), 200);
     assert_eq!(status("POST", "/sensor/", JSON, "{"), 400);
     assert_eq!(status("POST", "/sensor/", JSON, ""), 400);
+    assert_eq!(status("POST", "/compute/", &[], ""), 400, "not even a kind");
     assert_eq!(status("PUT", "/sensor/..", JSON, "{}"), 400);
     assert_eq!(status("GET", "/%00", &[], ""), 400);
     assert_eq!(status("GET", "/%ff", &[], ""), 400);

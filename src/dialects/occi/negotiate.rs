@@ -202,9 +202,14 @@ pub fn version(user_agent: Option<&str>) -> Result<Version, Fault> {
     let token = user_agent
         .into_iter()
         .flat_map(|a| a.split([' ', ';', '(', ')', ',']))
-        .find_map(|t| t.strip_prefix("OCCI/"));
-    let Some(token) = token else { return Ok(Version::V1_2) };
-    let mut numbers = token.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+        .find_map(|t| t.split_at_checked(5).filter(|(name, _)| name.eq_ignore_ascii_case("OCCI/")));
+    let Some((_, token)) = token else { return Ok(Version::V1_2) };
+    let number = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) {
+        // A number that is too large for this is a later version all the same.
+        true => text.parse::<u32>().unwrap_or(if text.is_empty() { 0 } else { u32::MAX }),
+        false => 0,
+    };
+    let mut numbers = token.split('.').map(number);
     match (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) {
         (1, 2) => Ok(Version::V1_2),
         (0, _) | (1, 0..2) => Ok(Version::V1_1),

@@ -15,10 +15,9 @@ use super::condition::{Condition, Value, aggregate_name, percentile};
 use super::rule::{Rule, parameter};
 use super::write;
 use crate::model::Aggregate;
-use crate::model::name::{MAX_NAME, identifier_problem};
 use crate::policy::document::ServiceDocument;
-use crate::policy::expression::Expression;
 use crate::policy::load::service_from_json;
+pub use crate::policy::name::identifier;
 
 /// The SLO that is the switch of a rule.
 pub const SLO: &str = "rule";
@@ -58,21 +57,6 @@ pub fn to_json(rule: &Rule, metric_of: &dyn Fn(&str) -> Option<String>) -> Resul
     let fail = |why: String| TranslateError { rule: rule.name().to_string(), why };
     let mut work = Work::new(rule, metric_of).map_err(fail)?;
     work.document().map_err(fail)
-}
-
-/// Text as an identifier of policies: what none can contain becomes `_`.
-pub fn identifier(text: &str) -> String {
-    let mut out: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    out.truncate(MAX_NAME - 16);
-    if !out.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
-        out.insert(0, '_');
-    }
-    // Some words mean something else in expressions: `if`, `true`.
-    let reads_itself = Expression::parse(&out).is_ok_and(|e| e.inputs.len() == 1);
-    if identifier_problem(&out).is_some() || !reads_itself {
-        out.insert_str(0, "m_");
-    }
-    out
 }
 
 /// As [`identifier`], and none of those that are taken; nor is the number of its results.

@@ -11,6 +11,8 @@ use crate::model::{Schedule, Timestamp};
 
 /// The shortest period, in seconds; shorter ones are made this long.
 pub const SHORTEST: f64 = 0.1;
+/// How far a time may be from 1970, or from the time base, in seconds: thirty thousand years.
+const FARTHEST: f64 = 1e12;
 /// The longest period, in seconds: a week.
 pub const LONGEST: f64 = 604_800.0;
 /// The step of periods, in seconds.
@@ -97,6 +99,13 @@ pub fn of_sensor(values: &mut Values, now: Timestamp, said: &BTreeSet<String>) -
         }
     };
     let (start, stop) = (number(values, "occi.sensor.timestart"), number(values, "occi.sensor.timestop"));
+    for (name, value) in [("timebase", Some(base)), ("timestart", start), ("timestop", stop)] {
+        if value.is_some_and(|value| value.is_nan() || value.abs() > FARTHEST) {
+            return Err(Fault::bad(format!(
+                "`occi.sensor.{name}` is farther away than {FARTHEST:e} seconds"
+            )));
+        }
+    }
     if let Some(stop) = stop
         && stop < start.unwrap_or(0.0)
     {
@@ -225,6 +234,8 @@ mod tests {
         let past = [("period", 1.into()), ("timebase", 1_000_000_000.into()), ("timestart", 0.into())];
         assert!(wrong(&past).contains("in the past"));
         assert!(wrong(&[("period", 1.into()), ("timebase", "soon".into())]).contains("timebase"));
+        let far = [("period", 1.into()), ("timestart", 1e308.into()), ("timestop", 1e308.into())];
+        assert!(wrong(&far).contains("`occi.sensor.timestart` is farther away"));
         let known = of_sensor(&mut values(&past), NOW, &BTreeSet::new());
         assert!(known.is_ok(), "what runs already may have begun long ago");
     }

@@ -10,6 +10,7 @@ use super::super::fault::{Fault, FaultKind, shown};
 use super::super::model::{End, Entity, Kind, TypeId, Values, What};
 use super::super::registry::Registry;
 use super::super::validate::{self, Checked};
+use crate::dialects::access::uuid;
 
 /// What a sensor is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -307,7 +308,7 @@ impl<'a> Change<'a> {
                 let last = at.rsplit('/').next().unwrap_or_default();
                 if is_uuid(last) { format!("urn:uuid:{last}") } else { at.to_string() }
             }
-            (None, None) => format!("urn:uuid:{}", new_uuid()),
+            (None, None) => format!("urn:uuid:{}", uuid()),
         };
         let place = match at {
             Some(at) => at.to_string(),
@@ -443,7 +444,7 @@ impl<'a> Change<'a> {
         let mut whole: Vec<Draft> = Vec::new();
         for mut draft in resources {
             // Links within resources may lead to resources that come later.
-            let id = draft.id.get_or_insert_with(|| format!("urn:uuid:{}", new_uuid())).clone();
+            let id = draft.id.get_or_insert_with(|| format!("urn:uuid:{}", uuid())).clone();
             for link in std::mem::take(&mut draft.links) {
                 if let DraftLink::Whole(mut link) = link {
                     link.source.get_or_insert_with(|| End::at(id.clone()));
@@ -496,20 +497,4 @@ fn is_uuid(text: &str) -> bool {
             8 | 13 | 18 | 23 => c == '-',
             _ => c.is_ascii_hexdigit(),
         })
-}
-
-/// A random UUID (RFC 9562, version 4).
-pub fn new_uuid() -> String {
-    use std::hash::{BuildHasher, Hasher};
-    // The keys of these come from the operating system.
-    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let (a, b) = (random(), random());
-    format!(
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        a >> 32,
-        a >> 16 & 0xffff,
-        a & 0xfff,
-        b >> 48 & 0x3fff | 0x8000,
-        b & 0xffff_ffff_ffff
-    )
 }

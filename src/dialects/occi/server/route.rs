@@ -326,6 +326,9 @@ impl Asked<'_> {
             let estate = self.occi.estate();
             match kind {
                 Some(_) if matches!(self.media.rendering, Rendering::Plain | Rendering::Headers) => {
+                    if input.is_empty()? {
+                        return Err(Fault::bad("the request is empty; expected at least a category"));
+                    }
                     let mut document = super::super::model::Document::default();
                     document.push_entity(input.entity(&estate.registry)?);
                     document

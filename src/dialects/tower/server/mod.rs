@@ -34,6 +34,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio_util::sync::CancellationToken;
 
+use crate::dialects::access::uuid as new_id;
 use crate::knowledge::store::StoreError;
 use crate::model::{PortError, Timestamp};
 use crate::service::supervisor::Supervisor;
@@ -397,20 +398,4 @@ pub fn router(tower: Arc<Tower>) -> Router {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A random id, as the original gives them (RFC 9562, version 4).
-fn new_id() -> String {
-    use std::hash::{BuildHasher, Hasher};
-    // The keys of these come from the operating system.
-    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let (a, b) = (random(), random());
-    format!(
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        a >> 32,
-        a >> 16 & 0xffff,
-        a & 0xfff,
-        b >> 48 & 0x3fff | 0x8000,
-        b & 0xffff_ffff_ffff
-    )
 }
