@@ -46,6 +46,12 @@ class Collector(threading.Thread):
         self.port, self.name, self.sent = port, name, threading.Event()
 
     def run(self):
+        try:
+            self.wait()
+        except (ConnectionError, http.client.HTTPException):
+            """The server has ended."""
+
+    def wait(self):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         tag, asked = None, False
         while True:
@@ -88,7 +94,7 @@ def main():
         if status != 201:
             sys.exit(f"the collector was not registered: {status} {answer}")
         install(tower, [RULE.format(id="Switched", on="false")])
-        collector = Collector(tower, json.loads(answer)["id"])
+        collector = Collector(tower, answer["id"])
         collector.start()
         times = []
         for _ in range(options.rounds):
