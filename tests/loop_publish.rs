@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::{START, Sim, simulate};
 use homeostat::model::{Schedule, Timestamp};
+use homeostat::policy::load::Sources;
 use homeostat::policy::set::PolicySet;
 use homeostat::service::message::{Lasting, Restored};
 
@@ -276,4 +277,19 @@ execute: { notify: { log: {} } }
     s.push("A", "x", 15.0);
     s.advance(minutes(1));
     assert_eq!(s.performed.len(), 1, "nothing was left of the last");
+}
+
+#[test]
+fn what_would_say_nothing_is_refused() {
+    let wrong = |monitor: &str| {
+        let text = format!("service: A\nmonitor: {{ sensors: {{ x: push }}, {monitor} }}\n");
+        let refused = PolicySet::from_sources(&Sources::from_texts([("p.yaml", text.as_str())]), None);
+        refused.expect_err("it is refused").iter().map(ToString::to_string).collect::<String>()
+    };
+    let window = wrong("metrics: { y: { of: x, aggregate: ewma32(16), over: 60s } }");
+    assert!(window.contains("takes no `over`"), "{window}");
+    let kept = wrong("publish: { out: { metric: x, to: { udp: { address: 'h:1', text: t, keep: true } } } }");
+    assert!(kept.contains("`keep` goes with `tcp`"), "{kept}");
+    let end = wrong("schedule: { start: 2026-01-02T00:00:00Z, stop: 2026-01-01T00:00:00Z }");
+    assert!(end.contains("before `start`"), "{end}");
 }

@@ -654,8 +654,7 @@ impl Store {
     /// Several entries of the knowledge of a service, all or none, as by [`Store::knowledge`].
     pub fn knowledge_all(&self, service: &str, entries: Vec<(String, Option<Value>)>) -> Pending<()> {
         let service = service.to_string();
-        let text = json("knowledge", &entries);
-        self.write(text, move |c, _| {
+        self.write(Ok(String::new()), move |c, _| {
             for (key, value) in &entries {
                 match value {
                     Some(value) => {

@@ -83,6 +83,9 @@ impl EffectorSpec {
                 if port.is_none() {
                     return Err(format!("`address: {}` is no address; expected HOST:PORT", e.address));
                 }
+                if e.keep && matches!(self, Self::Udp(_)) {
+                    return Err("`keep` goes with `tcp`; datagrams have no connection".into());
+                }
                 template("text", &e.text, Holes::Arguments).map(drop)
             }
             Self::Sqlite(e) => match e.table.as_deref().and_then(super::name::identifier_problem) {

@@ -824,6 +824,11 @@ impl Compiler<'_> {
                 self.error(Problem::error("invalid-value", place.then(field), format!("`{field}` is 0")));
             }
         }
+        if matches!(aggregate, Aggregate::Ewma { single: true, .. }) && computed.over.is_some() {
+            let message = format!("`{aggregate}` runs over all samples, and takes no `over`");
+            let problem = Problem::error("conflicting-fields", place.then("over").at_key(), message);
+            self.error(problem.hint("leave `over` out, or write `ewma`".to_string()));
+        }
         let over = computed.over.map(|d| d.0);
         let every = computed.every.map(|d| d.0);
         let needs_window = match &computed.from {

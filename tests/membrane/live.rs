@@ -299,7 +299,7 @@ async fn an_answer_that_began_before_homeostat_left_is_served_to_its_end() {
     before.write_all(b"GET /stream/100 HTTP/1.1\r\nHost: it\r\n\r\n").await.unwrap();
     let mut live = Live::start(at, &[]).await;
     let mut through = TcpStream::connect(at).await.unwrap();
-    through.write_all(b"GET /stream/50 HTTP/1.1\r\nHost: it\r\n\r\n").await.unwrap();
+    through.write_all(b"GET /stream/200 HTTP/1.1\r\nHost: it\r\n\r\n").await.unwrap();
     live.until("in_flight", |n| n == 1.0).await;
     live.signal(Signal::TERM);
     let through = tokio::spawn(async move { answer(&mut through, &mut Vec::new()).await.unwrap().1 });
@@ -311,7 +311,7 @@ async fn an_answer_that_began_before_homeostat_left_is_served_to_its_end() {
     };
     tokio::time::timeout(PATIENCE, ended).await.unwrap();
     assert!(!through.is_finished());
-    assert!(through.await.unwrap().ends_with("049\r\n0\r\n\r\n"));
+    assert!(through.await.unwrap().ends_with("199\r\n0\r\n\r\n"));
     let before = answer(&mut before, &mut Vec::new()).await.unwrap().1;
     assert!(before.ends_with("099\r\n0\r\n\r\n"));
     // The connection is kept by its client, who asks nothing any more.

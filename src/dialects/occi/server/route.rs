@@ -282,14 +282,18 @@ impl Asked<'_> {
             None => all.collect(),
             Some((skip, take)) => all.skip(skip).take(take).collect(),
         };
-        let output = match media.rendering {
+        Ok(self.respond(&self.rendered(media, &estate, &page)))
+    }
+
+    /// A collection: JSON and XML have all of its entities, the others where they are.
+    fn rendered(&self, media: MediaType, estate: &Estate, entities: &[&Arc<Entity>]) -> Output {
+        match media.rendering {
             Rendering::Json | Rendering::Xml => {
-                let entities = page.iter().map(|e| shown::entity(&estate, &self.occi.settings, e));
-                Output::entities(media, &entities.collect::<Vec<_>>(), &self.base)
+                let whole = entities.iter().map(|e| shown::entity(estate, &self.occi.settings, e));
+                Output::entities(media, &whole.collect::<Vec<_>>(), &self.base)
             }
-            _ => Output::locations(media, page.iter().map(|e| e.location.as_str()), &self.base),
-        };
-        Ok(self.respond(&output))
+            _ => Output::locations(media, entities.iter().map(|e| e.location.as_str()), &self.base),
+        }
     }
 
     fn page(&self) -> Result<Option<(usize, usize)>, Fault> {
@@ -351,25 +355,15 @@ impl Asked<'_> {
             return Err(Fault::bad("the request has no entity; expected at least a category"));
         }
         let one = drafts.len() == 1;
-        let links: Vec<bool> = drafts.iter().map(Draft::is_link).collect();
         let places = self
             .occi
             .change(&self.base, |change| match &kind {
-                Some(kind) if one => {
-                    drafts.into_iter().map(|draft| change.create(draft, Some(kind), None)).collect()
-                }
                 Some(kind) => {
-                    let wrong = drafts.iter().filter_map(|draft| draft.kind.as_ref()).find(|k| *k != kind);
-                    if let Some(wrong) = wrong {
-                        return Err(Fault::bad(format!("the kind is `{wrong}`; here belongs `{kind}`")));
-                    }
                     drafts.into_iter().map(|draft| change.create(draft, Some(kind), None)).collect()
                 }
                 None => {
-                    let (links, resources): (Vec<_>, Vec<_>) =
-                        drafts.into_iter().zip(links).partition(|(_, link)| *link);
-                    let bare = |list: Vec<(Draft, bool)>| list.into_iter().map(|(draft, _)| draft).collect();
-                    change.create_all(bare(resources), bare(links))
+                    let (links, resources) = drafts.into_iter().partition(Draft::is_link);
+                    change.create_all(resources, links)
                 }
             })
             .await;
@@ -508,11 +502,7 @@ impl Asked<'_> {
                 "the request names no entity; expected `X-OCCI-Location`, or `resources` with their `id`",
             ));
         }
-        let before: Vec<String> = {
-            let estate = self.occi.estate();
-            let having = estate.below("/").filter(|e| e.mixins.contains(&mixin));
-            having.map(|e| e.location.clone()).collect()
-        };
+        let before = self.having(&mixin);
         self.occi
             .change(&self.base, |change| {
                 let mut kept = Vec::new();
@@ -528,21 +518,16 @@ impl Asked<'_> {
                 gone.into_iter().try_for_each(|place| change.disassociate(place, &mixin))
             })
             .await?;
-        let id = mixin.clone();
-        self.list_all(|entity| entity.mixins.contains(&id))
-    }
-
-    fn list_all(&self, wanted: impl Fn(&Entity) -> bool) -> Result<Response, Fault> {
         let media = self.accept(Shape::Collection)?;
         let estate = self.occi.estate();
-        let all: Vec<&Arc<Entity>> = estate.below("/").filter(|entity| wanted(entity)).collect();
-        Ok(written(&match media.rendering {
-            Rendering::Json | Rendering::Xml => {
-                let entities = all.iter().map(|e| shown::entity(&estate, &self.occi.settings, e));
-                Output::entities(media, &entities.collect::<Vec<_>>(), &self.base)
-            }
-            _ => Output::locations(media, all.iter().map(|e| e.location.as_str()), &self.base),
-        }))
+        let having: Vec<&Arc<Entity>> = estate.below("/").filter(|e| e.mixins.contains(&mixin)).collect();
+        Ok(written(&self.rendered(media, &estate, &having)))
+    }
+
+    /// Where the entities are that have a mixin.
+    fn having(&self, mixin: &TypeId) -> Vec<String> {
+        let estate = self.occi.estate();
+        estate.below("/").filter(|e| e.mixins.contains(mixin)).map(|e| e.location.clone()).collect()
     }
 
     async fn disassociate(&self, mixin: TypeId) -> Result<Response, Fault> {
@@ -551,11 +536,7 @@ impl Asked<'_> {
             let input = self.input();
             if input.is_empty()? { Vec::new() } else { input.locations(&estate.registry)? }
         };
-        let having: Vec<String> = {
-            let estate = self.occi.estate();
-            let having = estate.below("/").filter(|e| e.mixins.contains(&mixin));
-            having.map(|e| e.location.clone()).collect()
-        };
+        let having = self.having(&mixin);
         self.occi
             .change(&self.base, |change| {
                 let places = match said.is_empty() {
