@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A probe container for OCCI sensors in thirty lines: `python3 examples/probe.py PORT`.
+"""A probe container for OCCI sensors in forty lines: `python3 examples/probe.py PORT`. Its interface is in docs/components.md.
 
 A sensor posts {"collector": ..., "output": "a", "sensor": "HOST:PORT"} to /collectors; the probe connects there and writes lines {"id": "a", "value": ...}.
 This one measures the load average of a minute whatever the collector says. The sensor asks again when the connection breaks."""
@@ -9,28 +9,31 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 running = set()
 
 
-def measure(order, period):
-    host, port = order["sensor"].rsplit(":", 1)
+def measure(key, output, sensor, period):
     try:
-        with socket.create_connection((host, int(port)), timeout=10) as sensor:
+        with socket.create_connection(sensor, timeout=10) as sensor:
             while True:
-                line = json.dumps({"id": order["output"], "value": 100 * os.getloadavg()[0]})
+                line = json.dumps({"id": output, "value": 100 * os.getloadavg()[0]})
                 sensor.sendall(line.encode() + b"\n")
                 time.sleep(period)
     except OSError as why:
         print("the sensor is gone:", why)
-    running.discard(json.dumps(order, sort_keys=True))
+    running.discard(key)
 
 
 class Control(BaseHTTPRequestHandler):
     def do_POST(self):
-        order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        try:
+            order = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)))
+            host, port = order["sensor"].rsplit(":", 1)
+            what = (order["output"], (host, int(port)), float(order["collector"]["attributes"]["occi.collector.period"]))
+        except (ValueError, KeyError, TypeError) as why:
+            return self.send_error(400, "expected a collector, an output and a sensor: " + repr(why))
         key = json.dumps(order, sort_keys=True)
         new = key not in running
         if new:
             running.add(key)
-            period = order["collector"]["attributes"]["occi.collector.period"]
-            threading.Thread(target=measure, args=(order, period), daemon=True).start()
+            threading.Thread(target=measure, args=(key, *what), daemon=True).start()
         self.send_response(201 if new else 200)
         self.end_headers()
 

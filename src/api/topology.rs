@@ -25,6 +25,9 @@ pub struct Node {
     pub name: String,
     /// Its identity: changes when the component is replaced.
     pub id: String,
+    /// The class of its service in the model: `sensor` is one that OCCI clients made, `collector` what a probe runs for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
 }
 
 /// A reference from the monitor of one service to the monitor of another.
@@ -53,7 +56,8 @@ pub fn of(services: &[ServiceStatus]) -> Topology {
         .flat_map(|s| {
             s.components
                 .iter()
-                .map(|c| Node { name: format!("{}/{}", s.name, c.component), id: c.id.clone() })
+                .map(|c| (format!("{}/{}", s.name, c.component), c.id.clone()))
+                .map(|(name, id)| Node { name, id, class: s.class.clone() })
         })
         .collect();
     let wires = services.iter().flat_map(|s| s.wires.iter().cloned()).collect();

@@ -32,6 +32,11 @@ pub const LOCAL: Local = Local {
     wrap: super::wrap::wrap_boxed,
     collect: super::collect::collect_boxed,
     probe: super::probe::probe_boxed,
+    documents: super::sensor::documents_boxed,
+    sensor: super::sensor::sensor_boxed,
+    deploy: super::deploy::deploy_boxed,
+    apply: super::deploy::apply_boxed,
+    undeploy: super::deploy::undeploy_boxed,
     pack: pack_boxed,
     check: check_boxed,
     test: super::trial::test_boxed,
@@ -318,15 +323,38 @@ async fn serve_occi(
         mail: options.occi_mail.clone(),
         from: options.occi_from.clone(),
         data: options.occi_data.as_ref().map(|directory| directory.display().to_string()),
+        plugins: options.occi_plugins.as_ref().map(|directory| directory.display().to_string()),
+        users: options.occi_users.as_deref().map(users).transpose()?,
+        strict: options.occi_strict,
     };
+    let open = settings.users.is_none();
     let occi = Occi::start(daemon.supervisor().clone(), address, &extensions, settings).await;
     let occi = occi.map_err(|error| Failure::new(Exit::Failed, chain(&error)))?;
-    if !address.ip().to_canonical().is_loopback() {
-        tracing::warn!(%address, "everyone who reaches this address may change sensors: there are no tokens here");
+    if open && !address.ip().to_canonical().is_loopback() {
+        tracing::warn!(%address, "everyone who reaches this address may change sensors: there are no users (--occi-users)");
     }
     tracing::info!(occi = %address, "homeostat speaks OCCI");
     let router = occi::server::router(occi);
     Ok(tokio::spawn(crate::api::serve(listener, router, stop.cancelled_owned())))
+}
+
+/// The users in a file; one that tells tokens must be its owner's alone.
+fn users(path: &std::path::Path) -> Result<occi::users::Users, Failure> {
+    let usage = |why: String| Failure::new(Exit::Usage, format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|why| usage(why.to_string()))?;
+    let users = occi::users::Users::parse(&text).map_err(usage)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path).map_err(|why| usage(why.to_string()))?.permissions().mode();
+        if users.tells_tokens() && mode & 0o077 != 0 {
+            return Err(usage(format!(
+                "others can read its tokens (mode {:o}); chmod 600, or keep their hashes (token_hash)",
+                mode & 0o777
+            )));
+        }
+    }
+    Ok(users)
 }
 
 fn extension(one: OcciExtension) -> Extension {

@@ -2,6 +2,7 @@
 
 pub mod client;
 mod collect;
+pub mod deploy;
 pub mod fake;
 mod foreign;
 mod import;
@@ -9,12 +10,14 @@ pub mod input;
 mod live;
 pub mod local;
 mod modules;
+pub mod occi;
 pub mod options;
 pub mod output;
 mod pack;
 mod probe;
 mod remote;
 mod sense;
+pub mod sensor;
 pub mod sink;
 pub mod status;
 mod trial;
@@ -114,6 +117,16 @@ pub struct Local {
     pub schema: fn(SchemaOptions, Common) -> BoxFuture<'static, Exit>,
     /// `probe`: a container of collectors.
     pub probe: fn(ProbeOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `documents`: a server of OCCI documents.
+    pub documents: fn(sensor::DocumentsOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `sensor`: a sensor that follows its documents.
+    pub sensor: fn(sensor::SensorOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `deploy`: an infrastructure from its documents.
+    pub deploy: fn(deploy::DeployOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `apply`, of OCCI documents: what is different.
+    pub apply: fn(deploy::ApplyOptions, Common) -> BoxFuture<'static, Exit>,
+    /// `undeploy`: its end.
+    pub undeploy: fn(deploy::UndeployOptions, Common) -> BoxFuture<'static, Exit>,
     /// `replay`: a recording through the same turns.
     pub replay: fn(ReplayOptions, Common) -> BoxFuture<'static, Exit>,
 }
@@ -137,6 +150,13 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
         Command::Schema(options) => (local.schema)(options, common).await,
         Command::Replay(options) => (local.replay)(options, common).await,
         Command::Probe(options) => (local.probe)(options, common).await,
+        Command::Documents(options) => (local.documents)(options, common).await,
+        Command::Sensor(options) => (local.sensor)(options, common).await,
+        Command::Deploy(options) => (local.deploy)(options, common).await,
+        Command::Undeploy(options) => (local.undeploy)(options, common).await,
+        Command::Ask(options::Ask::Apply { dir, dry_run, state }) if deploy::is_documents(&dir, &state) => {
+            (local.apply)(deploy::ApplyOptions { documents: dir, state, dry_run }, common).await
+        }
         Command::Import(options) => match import::import(&options, output) {
             Ok(exit) => exit,
             Err(failure) => output.failure(&failure),
@@ -147,6 +167,10 @@ pub async fn execute(cli: Cli, local: Local, output: &mut Output) -> Exit {
             Err(error) => output.failure(&error.into()),
         },
         Command::Sink(options) => match sink::sink(options, Output::stdout(&common)).await {
+            Ok(()) => Exit::Ok,
+            Err(failure) => output.failure(&failure),
+        },
+        Command::Occi(command) => match occi::ask(command, output).await {
             Ok(()) => Exit::Ok,
             Err(failure) => output.failure(&failure),
         },

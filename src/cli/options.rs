@@ -162,6 +162,26 @@ pub enum Command {
     /// Run collectors that OCCI sensors hand over, and send them what is measured here
     #[command(after_help = "Example: homeostat probe --listen 127.0.0.1:12312")]
     Probe(ProbeOptions),
+    /// Run an infrastructure of OCCI documents
+    ///
+    /// Starts a server of the documents, a receiver for each address that data are sent to, a probe for each resource that is measured, and each sensor, as
+    /// processes that only meet over the network. Ctrl-C ends them all. Said again while they run, it changes what is different, as `apply` does.
+    #[command(
+        after_help = "Examples:\n  homeostat deploy examples/occimon\n  homeostat apply examples/occimon                       after an edit\n  homeostat deploy examples/occimon --target compose > compose.yaml"
+    )]
+    Deploy(super::deploy::DeployOptions),
+    /// End what was deployed with --detach
+    #[command(after_help = "Example: homeostat undeploy")]
+    Undeploy(super::deploy::UndeployOptions),
+    /// Serve OCCI documents, one entity each
+    #[command(after_help = "Example: homeostat documents examples/occimon --listen 127.0.0.1:6789")]
+    Documents(super::sensor::DocumentsOptions),
+    /// Run one OCCI sensor, as its documents say
+    #[command(after_help = "Example: homeostat sensor urn:uuid:s1111 --documents http://127.0.0.1:6789/")]
+    Sensor(super::sensor::SensorOptions),
+    /// Ask a server of OCCI, or of OCCI documents
+    #[command(subcommand, after_help = "Example: homeostat occi list http://127.0.0.1:6789")]
+    Occi(super::occi::OcciCommand),
     /// Receive what publishers send, and print it
     #[command(after_help = "Example: homeostat sink smtp --listen 127.0.0.1:2525")]
     Sink(SinkOptions),
@@ -207,7 +227,7 @@ pub struct RunOptions {
     /// everything there (the original listens on port 8170)
     #[arg(long, value_name = "ADDR:PORT")]
     pub tower: Option<SocketAddr>,
-    /// Serve clients of OCCI here as well; they know no tokens, so everyone who reaches the address may do everything there
+    /// Serve clients of OCCI here as well; without --occi-users everyone who reaches the address may do everything there
     #[arg(long, value_name = "ADDR:PORT")]
     pub occi: Option<SocketAddr>,
     /// What OCCI offers besides the core model; all of it, when absent
@@ -222,6 +242,15 @@ pub struct RunOptions {
     /// A directory for databases that OCCI sensors write; none can be written, when absent
     #[arg(long, value_name = "DIR")]
     pub occi_data: Option<PathBuf>,
+    /// A file of users of OCCI, their tokens and what is not for them; everybody may everything, when absent
+    #[arg(long, value_name = "FILE", requires = "occi")]
+    pub occi_users: Option<PathBuf>,
+    /// Sensors as in the paper: only the server sets their time base, and clients say when they begin and end
+    #[arg(long, requires = "occi")]
+    pub occi_strict: bool,
+    /// A folder of plug-ins: programs and descriptions of sensors that OCCI collectors may use, each as a mixin; it is looked at while running
+    #[arg(long, value_name = "DIR", requires = "occi")]
+    pub occi_plugins: Option<PathBuf>,
     /// The list of modules of a micro-container (see pack): what it does not name is not started and does not listen, whatever policies say
     #[arg(long, value_name = "FILE")]
     pub modules: Option<PathBuf>,
@@ -233,6 +262,12 @@ pub struct ProbeOptions {
     /// Where sensors reach it; everyone who does may let it measure
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:12312")]
     pub listen: SocketAddr,
+    /// A folder of plug-ins that collectors may use, as of `run --occi-plugins`; it is looked at while running
+    #[arg(long, value_name = "DIR")]
+    pub plugins: Option<PathBuf>,
+    /// Where the /proc of the machine is mounted that is to be measured: that of the host, in a container
+    #[arg(long, value_name = "DIR")]
+    pub proc: Option<PathBuf>,
 }
 
 /// A part of OCCI.
@@ -579,14 +614,17 @@ pub enum Ask {
         #[arg(long, value_parser = component)]
         component: Option<Component>,
     },
-    /// Replace the policies by those in a directory
+    /// Replace the policies by those in a directory; or what was deployed, by OCCI documents
     #[command(after_help = "Example: homeostat apply policies/shop --dry-run")]
     Apply {
-        /// The directory
+        /// The directory of policies; or a file or directory of OCCI documents
         dir: PathBuf,
         /// Only say what would change
         #[arg(long)]
         dry_run: bool,
+        /// Where it is kept what was deployed
+        #[arg(long, value_name = "DIR", default_value = ".homeostat")]
+        state: PathBuf,
     },
     /// Go back to the policies before the last change
     Rollback,

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::local::{chain, start_log};
 use super::{Common, Exit, Failure, Output, ProbeOptions};
 use crate::connectors::Connectors;
+use crate::dialects::occi::monitoring::Settings;
 use crate::dialects::occi::server::probe::{Probe, router};
 use crate::knowledge::store::Store;
 use crate::service::record::Tape;
@@ -34,16 +35,20 @@ pub(super) fn probe_boxed(options: ProbeOptions, common: Common) -> BoxFuture<'s
 async fn probe(options: ProbeOptions, common: &Common, output: &mut Output) -> Result<(), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failed, chain(error));
     start_log(false, common, None);
+    super::sensor::many_descriptors();
     let listener = tokio::net::TcpListener::bind(options.listen).await;
     let listener = listener
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot listen on {}: {e}", options.listen)))?;
     let address = listener.local_addr()?;
     let store = Store::in_memory().map_err(|e| failed(&e))?;
-    let setting = Setting { shards: 1, connectors: Connectors::new(), store, tape: Tape::off() };
+    let connectors = options.proc.map_or_else(Connectors::new, Connectors::of_machine);
+    let setting = Setting { shards: 1, connectors, store, tape: Tape::off() };
     let shell = Shell::start(setting)?;
     let supervisor = Arc::new(Supervisor::new(shell.clone()));
     supervisor.set_ready(true);
-    let probe = Probe::new(supervisor).map_err(|e| failed(&e))?;
+    let plugins = options.plugins.as_ref().map(|directory| directory.display().to_string());
+    let probe =
+        Probe::new(supervisor, Settings { plugins, ..Settings::default() }).map_err(|e| failed(&e))?;
     let said = format!("listens on {address}");
     if output.json {
         output.line(&json!({ "listens": address.to_string() }))?

@@ -48,7 +48,7 @@ pub(super) async fn ask(command: Ask, daemon: &DaemonOptions, output: &mut Outpu
         Ask::Detach { service, component } => {
             asker.change(Method::DELETE, &service_path(&service, component), None).await
         }
-        Ask::Apply { dir, dry_run } => asker.apply(&dir, dry_run).await,
+        Ask::Apply { dir, dry_run, .. } => asker.apply(&dir, dry_run).await,
         Ask::Rollback => asker.change(Method::POST, &["v1", "policy", "rollback"], None).await,
         Ask::Reload => asker.change(Method::POST, &["v1", "policy", "reload"], None).await,
         Ask::Send { service, action } => asker.send(&service, &action).await,

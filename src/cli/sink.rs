@@ -28,6 +28,8 @@ const SILENCE: Duration = Duration::from_secs(300);
 pub enum SinkKind {
     /// Datagrams
     Udp,
+    /// Datagrams, each of which is sent back: what a pinger asks
+    Echo,
     /// Lines over TCP
     Tcp,
     /// Requests; each is answered with 204
@@ -97,7 +99,7 @@ pub async fn sink(options: SinkOptions, mut output: Output) -> Result<(), Failur
         Failure::new(super::Exit::Failed, format!("cannot listen on {}: {e}", options.listen))
     };
     let udp = match options.kind {
-        SinkKind::Udp => Some(UdpSocket::bind(options.listen).await.map_err(busy)?),
+        SinkKind::Udp | SinkKind::Echo => Some(UdpSocket::bind(options.listen).await.map_err(busy)?),
         _ => None,
     };
     let tcp = match &udp {
@@ -136,6 +138,12 @@ async fn receive(
             let (length, from) = socket.recv_from(&mut buffer).await?;
             let text = cut(&buffer[..length]);
             printer.print(&json!({ "from": from.to_string(), "text": text }), &text);
+            // Who does not want it back has gone, which is no failure here.
+            if kind == SinkKind::Echo
+                && let Err(why) = socket.send_to(&buffer[..length], from).await
+            {
+                tracing::debug!(%from, %why, "an echo was not sent");
+            }
         }
     }
     let Some(listener) = tcp else { return Ok(()) };

@@ -2,27 +2,41 @@
 //! files from procfs, which only Linux has.
 //!
 //! CPU and rates are differences between two polls of one sensor; the first poll waits [`WARM_UP`] to have two looks.
+//!
+//! Another `/proc` than that of this process may stand for the machine: that of the host, seen from a container.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sysinfo::{Disks, Networks, System};
+use sysinfo::{Disks, System};
 
 use super::cached::{Cached, Look, WARM_UP};
 use crate::model::Measurement;
 use crate::model::connector::{ConnectorError, HostQuantity, HostSensor, Sensor};
 
+/// What Linux says of the machine.
+const PROC: &str = "/proc";
+
 /// The shared looks at the machine, one per group of quantities that is read together.
 #[derive(Default)]
 pub(super) struct Host {
+    /// Where another `/proc` is mounted; that of this process, when there is none.
+    proc: Option<PathBuf>,
     cpu: Cached<Counters>,
     memory: Cached<Memory>,
     space: Cached<Vec<Space>>,
     io: Cached<Counters>,
     network: Cached<Counters>,
     other: Cached<BTreeMap<&'static str, f64>>,
+}
+
+impl Host {
+    /// The machine whose `/proc` is mounted here.
+    pub(super) fn at(proc: PathBuf) -> Self {
+        Self { proc: Some(proc), ..Self::default() }
+    }
 }
 
 /// Two running totals per part: busy and all time of a core, bytes read and written, bytes received and sent.
@@ -72,7 +86,7 @@ impl Sensor for HostReader {
             | Q::SwapTotal
             | Q::SwapUsed => self.memory().await,
             Q::Cores => {
-                let cores = self.host.cpu.get(cpu_counters).await?.seen.len();
+                let cores = self.counters_of(HostQuantity::Cpu).await?.seen.len();
                 Ok(vec![Measurement::value(cores as f64)])
             }
             what => self.single(what).await,
@@ -82,7 +96,8 @@ impl Sensor for HostReader {
 
 impl HostReader {
     async fn memory(&self) -> Result<Vec<Measurement>, ConnectorError> {
-        let memory = self.host.memory.get(memory).await?.seen;
+        let proc = self.host.proc.clone();
+        let memory = self.host.memory.get(move || memory(proc.as_deref())).await?.seen;
         let used = memory.total - memory.available;
         let value = match self.what {
             HostQuantity::MemoryTotal => memory.total,
@@ -145,10 +160,17 @@ impl HostReader {
     }
 
     async fn counters(&self) -> Result<Look<Counters>, ConnectorError> {
-        match self.what {
-            HostQuantity::Cpu => self.host.cpu.get(cpu_counters).await,
-            HostQuantity::DiskRead | HostQuantity::DiskWritten => self.host.io.get(io_counters).await,
-            _ => self.host.network.get(network_counters).await,
+        self.counters_of(self.what).await
+    }
+
+    async fn counters_of(&self, what: HostQuantity) -> Result<Look<Counters>, ConnectorError> {
+        let proc = self.host.proc.clone();
+        match what {
+            HostQuantity::Cpu => self.host.cpu.get(move || cpu_counters(proc.as_deref())).await,
+            HostQuantity::DiskRead | HostQuantity::DiskWritten => {
+                self.host.io.get(move || io_counters(proc.as_deref())).await
+            }
+            _ => self.host.network.get(move || network_counters(proc.as_deref())).await,
         }
     }
 
@@ -218,7 +240,8 @@ impl HostReader {
             HostQuantity::OpenFiles => "open files",
             _ => "processes",
         };
-        let seen = self.host.other.get(|| Ok(other())).await?.seen;
+        let proc = self.host.proc.clone();
+        let seen = self.host.other.get(move || Ok(other(proc.as_deref()))).await?.seen;
         match seen.get(key) {
             Some(value) => Ok(vec![Measurement::value(*value)]),
             None => Err(ConnectorError::Answer(absent(key))),
@@ -288,7 +311,21 @@ fn failed(what: &str, error: impl std::fmt::Display) -> ConnectorError {
     ConnectorError::Answer(format!("{what} cannot be read: {error}"))
 }
 
-fn memory() -> Result<Memory, ConnectorError> {
+fn memory(proc: Option<&Path>) -> Result<Memory, ConnectorError> {
+    #[cfg(target_os = "linux")]
+    if let Some(proc) = proc {
+        use procfs::FromRead;
+        let seen =
+            procfs::Meminfo::from_file(proc.join("meminfo")).map_err(|e| failed("the memory in /proc", e))?;
+        return Ok(Memory {
+            total: seen.mem_total as f64,
+            available: seen.mem_available.unwrap_or(seen.mem_free) as f64,
+            swap_total: seen.swap_total as f64,
+            swap_used: seen.swap_total.saturating_sub(seen.swap_free) as f64,
+        });
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = proc;
     let mut system = System::new().map_err(|e| failed("memory", e))?;
     system.refresh_memory();
     Ok(Memory {
@@ -312,9 +349,23 @@ fn space() -> Result<Vec<Space>, ConnectorError> {
     Ok(disks.collect())
 }
 
-fn network_counters() -> Result<Counters, ConnectorError> {
-    let networks =
-        Networks::new_with_refreshed_list().map_err(|e| failed("the list of network interfaces", e))?;
+#[cfg(target_os = "linux")]
+fn network_counters(proc: Option<&Path>) -> Result<Counters, ConnectorError> {
+    use procfs::FromRead;
+    // `net` is `self/net`: what the reader itself may use, also in a network of its own, whereas /sys may be that of another. Of another
+    // machine, the first process uses what the machine has.
+    let first = proc.map(|proc| proc.join("1/net/dev")).filter(|file| file.exists());
+    let file = first.unwrap_or_else(|| proc.unwrap_or(Path::new(PROC)).join("net/dev"));
+    let seen = procfs::net::InterfaceDeviceStatus::from_file(file)
+        .map_err(|e| failed("the list of network interfaces", e))?;
+    let counters = seen.0.into_iter().map(|(name, d)| (name, [d.recv_bytes as f64, d.sent_bytes as f64]));
+    Ok(counters.collect())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn network_counters(_proc: Option<&Path>) -> Result<Counters, ConnectorError> {
+    let networks = sysinfo::Networks::new_with_refreshed_list()
+        .map_err(|e| failed("the list of network interfaces", e))?;
     let counters = networks.iter().map(|(name, data)| {
         (name.to_string_lossy().into_owned(), [data.total_received() as f64, data.total_transmitted() as f64])
     });
@@ -322,9 +373,11 @@ fn network_counters() -> Result<Counters, ConnectorError> {
 }
 
 #[cfg(target_os = "linux")]
-fn cpu_counters() -> Result<Counters, ConnectorError> {
-    use procfs::CurrentSI;
-    let stat = procfs::KernelStats::current().map_err(|e| failed("/proc/stat", e))?;
+fn cpu_counters(proc: Option<&Path>) -> Result<Counters, ConnectorError> {
+    use procfs::FromReadSI;
+    let file = proc.unwrap_or(Path::new(PROC)).join("stat");
+    let stat = procfs::KernelStats::from_file(&file, procfs::current_system_info())
+        .map_err(|e| failed("/proc/stat", e))?;
     let cores = stat.cpu_time.iter().enumerate().map(|(core, t)| {
         // `guest` is part of `user`; time stolen by the hypervisor was wanted and not had, so it is part of all, not of busy.
         let busy = t.user + t.nice + t.system + t.irq.unwrap_or(0) + t.softirq.unwrap_or(0);
@@ -336,7 +389,7 @@ fn cpu_counters() -> Result<Counters, ConnectorError> {
 
 /// Where there are no counters, the share of the last moment is made into them.
 #[cfg(not(target_os = "linux"))]
-fn cpu_counters() -> Result<Counters, ConnectorError> {
+fn cpu_counters(_proc: Option<&Path>) -> Result<Counters, ConnectorError> {
     use std::sync::Mutex;
     static TOTALS: Mutex<Option<(System, std::time::Instant, Counters)>> = Mutex::new(None);
     let mut totals = TOTALS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -358,17 +411,20 @@ fn cpu_counters() -> Result<Counters, ConnectorError> {
 
 /// The kernel counts in sectors of 512 bytes, whatever the disk's own are.
 #[cfg(target_os = "linux")]
-fn io_counters() -> Result<Counters, ConnectorError> {
+fn io_counters(proc: Option<&Path>) -> Result<Counters, ConnectorError> {
+    use procfs::FromRead;
     const SECTOR: f64 = 512.0;
-    let disks = procfs::diskstats().map_err(|e| failed("/proc/diskstats", e))?;
+    let file = proc.unwrap_or(Path::new(PROC)).join("diskstats");
+    let disks = procfs::DiskStats::from_file(file).map_err(|e| failed("/proc/diskstats", e))?;
     let counters = disks
+        .0
         .into_iter()
         .map(|d| (d.name, [d.sectors_read as f64 * SECTOR, d.sectors_written as f64 * SECTOR]));
     Ok(counters.collect())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn io_counters() -> Result<Counters, ConnectorError> {
+fn io_counters(_proc: Option<&Path>) -> Result<Counters, ConnectorError> {
     let io = sysinfo::DiskRefreshKind::nothing().with_io_usage();
     let disks = Disks::new_with_refreshed_list_specifics(io).map_err(|e| failed("the list of disks", e))?;
     let counters = disks.iter().map(|d| {
@@ -380,23 +436,32 @@ fn io_counters() -> Result<Counters, ConnectorError> {
 }
 
 /// Everything of a single number that this machine has; each is one small file or system call.
-fn other() -> BTreeMap<&'static str, f64> {
+fn other(proc: Option<&Path>) -> BTreeMap<&'static str, f64> {
     let mut found = BTreeMap::new();
-    if let Ok(load) = System::load_average() {
-        found.extend([("load1", load.one), ("load5", load.five), ("load15", load.fifteen)]);
+    match proc {
+        None => {
+            if let Ok(load) = System::load_average() {
+                found.extend([("load1", load.one), ("load5", load.five), ("load15", load.fifteen)]);
+            }
+            if let Ok(uptime) = System::uptime() {
+                found.insert("uptime", uptime as f64);
+            }
+        }
+        Some(proc) => {
+            found.extend(["load1", "load5", "load15"].into_iter().zip(numbers(&proc.join("loadavg"))));
+            found.extend(["uptime"].into_iter().zip(numbers(&proc.join("uptime"))));
+        }
     }
-    if let Ok(uptime) = System::uptime() {
-        found.insert("uptime", uptime as f64);
-    }
+    let proc = proc.unwrap_or(Path::new(PROC));
     for (key, file) in [("pressure cpu", "cpu"), ("pressure memory", "memory"), ("pressure io", "io")] {
-        if let Ok(text) = std::fs::read_to_string(Path::new("/proc/pressure").join(file))
+        if let Ok(text) = std::fs::read_to_string(proc.join("pressure").join(file))
             && let Some(value) = pressure(&text)
         {
             found.insert(key, value);
         }
     }
-    found.extend(open_files().map(|value| ("open files", value)));
-    found.extend(processes().map(|value| ("processes", value)));
+    found.extend(open_files(proc).map(|value| ("open files", value)));
+    found.extend(processes(proc).map(|value| ("processes", value)));
     found
 }
 
@@ -408,14 +473,21 @@ fn pressure(text: &str) -> Option<f64> {
 }
 
 /// The first number of the file is what is allocated, the second what of it is free (0 since Linux 2.6).
-fn open_files() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/sys/fs/file-nr").ok()?;
-    let mut numbers = text.split_whitespace().map_while(|word| word.parse::<f64>().ok());
-    Some(numbers.next()? - numbers.next()?)
+fn open_files(proc: &Path) -> Option<f64> {
+    match numbers(&proc.join("sys/fs/file-nr")).as_slice() {
+        [allocated, free, ..] => Some(allocated - free),
+        _ => None,
+    }
 }
 
-fn processes() -> Option<f64> {
-    let entries = std::fs::read_dir("/proc").ok()?;
+/// The numbers that a file begins with.
+fn numbers(file: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.split_whitespace().map_while(|word| word.parse().ok()).collect()
+}
+
+fn processes(proc: &Path) -> Option<f64> {
+    let entries = std::fs::read_dir(proc).ok()?;
     let pids =
         entries.flatten().filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
     Some(pids.count() as f64).filter(|n| *n > 0.0)

@@ -1,12 +1,13 @@
 //! Sensors and effectors, a file per protocol, and the registry that builds them from what policies say.
 //!
-//! Polled over HTTP: `http`, `prometheus` (over `fetch`); programs: `exec`, `nagios` (over `program`); listening on UDP: `udp`, `statsd`,
+//! Polled over HTTP: `http`, `prometheus`, `cloudwatch` (over `fetch`); what probes measure: `channel`; programs: `exec`, `nagios` (over `program`); listening on UDP: `udp`, `statsd`,
 //! `collectd` (over `datagram`); whether something answers: `ping`; this machine: `host`, `process` (over `cached`); actions: `http`, `exec`, `mail`, `websocket`, `udp` and `tcp` (in `socket`), `sqlite`, `log` (over `fill`, which fills templates, and `check`, which asks after a crash).
 //! `text` finds numbers in answers. What authors of connectors must and should do is in `docs/connectors.md`.
 
 mod cached;
 mod channel;
 mod check;
+mod cloudwatch;
 mod collectd;
 mod datagram;
 mod exec;
@@ -93,12 +94,22 @@ impl std::fmt::Debug for Connectors {
 impl Connectors {
     /// The built-in kinds. Opens nothing yet; sensors and effectors need a tokio runtime only when they run.
     pub fn new() -> Self {
+        Self::with(host::Host::default())
+    }
+
+    /// As [`Connectors::new`], where `host` sensors measure the machine whose `/proc` is mounted here (Linux): that of the host, for a program
+    /// in a container. File systems remain those that this process sees.
+    pub fn of_machine(proc: impl Into<std::path::PathBuf>) -> Self {
+        Self::with(host::Host::at(proc.into()))
+    }
+
+    fn with(host: host::Host) -> Self {
         let connectors = Self {
             shared: Arc::new(Shared {
                 client: fetch::client(),
                 scrapes: prometheus::Scrapes::default(),
                 sockets: datagram::Sockets::default(),
-                host: Arc::default(),
+                host: Arc::new(host),
                 processes: Arc::default(),
                 proxy: RwLock::default(),
                 groups: RwLock::default(),
@@ -109,6 +120,7 @@ impl Connectors {
             }),
         };
         channel::register(&connectors);
+        cloudwatch::register(&connectors);
         connectors
     }
 

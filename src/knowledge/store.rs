@@ -190,6 +190,77 @@ pub struct HandMade {
     pub base_hash: String,
 }
 
+/// What is noted of a change by hand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HandNote {
+    /// Of which service.
+    pub service: String,
+    /// Which component, as in [`HandMade`].
+    pub component: String,
+    /// What.
+    pub noted: Noted,
+}
+
+/// What is noted of a change by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Noted {
+    /// There is none (any more): what the policy says holds.
+    Nothing,
+    /// As in [`HandMade`], the document as text.
+    Change {
+        /// What was attached, as JSON; `None`: it was detached.
+        document: Option<String>,
+        /// The hash of the file policy that it was made over.
+        base_hash: String,
+    },
+}
+
+/// Entries of the knowledge of one service; `None`: it is removed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entries {
+    service: String,
+    entries: Vec<(String, Option<String>)>,
+}
+
+impl Entries {
+    /// These entries of a service.
+    pub fn new(service: &str, entries: Vec<(String, Option<Value>)>) -> Self {
+        let text = |(key, value): (String, Option<Value>)| (key, value.map(|value| value.to_string()));
+        Self { service: service.to_string(), entries: entries.into_iter().map(text).collect() }
+    }
+
+    fn write(&self, c: &Connection) -> rusqlite::Result<()> {
+        for (key, value) in &self.entries {
+            match value {
+                Some(value) => {
+                    let row = params![self.service, key, value];
+                    execute(c, "INSERT OR REPLACE INTO knowledge VALUES (?1, ?2, ?3)", row)?;
+                }
+                None => {
+                    let row = params![self.service, key];
+                    execute(c, "DELETE FROM knowledge WHERE service = ?1 AND key = ?2", row)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the record knows of one service when it is attached.
+#[derive(Debug, Clone, Default)]
+pub struct OfService {
+    /// The highest number that it has given to a decision.
+    pub decisions: u64,
+    /// Which of its SLOs were enabled or disabled.
+    pub slos: BTreeMap<String, bool>,
+    /// What it proposed, among its last decisions.
+    pub proposals: Vec<Decision>,
+    /// Its knowledge.
+    pub knowledge: BTreeMap<String, Value>,
+    /// Its references that were rebound.
+    pub bindings: Vec<Binding>,
+}
+
 /// A place in the list of all decisions, which is ordered by time, service and number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -292,6 +363,42 @@ macro_rules! read_json {
             Err(error) => return Ok(Err(error)),
         }
     };
+}
+
+impl OfService {
+    fn read(c: &Connection, path: &Path, service: &str, last: u64) -> Result<Self, StoreError> {
+        let sql = "SELECT MAX(COALESCE((SELECT MAX(id) FROM decision WHERE service = ?1), 0),
+                COALESCE((SELECT MAX(decision) FROM intent WHERE service = ?1), 0))";
+        let numbers = rows(c, path, sql, params![service], |row| Ok(Ok(unsigned(row, 0)?)))?;
+        let sql = "SELECT slo, enabled FROM slo WHERE service = ?1";
+        let slos = rows(c, path, sql, params![service], |row| Ok(Ok((row.get(0)?, row.get(1)?))))?;
+        let sql = "SELECT decision FROM decision
+            WHERE service = ?1 AND json_extract(decision, '$.verdict') = 'proposed'
+                AND id > (SELECT MAX(id) FROM decision WHERE service = ?1) - ?2
+            ORDER BY id";
+        let proposals =
+            rows(c, path, sql, params![service, number(last)], |row| Ok(Ok(read_json!(row, 0, "decision"))))?;
+        let sql = "SELECT key, value FROM knowledge WHERE service = ?1";
+        let read = |row: &Row<'_>| Ok(Ok((row.get::<_, String>(0)?, read_json!(row, 1, "knowledge"))));
+        let knowledge = rows(c, path, sql, params![service], read)?;
+        let sql =
+            "SELECT service, reference, bound, declared FROM binding WHERE service = ?1 ORDER BY reference";
+        let bindings = rows(c, path, sql, params![service], |row| {
+            Ok(Ok(Binding {
+                service: row.get(0)?,
+                reference: row.get(1)?,
+                to: row.get(2)?,
+                declared: row.get(3)?,
+            }))
+        })?;
+        Ok(Self {
+            decisions: numbers.into_iter().next().unwrap_or_default(),
+            slos: slos.into_iter().collect(),
+            proposals,
+            knowledge: knowledge.into_iter().collect(),
+            bindings,
+        })
+    }
 }
 
 impl Store {
@@ -653,24 +760,17 @@ impl Store {
 
     /// Several entries of the knowledge of a service, all or none, as by [`Store::knowledge`].
     pub fn knowledge_all(&self, service: &str, entries: Vec<(String, Option<Value>)>) -> Pending<()> {
-        let service = service.to_string();
-        self.write(Ok(String::new()), move |c, _| {
-            for (key, value) in &entries {
-                match value {
-                    Some(value) => {
-                        let row = params![service, key, value.to_string()];
-                        execute(c, "INSERT OR REPLACE INTO knowledge VALUES (?1, ?2, ?3)", row)?;
-                    }
-                    None => {
-                        execute(
-                            c,
-                            "DELETE FROM knowledge WHERE service = ?1 AND key = ?2",
-                            params![service, key],
-                        )?;
-                    }
-                }
-            }
-            Ok(())
+        let entries = Entries::new(service, entries);
+        self.write(Ok(String::new()), move |c, _| entries.write(c))
+    }
+
+    /// What the record knows of a few services; of all, [`Store::last_decision_ids`] and the others answer sooner.
+    pub fn of_services(&self, services: Vec<String>, last: u64) -> Pending<Vec<(String, OfService)>> {
+        self.read(move |c, path| {
+            services
+                .into_iter()
+                .map(|service| Ok((service.clone(), OfService::read(c, path, &service, last)?)))
+                .collect()
         })
     }
 
@@ -682,6 +782,28 @@ impl Store {
             let document = keep.then_some(text);
             let row = params![change.service, change.component, document, change.base_hash];
             execute(c, "INSERT OR REPLACE INTO hand_made VALUES (?1, ?2, ?3, ?4)", row)
+        })
+    }
+
+    /// Takes note of changes by hand, and of entries of the knowledge of one service as by [`Store::knowledge_all`]: all in one commit, or none.
+    pub fn note_all(&self, notes: Vec<HandNote>, knowledge: Option<Entries>) -> Pending<()> {
+        self.write(Ok(String::new()), move |c, _| {
+            for note in &notes {
+                let service = &note.service;
+                match &note.noted {
+                    Noted::Nothing => execute(
+                        c,
+                        "DELETE FROM hand_made WHERE service = ?1 AND component = ?2",
+                        params![service, note.component],
+                    )?,
+                    Noted::Change { document, base_hash } => execute(
+                        c,
+                        "INSERT OR REPLACE INTO hand_made VALUES (?1, ?2, ?3, ?4)",
+                        params![service, note.component, document, base_hash],
+                    )?,
+                }
+            }
+            knowledge.iter().try_for_each(|entries| entries.write(c))
         })
     }
 

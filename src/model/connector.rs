@@ -514,8 +514,11 @@ pub enum ProxyQuantity {
     ResponseTime,
 }
 
-/// The kind of `custom` sensors whose collector a probe runs: `{ url, collector, output }`. Built in.
+/// The kind of `custom` sensors whose collector a probe runs: `{ url, collector, output, channel, every }`. Built in.
 pub const PROBE: &str = "occi-probe";
+
+/// The kind of `custom` sensors that read the newest data point of a cloud provider: `{ url, statistic }`. Built in.
+pub const CLOUDWATCH: &str = "cloudwatch";
 
 /// A connector of the embedding program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -767,6 +770,9 @@ pub struct WebSocketEffector {
     pub url: String,
     /// The texts, one message each, in order, with `{name}` for arguments.
     pub send: Vec<String>,
+    /// Of a publisher: all values over one connection, which is made again when it breaks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
     /// How long it may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<HumanDuration>,

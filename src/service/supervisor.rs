@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 
 use dashmap::DashMap;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use super::control::{
     Applied, ChangeError, Component, ExportedMetric, Figure, Origin, PolicyStatus, Refusal, SelfStats,
@@ -16,7 +16,7 @@ use super::groups::{Members, memberships};
 use super::message::{Apply, Letter, Message, Request, Response, Restored};
 use super::shell::{Effectors, Shell};
 use super::turn::OPEN_DECISIONS;
-use crate::knowledge::store::HandMade;
+use crate::knowledge::store::{Binding, Entries, HandMade, HandNote, Noted};
 use crate::membrane::Served;
 use crate::model::connector::SensorSpec;
 use crate::model::module::Module;
@@ -28,7 +28,9 @@ use crate::policy::diff::{Change, diff};
 use crate::policy::document::ServiceDocument;
 use crate::policy::load::service_from_json;
 use crate::policy::merge::differing;
-use crate::policy::overlay::{inline_script, inlined, is_inline, overlay, script};
+use crate::policy::overlay::{
+    ByHand, Changes, inline_script, inlined, is_inline, overlay, overlay_more, script,
+};
 use crate::policy::script::Script;
 use crate::policy::set::PolicySet;
 use crate::policy::{MetricKind, ReferencePolicy, ServicePolicy};
@@ -42,17 +44,11 @@ pub enum Dangling {
     Refused,
 }
 
+/// So many services or fewer are looked up in the record one by one.
+const FEW: usize = 64;
+
 /// The part of a hand-made change in the store: all of them are about whole services.
 const WHOLE: &str = "service";
-
-/// A service as it was changed by hand.
-#[derive(Debug, Clone)]
-struct ByHand {
-    /// `None`: detached.
-    policy: Option<ServicePolicy>,
-    /// What the files said when the change was made.
-    base: String,
-}
 
 #[derive(Default)]
 struct State {
@@ -60,8 +56,10 @@ struct State {
     files: PolicySet,
     /// What the files said before the last change, for the way back.
     before: Option<PolicySet>,
-    by_hand: BTreeMap<Arc<str>, ByHand>,
+    by_hand: Changes,
     running: PolicySet,
+    /// The services that were detached since the start: their shards may still have something of theirs to record.
+    gone: BTreeSet<Arc<str>>,
     /// What the members of every group metric were told to be.
     members: HashMap<(Arc<str>, Arc<str>), Members>,
 }
@@ -135,6 +133,37 @@ pub struct Supervisor {
     ready: AtomicBool,
     /// Who counts something about itself.
     counting: Lock<Vec<Counting>>,
+    /// Changes that wait to be made together.
+    joining: Lock<Vec<Joining>>,
+}
+
+/// A change that waits to be made with others.
+struct Joining {
+    changes: Vec<(String, Option<Compiled>)>,
+    tell: oneshot::Sender<Result<(), ChangeError>>,
+}
+
+/// A policy that was compiled by itself, and is still to be seen with all others.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    policy: ServicePolicy,
+    /// What it names and what is not there, as warnings.
+    loose: Vec<String>,
+}
+
+impl Compiled {
+    /// Compiles a document that stands for itself: its scripts are inline.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn new(document: ServiceDocument) -> Result<Self, Refusal> {
+        match compile_by_hand(document, &inline) {
+            Ok((policy, loose)) => {
+                Ok(Self { policy, loose: loose.iter().map(ToString::to_string).collect() })
+            }
+            Err(problems) => Err(refusal(problems.iter().map(ToString::to_string).collect())),
+        }
+    }
 }
 
 /// Says what was counted, whenever somebody asks; must not wait.
@@ -155,6 +184,7 @@ impl Supervisor {
             refused: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             counting: Lock::default(),
+            joining: Lock::default(),
         }
     }
 
@@ -201,7 +231,7 @@ impl Supervisor {
                     continue;
                 }
             };
-            state.by_hand.insert(service.as_str().into(), ByHand { policy, base: base_hash });
+            state.by_hand.insert(service.as_str().into(), ByHand::new(policy, base_hash));
         }
         Ok(())
     }
@@ -216,7 +246,7 @@ impl Supervisor {
         let mut services = (*files.services).clone();
         for (name, change) in by_hand {
             match change.policy {
-                Some(policy) => drop(services.insert(name, Arc::new(policy))),
+                Some(policy) => drop(services.insert(name, policy)),
                 None => drop(services.remove(&name)),
             }
         }
@@ -248,20 +278,20 @@ impl Supervisor {
         let mut state = self.state.lock().await;
         let by_hand = self.still_valid(&state.by_hand, &files);
         let first = self.applied.load(Ordering::Relaxed) == 0;
-        let (next, more) = match lay_over(&files, &by_hand) {
+        let (next, more) = match overlay(&files, &by_hand) {
             Ok(laid) => laid,
             // Nothing runs yet that could be asked to take the changes by hand back, so files alone decide.
             Err(problems) if first && !by_hand.is_empty() => {
                 let why = join(&problems);
                 tracing::error!(problems = %why, "changes by hand do not fit the policies any more and are left out");
                 state.by_hand.clear();
-                lay_over(&files, &BTreeMap::new()).map_err(|problems| self.refuse(&problems))?
+                overlay(&files, &Changes::new()).map_err(|problems| self.refuse(&problems))?
             }
             Err(problems) => return Err(self.refuse(&problems).into()),
         };
-        let by_hand: BTreeMap<_, _> =
+        let by_hand: Changes =
             by_hand.into_iter().filter(|(name, _)| state.by_hand.contains_key(name)).collect();
-        let mut applied = self.transition(&mut state, next).await?;
+        let mut applied = self.transition(&mut state, next, false).await?;
         self.with_status(|status| status.pending = None);
         let dropped: Vec<Arc<str>> =
             state.by_hand.keys().filter(|name| !by_hand.contains_key(*name)).cloned().collect();
@@ -291,7 +321,7 @@ impl Supervisor {
     pub async fn preview(&self, files: &PolicySet, warnings: &[Problem]) -> Result<Applied, ChangeError> {
         let state = self.state.lock().await;
         let by_hand = self.still_valid(&state.by_hand, files);
-        let (next, more) = lay_over(files, &by_hand)
+        let (next, more) = overlay(files, &by_hand)
             .map_err(|problems| refusal(problems.iter().map(ToString::to_string).collect()))?;
         Ok(Applied {
             running: next.hash.to_string(),
@@ -364,7 +394,7 @@ impl Supervisor {
                 return Err(refusal(new).into());
             }
         }
-        self.run_by_hand(&mut state, vec![(name.into(), policy)], loose).await
+        self.run_by_hand(&mut state, vec![(name.into(), policy)], loose, None).await
     }
 
     /// Changes many services by hand, all or none: `None` detaches one. Remembered as by [`Supervisor::change`].
@@ -392,70 +422,174 @@ impl Supervisor {
         if !problems.is_empty() {
             return Err(refusal(problems).into());
         }
-        self.run_by_hand(&mut state, changes, loose).await
+        self.run_by_hand(&mut state, changes, loose, None).await
     }
 
-    /// Lets changes by hand run, all or none, and records them; `loose` are warnings about them.
+    /// As [`Supervisor::change_all`], with documents that were compiled before, and with entries of knowledge that are recorded in the same commit as
+    /// the changes.
+    ///
+    /// # Errors
+    /// Every mistake in all of them together; nothing has changed then.
+    pub async fn change_compiled(
+        &self,
+        changes: Vec<(String, Option<Compiled>)>,
+        knowledge: Option<Entries>,
+    ) -> Result<Applied, ChangeError> {
+        let mut state = self.state.lock().await;
+        let mut loose = Vec::new();
+        let changes = changes.into_iter().map(|(name, compiled)| {
+            let policy = compiled.map(|compiled| {
+                loose.extend(compiled.loose);
+                compiled.policy
+            });
+            (name.into(), policy)
+        });
+        let changes = changes.collect();
+        self.run_by_hand(&mut state, changes, loose, knowledge).await
+    }
+
+    /// As [`Supervisor::change_compiled`], of changes that have nothing to do with each other: those that wait at the same time are made in one go. One
+    /// that is refused hurts no other. They are made in the order of the calls, not of the first polls.
+    ///
+    /// # Errors
+    /// Every mistake; nothing of this change is made then.
+    pub fn change_together(
+        &self,
+        changes: Vec<(String, Option<Compiled>)>,
+    ) -> impl Future<Output = Result<(), ChangeError>> + Send + '_ {
+        let (tell, mut told) = oneshot::channel();
+        self.joining().push(Joining { changes, tell });
+        async move {
+            let said = tokio::select! {
+                biased;
+                said = &mut told => said,
+                mut state = self.state.lock() => {
+                    self.make_joint(&mut state).await;
+                    drop(state);
+                    told.await
+                }
+            };
+            let lost = || PortError::Unavailable("the change was not carried out to its end".into());
+            said.unwrap_or_else(|_| Err(lost().into()))
+        }
+    }
+
+    fn joining(&self) -> std::sync::MutexGuard<'_, Vec<Joining>> {
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn make_joint(&self, state: &mut State) {
+        let waiting = std::mem::take(&mut *self.joining());
+        let parts = |changes: Vec<(String, Option<Compiled>)>| {
+            changes.into_iter().map(|(name, c)| (name.into(), c.map(|c| c.policy))).collect::<Vec<_>>()
+        };
+        if waiting.len() > 1 {
+            let all = waiting.iter().flat_map(|joining| joining.changes.clone()).collect();
+            if self.run_by_hand(state, parts(all), Vec::new(), None).await.is_ok() {
+                waiting.into_iter().for_each(|joining| drop(joining.tell.send(Ok(()))));
+                return;
+            }
+        }
+        for Joining { changes, tell } in waiting {
+            let made = self.run_by_hand(state, parts(changes), Vec::new(), None).await;
+            // Who does not wait any more was a client that has gone.
+            let _ = tell.send(made.map(drop));
+        }
+    }
+
+    /// Lets changes by hand run, all or none, and records them, with entries of knowledge; `loose` are warnings about them.
     async fn run_by_hand(
         &self,
         state: &mut State,
         changes: Vec<(Arc<str>, Option<ServicePolicy>)>,
         loose: Vec<String>,
+        knowledge: Option<Entries>,
     ) -> Result<Applied, ChangeError> {
-        let mut by_hand = state.by_hand.clone();
         let names: Vec<Arc<str>> = changes.iter().map(|(name, _)| name.clone()).collect();
+        let before: Vec<Option<ByHand>> = names.iter().map(|name| state.by_hand.get(name).cloned()).collect();
         for (name, policy) in changes {
             let base = base_of(&state.files, &name);
             // Detaching what only a hand had attached leaves nothing to remember.
             match policy.is_none() && base.is_empty() {
-                true => drop(by_hand.remove(&name)),
-                false => drop(by_hand.insert(name, ByHand { policy, base })),
+                true => drop(state.by_hand.remove(&name)),
+                false => drop(state.by_hand.insert(name, ByHand::new(policy, base))),
             }
         }
-        let (next, warnings) = lay_over(&state.files, &by_hand)
-            .map_err(|p| refusal(p.iter().map(ToString::to_string).collect()))?;
-        let mut applied = self.transition(state, next).await?;
-        self.note_origins(&by_hand, &state.running);
-        let store = self.shell.store();
-        let record = |name: &Arc<str>| match by_hand.get(name) {
-            None => store.forget_hand_made(name, WHOLE),
-            Some(change) => store.hand_made(HandMade {
-                service: name.to_string(),
-                component: WHOLE.into(),
-                document: state.running.services.get(name).map(|policy| with_scripts(policy)),
-                base_hash: change.base.clone(),
-            }),
+        let next = match overlay_more(&state.files, &state.running, &state.by_hand, &names) {
+            Ok((next, warnings)) => {
+                self.transition(state, next, true).await.map(|applied| (applied, warnings))
+            }
+            Err(problems) => {
+                take_back(&mut state.by_hand, names, before);
+                return Err(refusal(problems.iter().map(ToString::to_string).collect()).into());
+            }
         };
-        let recorded: Vec<_> = names.iter().map(record).collect();
-        state.by_hand = by_hand;
-        for write in recorded {
-            write.await.map_err(|e| {
-                PortError::Unavailable(format!("the change runs, but could not be recorded: {e}"))
-            })?;
+        let (mut applied, warnings) = match next {
+            Ok(next) => next,
+            Err(error) => {
+                take_back(&mut state.by_hand, names, before);
+                return Err(error.into());
+            }
+        };
+        let notes = names.iter().map(|name| HandNote {
+            service: name.to_string(),
+            component: WHOLE.into(),
+            noted: match state.by_hand.get(name) {
+                None => Noted::Nothing,
+                Some(change) => Noted::Change {
+                    document: state.running.services.get(name).map(|policy| text_with_scripts(policy)),
+                    base_hash: change.base.clone(),
+                },
+            },
+        });
+        let recorded = self.shell.store().note_all(notes.collect(), knowledge);
+        for name in &names {
+            let by_hand = state.by_hand.contains_key(name) && state.running.services.contains_key(name);
+            match by_hand {
+                true => drop(self.origins.insert(name.to_string(), Origin::Hand)),
+                false => drop(self.origins.remove(&**name)),
+            }
         }
+        recorded.await.map_err(|e| {
+            PortError::Unavailable(format!("the change runs, but could not be recorded: {e}"))
+        })?;
         applied.warnings = warnings.iter().map(ToString::to_string).chain(loose).collect();
         Ok(applied)
     }
 
-    /// Hands the difference between what runs and `next` to the shards.
-    async fn transition(&self, state: &mut State, next: PolicySet) -> Result<Applied, PortError> {
+    /// Hands the difference between what runs and `next` to the shards. What stands around services is only looked at when a change by hand is about
+    /// that; files that are read again open anew what could not be opened.
+    async fn transition(
+        &self,
+        state: &mut State,
+        next: PolicySet,
+        by_hand: bool,
+    ) -> Result<Applied, PortError> {
         for name in self.in_quarantine(&state.running).await {
             // It does not run, whatever was last handed out: it is attached again with what the record knows of it.
             Arc::make_mut(&mut state.running.services).remove(&name);
+            state.gone.insert(name);
         }
         let changes = diff(&state.running, &next);
         // A service in quarantine is attached anew by any change of its policy.
         let anew = self.shell.tally().1 > 0 || changes.iter().any(|c| matches!(c, Change::Added { .. }));
+        let added = changes.iter().filter(|c| matches!(c, Change::Added { .. })).count();
         let restored = match anew {
-            true => self.restored(&changes, &next).await?,
+            true if added > FEW || self.shell.tally().1 > 0 => {
+                self.restored(&state.gone, &changes, &next).await?
+            }
+            true => self.restored_few(&state.gone, &changes, &next).await?,
             false => HashMap::new(),
         };
         self.forget_bindings(&changes, &state.running, &next).await;
-        self.stand_around(&next);
+        if !by_hand || changes.iter().any(|change| stands_out(change, &state.running, &next)) {
+            self.stand_around(&next);
+        }
         for change in &changes {
             match change {
                 Change::Removed { service } => {
                     self.pushable.remove(service.as_str());
+                    state.gone.insert(service.as_str().into());
                     self.shell.send(service, Message::Detach(service.as_str().into())).await?;
                 }
                 Change::Added { service } | Change::Changed { service, .. } => {
@@ -599,15 +733,45 @@ impl Supervisor {
         Ok(())
     }
 
-    /// What the record knows of every service; of bindings, those whose policy declares what it declared when they were made.
-    async fn restored(
+    /// As [`Supervisor::restored`], of the few services that are added; of these alone, so that it costs the same however many there are.
+    async fn restored_few(
         &self,
+        gone: &BTreeSet<Arc<str>>,
         changes: &[Change],
         next: &PolicySet,
     ) -> Result<HashMap<String, Restored>, PortError> {
-        self.settle(changes).await;
-        let fail =
-            |e: crate::knowledge::store::StoreError| PortError::Unavailable(format!("the record: {e}"));
+        self.settle(gone, changes).await;
+        let new = changes.iter().filter_map(|change| match change {
+            Change::Added { service } => Some(service.clone()),
+            _ => None,
+        });
+        let store = self.shell.store();
+        let mut all = HashMap::new();
+        for (service, known) in store.of_services(new.collect(), OPEN_DECISIONS as u64).await.map_err(fail)? {
+            let mut bindings = BTreeMap::new();
+            for binding in known.bindings {
+                match still_declared(&binding, next) {
+                    true => drop(bindings.insert(binding.reference, binding.to)),
+                    false => {
+                        let _ = store.forget_binding(&service, &binding.reference).await;
+                    }
+                }
+            }
+            let (decisions, slos, proposals) = (known.decisions, known.slos, known.proposals);
+            let restored = Restored { decisions, slos, proposals, knowledge: known.knowledge, bindings };
+            all.insert(service, restored);
+        }
+        Ok(all)
+    }
+
+    /// What the record knows of every service; of bindings, those whose policy declares what it declared when they were made.
+    async fn restored(
+        &self,
+        gone: &BTreeSet<Arc<str>>,
+        changes: &[Change],
+        next: &PolicySet,
+    ) -> Result<HashMap<String, Restored>, PortError> {
+        self.settle(gone, changes).await;
         let store = self.shell.store();
         let mut all: HashMap<String, Restored> = HashMap::new();
         for (service, last) in store.last_decision_ids().await.map_err(fail)? {
@@ -632,9 +796,10 @@ impl Supervisor {
             all.entry(service).or_default().knowledge = knowledge;
         }
         for binding in store.bindings().await.map_err(fail)? {
-            let Some(policy) = next.services.get(binding.service.as_str()) else { continue };
-            let declares = |r: &ReferencePolicy| r.service.as_deref() == binding.declared.as_deref();
-            if policy.references.get(binding.reference.as_str()).is_some_and(declares) {
+            if !next.services.contains_key(binding.service.as_str()) {
+                continue;
+            }
+            if still_declared(&binding, next) {
                 all.entry(binding.service).or_default().bindings.insert(binding.reference, binding.to);
             } else {
                 let _ = store.forget_binding(&binding.service, &binding.reference).await;
@@ -645,13 +810,11 @@ impl Supervisor {
 
     /// Waits until the shards of services that are attached have done what they were sent before: a service that was detached just now
     /// may still have had something to record.
-    async fn settle(&self, changes: &[Change]) {
-        if self.applied.load(Ordering::Relaxed) == 0 {
-            return;
-        }
+    async fn settle(&self, gone: &BTreeSet<Arc<str>>, changes: &[Change]) {
         let mut shards = BTreeSet::new();
         for change in changes {
             if let Change::Added { service } = change
+                && gone.contains(service.as_str())
                 && shards.insert(self.shell.shard_of(service))
             {
                 // There is none of this name, and that is the answer.
@@ -678,11 +841,7 @@ impl Supervisor {
     }
 
     /// The changes by hand whose policies the files have not changed since.
-    fn still_valid(
-        &self,
-        by_hand: &BTreeMap<Arc<str>, ByHand>,
-        files: &PolicySet,
-    ) -> BTreeMap<Arc<str>, ByHand> {
+    fn still_valid(&self, by_hand: &Changes, files: &PolicySet) -> Changes {
         by_hand
             .iter()
             .filter(|(name, h)| base_of(files, name) == h.base)
@@ -690,7 +849,7 @@ impl Supervisor {
             .collect()
     }
 
-    fn note_origins(&self, by_hand: &BTreeMap<Arc<str>, ByHand>, running: &PolicySet) {
+    fn note_origins(&self, by_hand: &Changes, running: &PolicySet) {
         self.origins.clear();
         for name in running.services.keys().filter(|n| by_hand.contains_key(*n)) {
             self.origins.insert(name.to_string(), Origin::Hand);
@@ -898,16 +1057,49 @@ pub(super) fn unexpected(response: &Response) -> PortError {
     PortError::Unavailable(format!("an unexpected answer: {response:?}"))
 }
 
-fn refusal(problems: Vec<String>) -> Refusal {
-    Refusal { at: None, problems }
+fn fail(error: crate::knowledge::store::StoreError) -> PortError {
+    PortError::Unavailable(format!("the record: {error}"))
 }
 
-fn lay_over(
-    files: &PolicySet,
-    by_hand: &BTreeMap<Arc<str>, ByHand>,
-) -> Result<(PolicySet, Vec<Problem>), Vec<Problem>> {
-    let changes = by_hand.iter().map(|(n, h)| (n.clone(), h.policy.clone())).collect();
-    overlay(files, &changes)
+/// Whether the policy still declares of a reference what it declared when that was rebound.
+fn still_declared(binding: &Binding, next: &PolicySet) -> bool {
+    let policy = next.services.get(binding.service.as_str());
+    let reference = policy.and_then(|policy| policy.references.get(binding.reference.as_str()));
+    reference.is_some_and(|r: &ReferencePolicy| r.service.as_deref() == binding.declared.as_deref())
+}
+
+/// Whether a change is about anything that homeostat opens or runs around a service.
+fn stands_out(change: &Change, running: &PolicySet, next: &PolicySet) -> bool {
+    let (Change::Added { service } | Change::Removed { service } | Change::Changed { service, .. }) = change
+    else {
+        return false;
+    };
+    let around = |set: &PolicySet| {
+        set.services.get(service.as_str()).is_some_and(|p| {
+            p.endpoint.is_some()
+                || p.listen.is_some()
+                || p.live.is_some()
+                || p.process.is_some()
+                || p.manage.is_some()
+                || p.references.values().any(|reference| reference.listen.is_some())
+        })
+    };
+    around(running) || around(next)
+}
+
+/// Undoes what was noted of changes by hand that were not made.
+fn take_back(by_hand: &mut Changes, names: Vec<Arc<str>>, before: Vec<Option<ByHand>>) {
+    // Backwards, so that what was there first is there again when a name comes twice.
+    for (name, before) in names.into_iter().zip(before).rev() {
+        match before {
+            Some(before) => drop(by_hand.insert(name, before)),
+            None => drop(by_hand.remove(&name)),
+        }
+    }
+}
+
+fn refusal(problems: Vec<String>) -> Refusal {
+    Refusal { at: None, problems }
 }
 
 fn join(problems: &[Problem]) -> String {
@@ -954,6 +1146,14 @@ fn broken_inline(document: &serde_json::Value) -> Option<String> {
         let error = inline_script(run).err()?;
         Some(format!("inline script, line {}, column {}: error: {}", error.line, error.column, error.message))
     })
+}
+
+/// The document with its scripts inline, as text.
+fn text_with_scripts(policy: &ServicePolicy) -> String {
+    match policy.scripts.is_empty() {
+        true => policy.document.as_json().to_string(),
+        false => with_scripts(policy).to_string(),
+    }
 }
 
 /// The document with its scripts inline, so that it stands for itself.

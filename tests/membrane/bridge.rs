@@ -98,6 +98,13 @@ async fn a_slow_service_is_replaced_in_the_answers_of_its_clients() {
     let (_c2, a2) = Service::start("C2").await;
     let (port, front) = (free(), free());
     let supervisor = start(&shop(port, a1, front, a2), &[port]).await;
+    // The port opens a moment before its reference is bound.
+    let bound = async {
+        while get(port, "/").await.0 == 503 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, bound).await.expect("a reference that is bound");
     assert_eq!(get(port, "/").await, (200, "C1".into()));
     let measured = Handle::new(supervisor.clone(), "C1");
     reads(&measured, "calls", |n| n >= 1.0).await;

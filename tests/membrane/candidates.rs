@@ -220,8 +220,8 @@ async fn what_an_action_binds_gets_all_calls_alone_and_going_back_shares_them_ag
         more().await;
         assert!(c1.calls.load(Ordering::SeqCst) >= one + 8 && c2.calls.load(Ordering::SeqCst) >= two + 8);
         // A reload changes the shares, and then changes them back.
-        let two = c2.calls.load(Ordering::SeqCst);
         stage.set("C1", policy(&[("C1", 1), ("C2", 0)]));
+        let two = c2.calls.load(Ordering::SeqCst);
         more().await;
         assert!(c2.calls.load(Ordering::SeqCst) <= two + 3, "only those that were on their way");
         stage.set("C1", policy(&BOTH));

@@ -1,7 +1,7 @@
 //! Sensors as policies, in virtual time: from documents of OCCI to what is measured, calculated and delivered.
 
 #[path = "../common/mod.rs"]
-mod common;
+pub(super) mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

@@ -3,8 +3,10 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
 mod alarm;
+mod documents;
 mod goldens;
 mod negotiation;
+mod purposes;
 mod registry;
 mod renderings;
 mod schema;

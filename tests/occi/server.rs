@@ -1,8 +1,22 @@
 //! The server from outside, over sockets: a daemon in this process, and clients that speak OCCI.
 
+#[path = "agreements.rs"]
+mod agreements;
+#[path = "limits.rs"]
+mod limits;
+#[path = "notices.rs"]
+mod notices;
+#[path = "plugins.rs"]
+mod plugins;
 #[path = "../daemon/support.rs"]
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod support;
+#[path = "together.rs"]
+mod together;
+#[path = "tree.rs"]
+mod tree;
+#[path = "users.rs"]
+mod users;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -79,6 +93,10 @@ impl Occi {
     }
 
     fn start_with(extensions: &[Extension], data_dir: Option<&Path>) -> Self {
+        Self::start_as(extensions, data_dir, Settings::default())
+    }
+
+    fn start_as(extensions: &[Extension], data_dir: Option<&Path>, settings: Settings) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let connectors = Connectors::new();
@@ -89,11 +107,8 @@ impl Occi {
             shards: Some(2),
             connectors,
         };
-        let settings = Settings {
-            mail: "smtp://127.0.0.1:9".into(),
-            from: "homeostat@example.com".into(),
-            ..Settings::default()
-        };
+        let settings =
+            Settings { mail: "smtp://127.0.0.1:9".into(), from: "homeostat@example.com".into(), ..settings };
         let (daemon, address) = runtime.block_on(async {
             let daemon = Daemon::start_from(options, Sources::from_texts([])).await.unwrap();
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

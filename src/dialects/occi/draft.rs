@@ -262,3 +262,17 @@ fn core_value<'a>(entity: &'a Entity, name: &str) -> Option<&'a str> {
         _ => None,
     }
 }
+
+/// The identifier of what is made at a place, when nobody says another.
+pub fn identifier_at(place: &str) -> String {
+    let last = place.rsplit('/').next().unwrap_or_default();
+    if is_uuid(last) { format!("urn:uuid:{last}") } else { place.to_string() }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.char_indices().all(|(i, c)| match i {
+            8 | 13 | 18 | 23 => c == '-',
+            _ => c.is_ascii_hexdigit(),
+        })
+}

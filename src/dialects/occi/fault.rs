@@ -17,6 +17,8 @@ pub enum FaultKind {
     NotAcceptable,
     /// 409: it contradicts what exists.
     Conflict,
+    /// 412: it is not as the client expects.
+    PreconditionFailed,
     /// 413: too large, or too many at once.
     TooLarge,
     /// 415: a rendering that is not read here.
@@ -40,6 +42,7 @@ impl FaultKind {
             Self::MethodNotAllowed => 405,
             Self::NotAcceptable => 406,
             Self::Conflict => 409,
+            Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::Internal => 500,

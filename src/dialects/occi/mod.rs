@@ -8,6 +8,8 @@
 //!
 //! What clients send is a [`Draft`]: everything is optional, nothing is resolved. What the server shows is an [`Entity`].
 
+pub mod deploy;
+pub mod documents;
 pub mod draft;
 pub mod extensions;
 pub mod fault;
@@ -21,6 +23,7 @@ pub mod rendering;
 mod scan;
 pub mod server;
 pub mod text;
+pub mod users;
 pub mod validate;
 pub mod xml;
 

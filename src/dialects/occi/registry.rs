@@ -236,6 +236,14 @@ impl Registry {
         found
     }
 
+    /// The mixin of a scheme that is not there any more and that a mixin is or depends on.
+    pub fn lost<'a>(&'a self, mixin: &'a TypeId, scheme: &str) -> Option<&'a TypeId> {
+        match self.mixin(mixin) {
+            None => (mixin.scheme() == scheme).then_some(mixin),
+            Some(known) => known.depends.iter().find_map(|other| self.lost(other, scheme)),
+        }
+    }
+
     /// Whether a mixin is another or depends on it.
     pub fn depends_on(&self, mixin: &TypeId, other: &TypeId) -> bool {
         let other = self.canonical(other);
@@ -451,6 +459,19 @@ impl Registry {
         }
         self.put(LAST, category);
         Ok(())
+    }
+
+    /// Describes the times of sensors as the paper does (its table 1): only the server sets the time base, and start and stop are required.
+    pub fn as_in_the_paper(&mut self) {
+        if let Some(Category::Kind(sensor)) = self.categories.get_mut(&monitoring::sensor()) {
+            for (name, attribute) in &mut sensor.attributes {
+                match name.as_str() {
+                    "occi.sensor.timebase" => (attribute.mutable, attribute.required) = (false, true),
+                    "occi.sensor.timestart" | "occi.sensor.timestop" => attribute.required = true,
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Lets an identifier mean another.

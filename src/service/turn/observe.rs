@@ -64,7 +64,12 @@ impl ServiceLoop {
         if !self.listening.get(from).is_some_and(|metrics| metrics.contains(metric)) {
             return;
         }
-        self.fill(from, metric, &held, turn);
+        // As sensors are not read outside of the schedule, nothing is heard then; but that there is nothing to hear is known at once.
+        let schedule = self.policy.monitor.as_ref().and_then(|monitor| monitor.schedule).unwrap_or_default();
+        let heard = schedule.includes(turn.now) || schedule.includes(held.at);
+        if heard || held.missing.is_some() {
+            self.fill(from, metric, &held, turn);
+        }
     }
 
     /// Puts a value of another service into every slot that stands for it.

@@ -3,21 +3,26 @@
 use serde_json::json;
 
 use super::super::model::Attribute;
-use super::provider::{Names, Provider, Stage};
+use super::provider::{Names, Provider, Stage, named};
+use crate::model::connector::CLOUDWATCH;
 
 pub(super) fn all(names: &Names) -> Vec<Provider> {
     [
         cpu_percent,
         load_average,
         memory_used,
+        memory_percent,
         disk_usage,
         network_throughput,
         queries_per_second,
         is_reachable,
         ping,
         http_probe,
+        prometheus,
+        cloud_watch,
         cost,
         pushed,
+        label,
     ]
     .map(|provider| provider(names))
     .into()
@@ -46,6 +51,14 @@ fn load_average(names: &Names) -> Provider {
 fn memory_used(names: &Names) -> Provider {
     metric(names, "MemoryUsed", "Memory in use, bytes", |at, work| {
         work.measured(at, "out", json!({ "host": { "what": "memory_used" } }), None);
+        Ok(())
+    })
+}
+
+/// What the preset for memory looks at.
+fn memory_percent(names: &Names) -> Provider {
+    metric(names, "MemoryPercent", "Memory in use, percent", |at, work| {
+        work.measured(at, "out", json!({ "host": { "what": "memory_used_ratio" } }), Some("100 * value"));
         Ok(())
     })
 }
@@ -157,6 +170,48 @@ fn http_probe(names: &Names) -> Provider {
         .control("pointer", Attribute::text().about("where in the JSON (RFC 6901); absent: the whole body"))
 }
 
+/// R1-56: a provider that shows what it measures in the text format of Prometheus.
+fn prometheus(names: &Names) -> Provider {
+    let build = |at: &super::provider::Instance<'_>, work: &mut super::provider::Work| {
+        let prometheus = json!({ "url": at.needed("url")?, "series": at.needed("series")? });
+        work.measured(at, "out", json!({ "prometheus": prometheus }), None);
+        Ok(())
+    };
+    metric(names, "Prometheus", "A series that a provider shows in the text format of Prometheus", build)
+        .control("url", Attribute::text().required().about("where it is shown"))
+        .control(
+            "series",
+            Attribute::text().required().about("its name, with labels: node_load1{instance=\"a\"}"),
+        )
+}
+
+/// R1-56: a provider that answers as Amazon CloudWatch does.
+fn cloud_watch(names: &Names) -> Provider {
+    let build = |at: &super::provider::Instance<'_>, work: &mut super::provider::Work| {
+        let config = json!({
+            "url": at.needed("url")?, "statistic": at.text("statistic").unwrap_or_else(|| "Average".into()),
+        });
+        let custom = json!({ "custom": { "kind": CLOUDWATCH, "config": config } });
+        work.measured(at, "out", custom, None);
+        Ok(())
+    };
+    metric(
+        names,
+        "CloudWatch",
+        "The newest data point that a provider answers as Amazon CloudWatch does",
+        build,
+    )
+    .control(
+        "url",
+        Attribute::text().required().about("where statistics are asked for; requests are not signed"),
+    )
+    .control(
+        "statistic",
+        Attribute::one_of(&["Average", "Sum", "Minimum", "Maximum", "SampleCount"])
+            .about("of a data point; Average, when absent"),
+    )
+}
+
 /// R1-50: what has been spent since the sensor began to run.
 fn cost(names: &Names) -> Provider {
     let build = |at: &super::provider::Instance<'_>, work: &mut super::provider::Work| {
@@ -182,4 +237,31 @@ fn pushed(names: &Names) -> Provider {
         }
         Ok(())
     })
+}
+
+/// R0-10: what another sensor makes of its measurements. Sensors above sensors are a tree, each with its own period.
+fn label(names: &Names) -> Provider {
+    let build = |at: &super::provider::Instance<'_>, work: &mut super::provider::Work| {
+        let (label, lower) = (taken(at)?, at.lower.ok_or("the collector leads to no sensor that runs")?);
+        let reference = format!("below_{}", at.key);
+        work.references.insert(reference.clone(), json!({ "service": lower.service }));
+        let of = format!("{reference}.{}", named(&label));
+        work.computed(at, "out", json!({ "of": of, "aggregate": "last", "every": at.every() }));
+        if lower.labels.get(&label).is_some_and(|hidden| *hidden) {
+            at.labels("out").iter().for_each(|label| work.hide(label));
+        }
+        Ok(())
+    };
+    metric(names, "Label", "The values of a label of the sensor that the collector leads to", build)
+        .control("label", Attribute::text().required().about("the label there"))
+        .of_sensors()
+}
+
+/// The label that a collector takes from another sensor.
+pub(super) fn taken(at: &super::provider::Instance<'_>) -> Result<String, String> {
+    let labels = at.labels("label");
+    match labels.as_slice() {
+        [label] => Ok(label.clone()),
+        several => Err(format!("`label` names {} labels; expected one", several.len())),
+    }
 }

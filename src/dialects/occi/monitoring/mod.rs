@@ -5,11 +5,13 @@
 //! labels                       ▶ names of metrics        publisher mixins  ▶ `monitor.publish`, or an SLO with a row of a plan
 //! period, timebase, timestart, timestop ▶ `every` and `monitor.schedule`
 //! ```
-//! Reading order: `provider` (what a mixin is), `metrics`, `aggregators`, `publishers` (those of this server), `template`,
+//! Reading order: `provider` (what a mixin is), `metrics`, `aggregators`, `publishers` (those of this server),
+//! `plugin` (those of others), `template`,
 //! `timing`, `translate`.
 
 mod aggregators;
 mod metrics;
+pub mod plugin;
 pub mod provider;
 mod publishers;
 pub mod template;

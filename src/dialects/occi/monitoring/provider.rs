@@ -1,12 +1,15 @@
 //! What a mixin of this server is: its description for clients, and what it adds to the policy of a sensor.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 
 use super::super::extensions::monitoring;
 use super::super::model::{Attribute, AttributeType, Entity, TypeId};
 use super::super::registry::{ProviderMixin, Registry, Role};
+use super::super::users::Users;
+use super::plugin::Plugin;
 use super::{aggregators, metrics, publishers};
 use crate::policy::name::identifier;
 
@@ -51,6 +54,11 @@ impl Names {
         TypeId::fixed(&format!("{}resource#", self.scheme), "MetricContainer")
     }
 
+    /// The mixin of an agreement that has an objective.
+    pub fn objective(&self) -> TypeId {
+        TypeId::fixed(&format!("{}term#", self.scheme), "Objective")
+    }
+
     /// The name of an attribute of a mixin.
     pub fn attribute(&self, term: &str, name: &str) -> String {
         format!("{}{term}.{name}", self.prefix)
@@ -73,6 +81,12 @@ pub struct Settings {
     pub from: String,
     /// Where databases of publishers lie; without, none can be written.
     pub data: Option<String>,
+    /// The folder of plug-ins; without, there are none.
+    pub plugins: Option<String>,
+    /// Who may what; without, everybody everything.
+    pub users: Option<Users>,
+    /// Whether sensors are as in the paper: only the server sets their time base, and clients say when they begin and end (R1-05).
+    pub strict: bool,
 }
 
 /// Where in the pipe a mixin stands.
@@ -111,6 +125,15 @@ impl Stage {
 /// What is wrong with its attributes, as a sentence.
 pub type Build = fn(&Instance<'_>, &mut Work) -> Result<(), String>;
 
+/// Where a mixin comes from.
+#[derive(Debug, Clone)]
+enum Origin {
+    /// It is a part of this program.
+    Own(Build),
+    /// It was found in a folder.
+    Plugin(Arc<Plugin>),
+}
+
 /// A mixin of this server.
 #[derive(Debug, Clone)]
 pub struct Provider {
@@ -118,10 +141,24 @@ pub struct Provider {
     pub mixin: ProviderMixin,
     /// Where it stands.
     pub stage: Stage,
-    build: Build,
+    origin: Origin,
     prefix: String,
     /// The attributes without which it does nothing. Clients may add them later, so they are not required when it is associated (R1-46).
     needed: Vec<String>,
+    /// Whether it takes a label of the sensor that its collector leads to.
+    below: bool,
+}
+
+/// The labels of a sensor, and whether what they are about is hidden.
+pub type Labels = BTreeMap<String, bool>;
+
+/// A sensor that another takes labels of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lower {
+    /// The service that it is.
+    pub service: String,
+    /// What feeds its labels runs.
+    pub labels: Labels,
 }
 
 impl Provider {
@@ -129,7 +166,23 @@ impl Provider {
     pub(super) fn new(names: &Names, stage: Stage, term: &str, title: &str, build: Build) -> Self {
         let id = names.mixin(stage.word(), term);
         let mixin = ProviderMixin::new(id, title, stage.tag());
-        Self { mixin, stage, build, prefix: format!("{}{term}.", names.prefix), needed: Vec::new() }
+        let prefix = format!("{}{term}.", names.prefix);
+        Self { mixin, stage, origin: Origin::Own(build), prefix, needed: Vec::new(), below: false }
+    }
+
+    /// The mixin of a plug-in, which measures; without attributes.
+    pub(super) fn plugin(names: &Names, term: &str, title: &str, plugin: Arc<Plugin>) -> Self {
+        let own = Self::new(names, Stage::Metric, term, title, |_, _| Ok(()));
+        Self { origin: Origin::Plugin(plugin), ..own }
+    }
+
+    /// Whether it is the same plug-in, or neither is one.
+    fn same_plugin(&self, other: &Self) -> bool {
+        match (&self.origin, &other.origin) {
+            (Origin::Plugin(one), Origin::Plugin(other_one)) => one == other_one && self.mixin == other.mixin,
+            (Origin::Own(_), Origin::Own(_)) => true,
+            _ => false,
+        }
     }
 
     fn with(mut self, name: &str, mut attribute: Attribute, role: Role) -> Self {
@@ -157,6 +210,16 @@ impl Provider {
         self.with(name, Attribute::text().about("the label of what goes out"), Role::Out)
     }
 
+    /// It takes a label of the sensor that its collector leads to.
+    pub(super) fn of_sensors(self) -> Self {
+        Self { below: true, ..self }
+    }
+
+    /// Whether it takes a label of the sensor that its collector leads to.
+    pub fn is_of_sensors(&self) -> bool {
+        self.below
+    }
+
     /// With a parameter.
     pub(super) fn control(self, name: &str, attribute: Attribute) -> Self {
         self.with(name, attribute, Role::Control)
@@ -167,8 +230,11 @@ impl Provider {
     /// # Errors
     /// 400 with the mixin and what is wrong with its attributes.
     pub fn build(&self, at: &Instance<'_>, work: &mut Work) -> Result<(), super::super::Fault> {
-        (self.build)(at, work)
-            .map_err(|why| super::super::Fault::bad(format!("the mixin `{}`: {why}", self.id())))
+        let built = match &self.origin {
+            Origin::Own(build) => build(at, work),
+            Origin::Plugin(plugin) => plugin.build(at, work),
+        };
+        built.map_err(|why| super::super::Fault::bad(format!("the mixin `{}`: {why}", self.id())))
     }
 
     /// Its identifier.
@@ -204,6 +270,44 @@ impl Providers {
         self.all.values().try_for_each(|provider| registry.add_provider(provider.mixin.clone()))
     }
 
+    /// Puts these plug-ins in the place of those that were there. Answers which mixins came, went or changed, and why some could not come.
+    pub fn plug(
+        &mut self,
+        registry: &mut Registry,
+        plugins: Vec<Provider>,
+    ) -> (BTreeSet<TypeId>, Vec<super::super::Fault>) {
+        let wanted: BTreeMap<TypeId, Provider> =
+            plugins.into_iter().map(|provider| (provider.id().clone(), provider)).collect();
+        let old = |provider: &Provider| {
+            matches!(provider.origin, Origin::Plugin(_))
+                && !wanted.get(provider.id()).is_some_and(|new| new.same_plugin(provider))
+        };
+        let mut changed: BTreeSet<TypeId> = self
+            .all
+            .values()
+            .filter(|provider| old(provider))
+            .map(|provider| provider.id().clone())
+            .collect();
+        for id in &changed {
+            self.all.remove(id);
+            registry.remove_provider(id);
+        }
+        let mut problems = Vec::new();
+        for (id, provider) in wanted {
+            if self.all.get(&id).is_some_and(|known| known.same_plugin(&provider)) {
+                continue;
+            }
+            match registry.add_provider(provider.mixin.clone()) {
+                Ok(()) => {
+                    self.all.insert(id.clone(), provider);
+                    changed.insert(id);
+                }
+                Err(why) => problems.push(why),
+            }
+        }
+        (changed, problems)
+    }
+
     /// The mixin that has an attribute of this name.
     pub fn of_attribute(&self, name: &str) -> Option<TypeId> {
         let has = |provider: &&Provider| {
@@ -235,10 +339,13 @@ pub struct Instance<'a> {
     pub about: &'a str,
     /// What stands around.
     pub settings: &'a Settings,
+    /// The sensor that the collector leads to, if it leads to one that runs.
+    pub lower: Option<&'a Lower>,
 }
 
 impl Instance<'_> {
-    fn value(&self, name: &str) -> Option<&Json> {
+    /// The value of an attribute, or its default.
+    pub(super) fn value(&self, name: &str) -> Option<&Json> {
         let full = format!("{}{name}", self.provider.prefix);
         let given = self.entity.attributes.get(&full).filter(|value| !value.is_null());
         given.or_else(|| self.provider.mixin.mixin.attributes.get(&full)?.default.as_ref())
@@ -293,6 +400,11 @@ impl Instance<'_> {
         }
     }
 
+    /// Whether it is true; text renderings say it as a text.
+    pub fn truth(&self, name: &str) -> bool {
+        self.value(name).is_some_and(|value| value.as_bool() == Some(true) || value.as_str() == Some("true"))
+    }
+
     /// A number that must be there.
     ///
     /// # Errors
@@ -333,6 +445,10 @@ pub fn duration(seconds: f64) -> String {
 
 /// How long a list of metrics in an expression may be, in bytes.
 const LONGEST: usize = 3_900;
+/// How long the readable part of a metric's name may be, in bytes.
+const LONGEST_NAME: usize = 64;
+/// The longest time that an objective may have to be broken, in seconds.
+const LONGEST_WAIT: f64 = 365.0 * 86_400.0;
 /// How many metrics go into one part of a longer list.
 const PART: usize = 50;
 
@@ -461,9 +577,22 @@ impl Work {
         self.anonymous.insert(label.to_string());
     }
 
+    /// What feeds these labels feeds the labels in the attribute `output` as well, each value by itself.
+    pub fn passed(&mut self, at: &Instance<'_>, from: &[String], output: &str) {
+        let feeding = self.feeding(from);
+        for label in at.labels(output) {
+            self.channels.entry(label).or_default().extend(feeding.iter().cloned());
+        }
+    }
+
     /// What is said of the values of these labels: what they are about, unless that is hidden.
     pub fn said<'a>(&self, at: &'a Instance<'_>, labels: &[String]) -> &'a str {
         if labels.iter().any(|label| self.anonymous.contains(label)) { "anonymous" } else { at.about }
+    }
+
+    /// The labels that something feeds.
+    pub(super) fn labels(&self) -> Labels {
+        self.channels.keys().map(|label| (label.clone(), self.anonymous.contains(label))).collect()
     }
 
     /// Whether the values of one of these labels are hidden.
@@ -499,21 +628,39 @@ impl Work {
         Ok(name)
     }
 
+    /// An objective; where the attribute `periods` says so, it must be broken for longer than so many periods.
+    ///
+    /// # Errors
+    /// The attribute is no number.
+    pub fn objective(&mut self, at: &Instance<'_>, objective: String) -> Result<(), String> {
+        let mut slo = json!({ "objective": objective });
+        if let Some(periods) = at.number("periods")?.filter(|periods| *periods > 0.0) {
+            slo["for"] = duration((periods * at.period).min(LONGEST_WAIT)).into();
+        }
+        self.analyze.insert(at.term().to_string(), slo);
+        Ok(())
+    }
+
     /// A plan: when an objective is broken, an action of this effector, once for each time.
-    pub fn alarm(&mut self, at: &Instance<'_>, objective: String, effector: Json) {
+    ///
+    /// # Errors
+    /// As [`Work::objective`].
+    pub fn alarm(&mut self, at: &Instance<'_>, objective: String, effector: Json) -> Result<(), String> {
         let name = at.term().to_string();
-        self.analyze.insert(name.clone(), json!({ "objective": objective }));
+        self.objective(at, objective)?;
         self.plan.push(json!({
             "when": name, "do": [{ "custom": { "name": name } }], "mode": "act", "once": true, "also": !self.plan.is_empty(),
             "cooldown": "30s",
         }));
         self.execute.insert(name, effector);
+        Ok(())
     }
 }
 
-/// The metric that a label is. Labels are any text; two that differ are two metrics.
+/// The metric that a label is. Labels are any text; two that differ are two metrics. It is short enough for what is added to it.
 pub fn named(label: &str) -> String {
-    let plain = identifier(label);
+    let mut plain = identifier(label);
+    plain.truncate(LONGEST_NAME);
     if plain == label { plain } else { format!("{plain}_{}", short(label, 6)) }
 }
 

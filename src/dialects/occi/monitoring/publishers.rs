@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::model::Attribute;
-use super::provider::{Build, Instance, Names, Provider, Stage, Work};
+use super::provider::{Build, Instance, Names, Provider, Stage, Work, named};
 use crate::policy::name::identifier;
 
 pub(super) fn all(names: &Names) -> Vec<Provider> {
@@ -43,13 +43,19 @@ fn email_alarm(names: &Names) -> Provider {
             "subject": format!("{} is over {threshold}", plain(&about)),
             "text": format!("{} is over {threshold} ({}).\n", plain(&about), at.labels("input").join(", ")),
         }});
-        work.alarm(at, objective, mail);
-        Ok(())
+        work.alarm(at, objective, mail)
     };
     publisher(names, "EmailAlarm", "A mail when a value goes over a threshold", build)
         .control("threshold", Attribute::number().required().about("what must be exceeded"))
         .control("email", Attribute::text().required().about("who gets it; several with commas between them"))
         .control("server", Attribute::text().about("smtp://HOST:PORT; the server's own, when absent"))
+        .control("periods", periods())
+}
+
+/// How long something must last.
+fn periods() -> Attribute {
+    Attribute::at_least(0.0)
+        .about("for how many periods of the sensor it must be exceeded; at once, when absent")
 }
 
 /// What people wrote is no template.
@@ -87,6 +93,11 @@ fn web_socket(names: &Names) -> Provider {
     let build = |at: &Instance<'_>, work: &mut Work| {
         let to = json!({ "websocket": { "url": at.address("url")?, "send": ["{word}"] } });
         match at.number("threshold")? {
+            _ if at.truth("values") => {
+                let to =
+                    json!({ "websocket": { "url": at.address("url")?, "send": ["{value}"], "keep": true } });
+                work.published(at, "input", to, json!({}))?;
+            }
             None => {
                 work.published(
                     at,
@@ -114,6 +125,7 @@ fn web_socket(names: &Names) -> Provider {
             "threshold",
             Attribute::number().about("red above it, green below; absent: the input is a colour"),
         )
+        .control("values", Attribute::boolean().about("each value as a number, in place of colours"))
 }
 
 fn webhook(names: &Names) -> Provider {
@@ -137,8 +149,9 @@ fn sqlite(names: &Names) -> Provider {
         let Some(directory) = &at.settings.data else {
             return Err("this server keeps no databases; its operator names a directory for them".into());
         };
-        let file = identifier(&at.needed("database")?);
-        let table = identifier(&at.text("table").unwrap_or_else(|| "measurements".into()));
+        // Two names that differ are two files.
+        let file = named(&at.needed("database")?);
+        let table = named(&at.text("table").unwrap_or_else(|| "measurements".into()));
         let to = json!({ "sqlite": { "path": format!("{directory}/{file}.sqlite"), "table": table } });
         work.published(at, "input", to, json!({}))
     };
@@ -178,10 +191,10 @@ fn action(names: &Names) -> Provider {
         let (objective, _) = over(at, work)?;
         let (service, name) = (at.needed("service")?, at.term().to_string());
         let slo = identifier(&at.text("alarm").unwrap_or_else(|| "overload".into()));
-        work.analyze.insert(name.clone(), json!({ "objective": objective }));
+        work.objective(at, objective)?;
         work.plan.push(json!({
             "when": name, "do": [{ "raise": { "service": service, "slo": slo } }], "mode": "act", "once": true,
-            "also": !work.plan.is_empty(),
+            "also": !work.plan.is_empty(), "cooldown": super::provider::duration(at.period.clamp(0.1, 30.0)),
         }));
         work.references.insert("acts_on".into(), json!({ "service": service }));
         Ok(())
@@ -190,4 +203,5 @@ fn action(names: &Names) -> Provider {
         .control("threshold", Attribute::number().required().about("what must be exceeded"))
         .control("service", Attribute::text().required().about("the managed service whose strategies answer"))
         .control("alarm", Attribute::text().about("what the alarm is called; overload, when absent"))
+        .control("periods", periods())
 }

@@ -134,6 +134,15 @@ pub fn of_sensor(values: &mut Values, now: Timestamp, said: &BTreeSet<String>) -
     Ok(Timing { period, schedule })
 }
 
+/// Whether the stop of a sensor has passed.
+pub fn ended(values: &Values, now: Timestamp) -> bool {
+    let base = values.get("occi.sensor.timebase").and_then(|value| base(value).ok());
+    match (base, number(values, "occi.sensor.timestop")) {
+        (Some(base), Some(stop)) => base >= 0.0 && base + stop < now.seconds_f64(),
+        _ => false,
+    }
+}
+
 /// The period of a collector, in seconds; as for a sensor.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! A sensor with its collectors becomes one policy document, as somebody would write it who means the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value as Json, json};
 
@@ -10,7 +10,10 @@ use super::super::fault::{Fault, shown};
 use super::super::json;
 use super::super::model::{Entity, TypeId, What};
 use super::super::registry::{Registry, Role};
-use super::provider::{Instance, Provider, Providers, Settings, Stage, Work, labels, named, short};
+use super::metrics;
+use super::provider::{
+    Instance, Labels, Lower, Provider, Providers, Settings, Stage, Work, labels, named, short,
+};
 use super::timing::Timing;
 use crate::model::connector::PROBE;
 use crate::policy::document::ServiceDocument;
@@ -37,8 +40,17 @@ pub struct Measured<'a> {
     pub link: &'a Entity,
     /// Its period, in seconds.
     pub period: f64,
-    /// The control endpoint of the probe that runs it; here, when there is none.
-    pub probe: Option<&'a str>,
+    /// The probe that runs it; here, when there is none.
+    pub probe: Option<Container<'a>>,
+}
+
+/// A probe.
+#[derive(Debug, Clone, Copy)]
+pub struct Container<'a> {
+    /// Its control endpoint.
+    pub url: &'a str,
+    /// How its values come: `tcp`, when absent, `websocket`, `pull`.
+    pub channel: Option<&'a str>,
 }
 
 /// The name of the service that a sensor is: that of its identifier, with a digest where that alone could be another's.
@@ -62,10 +74,10 @@ fn key(id: &str) -> String {
     short(bare, 8)
 }
 
-/// Turns a sensor with its collectors into the policy of a service.
+/// Turns a sensor with its collectors into the policy of a service, where no other sensor stands below it.
 ///
 /// # Errors
-/// 400 for attributes that a mixin does not understand, for labels that feed themselves, and for an expression that cannot be read.
+/// As [`above`].
 pub fn translate(
     registry: &Registry,
     providers: &Providers,
@@ -74,6 +86,50 @@ pub fn translate(
     timing: &Timing,
     collectors: &[Measured<'_>],
 ) -> Result<Outcome, Fault> {
+    let nothing = BTreeMap::new();
+    let around = Around { lower: &nothing, terms: &[] };
+    above(registry, providers, settings, sensor, timing, collectors, &around).map(|(outcome, _)| outcome)
+}
+
+/// Whether a collector takes a label of the sensor that it leads to.
+pub fn takes_labels(registry: &Registry, providers: &Providers, collector: &Entity) -> bool {
+    collector.mixins.iter().filter_map(|mixin| providers.find(registry, mixin)).any(Provider::is_of_sensors)
+}
+
+/// What an agreement asks of a sensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// What the objective is called.
+    pub name: String,
+    /// What it is about.
+    pub label: String,
+    /// The objective, as policies have it.
+    pub objective: String,
+}
+
+/// What others have to do with a sensor.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// The sensors that its collectors lead to and that run, by place.
+    pub lower: &'a BTreeMap<String, Lower>,
+    /// What agreements ask of it, as far as it has the labels.
+    pub terms: &'a [Term],
+}
+
+/// Turns a sensor with its collectors into the policy of a service that reads of those below it, and keeps agreements. Answers its labels as well.
+///
+/// # Errors
+/// 400 for attributes that a mixin does not understand, for labels that feed themselves, and for an expression that cannot be read.
+pub fn above(
+    registry: &Registry,
+    providers: &Providers,
+    settings: &Settings,
+    sensor: &Entity,
+    timing: &Timing,
+    collectors: &[Measured<'_>],
+    around: &Around<'_>,
+) -> Result<(Outcome, Labels), Fault> {
+    let Around { lower, terms } = around;
     let mut work = Work::default();
     let title = sensor.title.clone().unwrap_or_else(|| sensor.id.clone());
     let keys: Vec<String> = collectors.iter().map(|measured| key(&measured.link.id)).collect();
@@ -81,16 +137,27 @@ pub fn translate(
     let about = targets.iter().copied().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" ");
     let mut measured = false;
     let mut lacking: BTreeSet<String> = BTreeSet::new();
+    // What they will feed one day is not what is missing.
+    let mut later: BTreeSet<String> = BTreeSet::new();
     for ((Measured { link: collector, period, probe }, key), about) in
         collectors.iter().zip(&keys).zip(&targets)
     {
         for provider in of_stage(registry, providers, collector, Stage::Metric) {
-            let at = Instance { provider, entity: collector, key, period: *period, about, settings };
+            let lower = lower.get(*about);
+            let at = Instance { provider, entity: collector, key, period: *period, about, settings, lower };
             measured = true;
-            lacking.extend(provider.lacks(collector).cloned());
-            if provider.lacks(collector).next().is_none() && probe.is_none() {
+            let mut lacks: Vec<String> = provider.lacks(collector).cloned().collect();
+            if lacks.is_empty() && provider.is_of_sensors() {
+                let label = metrics::taken(&at).map_err(Fault::bad)?;
+                if !lower.is_some_and(|lower| lower.labels.contains_key(&label)) {
+                    lacks.push(format!("{label} of {about}"));
+                    later.extend(outputs(&at));
+                }
+            }
+            if lacks.is_empty() && (probe.is_none() || provider.is_of_sensors()) {
                 provider.build(&at, &mut work)?;
             }
+            lacking.extend(lacks);
         }
     }
     for ((measured, key), about) in collectors.iter().zip(&keys).zip(&targets) {
@@ -107,6 +174,7 @@ pub fn translate(
             period: timing.period,
             about: &about,
             settings,
+            lower: None,
         })
     };
     let (mut waiting, lame): (Vec<Instance<'_>>, Vec<_>) =
@@ -114,8 +182,7 @@ pub fn translate(
     let (publishers, silent): (Vec<Instance<'_>>, Vec<_>) =
         of_sensor(Stage::Publisher).partition(|at| at.provider.lacks(sensor).next().is_none());
     lacking.extend(lame.iter().chain(&silent).flat_map(|at| at.provider.lacks(sensor).cloned()));
-    // What they will feed one day is not what is missing.
-    let later: BTreeSet<String> = lame.iter().flat_map(outputs).collect();
+    later.extend(lame.iter().flat_map(outputs));
     loop {
         let ready = |at: &Instance<'_>| {
             let pending: BTreeSet<String> = waiting.iter().flat_map(|other| outputs(other)).collect();
@@ -139,21 +206,25 @@ pub fn translate(
         .collect();
     missing.extend(lacking);
     if !missing.is_empty() {
-        return Ok(Outcome::Incomplete(missing.into_iter().collect()));
+        return Ok((Outcome::Incomplete(missing.into_iter().collect()), Labels::new()));
     }
     for at in &publishers {
         at.provider.build(at, &mut work)?;
     }
     if !measured {
-        return Ok(Outcome::Idle);
+        return Ok((Outcome::Idle, Labels::new()));
     }
+    let labels = work.labels();
     work.finish().map_err(Fault::bad)?;
+    for term in terms.iter().filter(|term| labels.contains_key(&term.label)) {
+        work.analyze.insert(term.name.clone(), json!({ "objective": term.objective }));
+    }
     let document = document(sensor, &title, &targets, timing, work);
     let document = service_from_json(&document).map_err(|problems| {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Fault::bad(format!("the sensor cannot run: {}", problems.join("; ")))
     })?;
-    Ok(Outcome::Complete(Box::new(document)))
+    Ok((Outcome::Complete(Box::new(document)), labels))
 }
 
 /// The mixins of this server that an entity has, directly or by a tag of a client that depends on them, each once.
@@ -172,7 +243,8 @@ fn of_stage<'a>(
     all
 }
 
-/// The policy of a service that measures for one output of a collector and sends that to a sensor, as lines of JSON over a connection that it keeps.
+/// The policy of a service that measures for one output of a collector and sends that to a sensor, as lines of JSON over a connection that it
+/// keeps: TCP to `IP:PORT`, a WebSocket to `ws://IP:PORT/`. Without a sensor, nothing goes out.
 ///
 /// # Errors
 /// 400 for what is no collector, for attributes that a mixin does not understand or that are missing, and for an output that it does not have.
@@ -183,7 +255,7 @@ pub fn measuring(
     draft: Draft,
     name: &str,
     output: &str,
-    sensor: &str,
+    sensor: Option<&str>,
 ) -> Result<ServiceDocument, Fault> {
     let mut values = draft.attributes;
     coerce(&mut values, |name| {
@@ -208,19 +280,30 @@ pub fn measuring(
         if let Some(lacks) = provider.lacks(&collector).next() {
             return Err(Fault::bad(format!("the attribute `{lacks}` is missing")));
         }
-        let at = Instance { provider, entity: &collector, key: &key, period, about: "", settings };
+        if provider.is_of_sensors() {
+            return Err(Fault::bad(format!(
+                "the mixin `{}` is not for probes: it takes labels of sensors",
+                provider.id()
+            )));
+        }
+        let at =
+            Instance { provider, entity: &collector, key: &key, period, about: "", settings, lower: None };
         provider.build(&at, &mut work)?;
     }
     if !work.feeds(output) {
         return Err(Fault::bad(format!("nothing in the collector yields `{}`", shown(output))));
     }
     work.finish().map_err(Fault::bad)?;
-    let line = format!("{{\"id\":{},\"value\":{{value}}}}\n", json!(output));
-    let publish = json!({ "metric": named(output), "to": { "tcp": { "address": sensor, "text": line, "keep": true } } });
-    let document = json!({
-        "service": name,
-        "monitor": { "sensors": work.sensors, "metrics": work.metrics, "publish": { "sensor": publish } },
-    });
+    let line = format!("{{\"id\":{},\"value\":{{value}}}}", json!(output));
+    let mut monitor = json!({ "sensors": work.sensors, "metrics": work.metrics });
+    if let Some(sensor) = sensor {
+        let to = match sensor.starts_with("ws://") {
+            true => json!({ "websocket": { "url": sensor, "send": [line], "keep": true } }),
+            false => json!({ "tcp": { "address": sensor, "text": format!("{line}\n"), "keep": true } }),
+        };
+        monitor["publish"] = json!({ "sensor": { "metric": named(output), "to": to } });
+    }
+    let document = json!({ "service": name, "class": "collector", "monitor": monitor });
     service_from_json(&document).map_err(|problems| {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Fault::bad(format!("the collector cannot run: {}", problems.join("; ")))
@@ -242,7 +325,8 @@ fn on_probe(
             matches!(name.as_str(), "kind" | "id" | "mixins" | "attributes" | "title" | "source" | "target")
         });
     }
-    for provider in of_stage(registry, providers, collector, Stage::Metric) {
+    let measuring = of_stage(registry, providers, collector, Stage::Metric);
+    for provider in measuring.into_iter().filter(|provider| !provider.is_of_sensors()) {
         let at = Instance {
             provider,
             entity: collector,
@@ -250,9 +334,14 @@ fn on_probe(
             period: place.period,
             about: place.about,
             settings,
+            lower: None,
         };
         for output in labels_of(&at, Role::Out) {
-            let config = json!({ "url": place.probe, "collector": document, "output": output });
+            let mut config = json!({ "url": place.probe.url, "collector": document, "output": output });
+            if let Some(channel) = place.probe.channel {
+                config["channel"] = channel.into();
+                config["every"] = place.period.into();
+            }
             let sensor = json!({ "custom": { "kind": PROBE, "config": config } });
             work.brought(&at, &output, sensor);
         }
@@ -264,7 +353,7 @@ struct Place<'a> {
     key: &'a str,
     period: f64,
     about: &'a str,
-    probe: &'a str,
+    probe: Container<'a>,
 }
 
 fn labels_of(at: &Instance<'_>, role: Role) -> Vec<String> {

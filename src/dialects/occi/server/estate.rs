@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::super::draft::{Draft, DraftLink};
-use super::super::extensions::{core, monitoring, notification};
+use super::super::draft::{Draft, DraftLink, identifier_at};
+use super::super::extensions::{core, monitoring, notification, sla};
 use super::super::fault::{Fault, FaultKind, shown};
 use super::super::model::{End, Entity, Kind, TypeId, Values, What};
+use super::super::monitoring::provider::Labels;
+use super::super::monitoring::template;
 use super::super::registry::Registry;
 use super::super::validate::{self, Checked};
+use super::scope::Owners;
 use crate::dialects::access::uuid;
 
 /// What a sensor is doing.
@@ -23,6 +26,8 @@ pub struct Status {
     pub warning: Option<String>,
     /// Whether there is a service for it.
     pub runs: bool,
+    /// The labels that sensors above it may take.
+    pub labels: Labels,
 }
 
 /// Everything there is.
@@ -34,15 +39,31 @@ pub struct Estate {
     ids: HashMap<String, Arc<str>>,
     /// The links that begin in each resource.
     links: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// The links that lead to each place, whether there is something or not.
+    leads: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// What sensors are doing.
     pub statuses: BTreeMap<Arc<str>, Status>,
+    /// Whose what is.
+    pub owners: Owners,
+    /// What came of the objectives of agreements, by place.
+    pub terms: BTreeMap<Arc<str>, &'static str>,
 }
 
 impl Estate {
     /// Nothing but categories.
     pub fn new(registry: Registry) -> Self {
-        let (ids, entities, links) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { registry, entities, ids, links, statuses: BTreeMap::new() }
+        let (ids, entities) = (HashMap::new(), BTreeMap::new());
+        let (links, leads, statuses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self {
+            registry,
+            entities,
+            ids,
+            links,
+            leads,
+            statuses,
+            owners: Owners::default(),
+            terms: BTreeMap::new(),
+        }
     }
 
     /// The entity at a place, without its links.
@@ -75,8 +96,9 @@ impl Estate {
         let place: Arc<str> = entity.location.as_str().into();
         self.remove(&place);
         self.ids.insert(entity.id.clone(), place.clone());
-        if let What::Link { source, .. } = &entity.what {
+        if let What::Link { source, target } = &entity.what {
             self.links.entry(source.location.as_str().into()).or_default().insert(place.clone());
+            self.leads.entry(target.location.as_str().into()).or_default().insert(place.clone());
         }
         self.entities.insert(place, entity);
     }
@@ -84,39 +106,97 @@ impl Estate {
     fn remove(&mut self, place: &str) {
         let Some(entity) = self.entities.remove(place) else { return };
         self.ids.remove(&entity.id);
-        if let What::Link { source, .. } = &entity.what
-            && let Some(links) = self.links.get_mut(source.location.as_str())
-        {
-            links.remove(place);
-            if links.is_empty() {
-                self.links.remove(source.location.as_str());
-            }
+        if let What::Link { source, target } = &entity.what {
+            forget(&mut self.links, &source.location, place);
+            forget(&mut self.leads, &target.location, place);
         }
     }
 
     /// Makes a change true.
-    pub fn commit(&mut self, change: BTreeMap<Arc<str>, Option<Arc<Entity>>>) {
-        for (place, entity) in change {
+    pub fn commit(&mut self, change: Overlay) {
+        for (place, entity) in change.changed {
             match entity {
                 Some(entity) => self.insert(entity),
                 None => {
                     self.remove(&place);
                     self.statuses.remove(&place);
+                    self.owners.entities.remove(&place);
                 }
             }
+        }
+        self.statuses.extend(change.statuses);
+        self.owners.entities.extend(change.owners);
+    }
+
+    /// Puts what was kept where it was.
+    pub fn restore(&mut self, entities: impl IntoIterator<Item = Entity>) {
+        entities.into_iter().for_each(|entity| self.insert(Arc::new(entity)));
+    }
+}
+
+fn forget(links: &mut BTreeMap<Arc<str>, BTreeSet<Arc<str>>>, end: &str, place: &str) {
+    if let Some(places) = links.get_mut(end) {
+        places.remove(place);
+        if places.is_empty() {
+            links.remove(end);
         }
     }
 }
 
-/// A change on its way: what it would make of the estate, which stays as it is until [`Estate::commit`].
-pub struct Change<'a> {
-    estate: &'a Estate,
+/// What differs from an estate.
+#[derive(Debug, Default)]
+pub struct Overlay {
     /// By place; `None`: removed.
     changed: BTreeMap<Arc<str>, Option<Arc<Entity>>>,
     /// Where what was changed is, by identifier; also where it was, if it is there no more.
     ids: HashMap<String, Arc<str>>,
     /// The changed links that begin at a place; also those that do no more.
     begins: HashMap<String, BTreeSet<Arc<str>>>,
+    /// The changed links that lead to a place; also those that do no more.
+    leads: HashMap<String, BTreeSet<Arc<str>>>,
+    /// What sensors are doing then.
+    pub statuses: BTreeMap<Arc<str>, Status>,
+    /// Whose what is new is.
+    pub owners: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Overlay {
+    /// What is changed, by place; `None`: removed.
+    pub fn changed(&self) -> &BTreeMap<Arc<str>, Option<Arc<Entity>>> {
+        &self.changed
+    }
+
+    /// With what differs from this.
+    pub fn merge(&mut self, more: Self) {
+        for (place, entity) in more.changed {
+            if entity.is_none() {
+                self.statuses.remove(&place);
+                self.owners.remove(&place);
+            }
+            self.changed.insert(place, entity);
+        }
+        self.ids.extend(more.ids);
+        for (all, more) in [(&mut self.begins, more.begins), (&mut self.leads, more.leads)] {
+            for (end, places) in more {
+                all.entry(end).or_default().extend(places);
+            }
+        }
+        self.statuses.extend(more.statuses);
+        self.owners.extend(more.owners);
+    }
+
+    /// How many more entities there are with it.
+    pub fn more_than(&self, estate: &Estate) -> usize {
+        self.changed.iter().filter(|(place, e)| e.is_some() && estate.get(place).is_none()).count()
+    }
+}
+
+/// A change on its way: what it would make of the estate, which stays as it is until [`Estate::commit`].
+pub struct Change<'a> {
+    estate: &'a Estate,
+    /// Changes that were worked out before, and are not true yet.
+    before: Option<&'a Overlay>,
+    own: Overlay,
     /// The sensors that it touches.
     pub touched: BTreeSet<Arc<str>>,
     /// The sensors whose times the client has just said, with the names of these attributes.
@@ -128,34 +208,77 @@ pub struct Change<'a> {
 impl<'a> Change<'a> {
     /// No change yet.
     pub fn new(estate: &'a Estate, base: &'a str) -> Self {
-        Self {
-            estate,
-            changed: BTreeMap::new(),
-            ids: HashMap::new(),
-            begins: HashMap::new(),
-            touched: BTreeSet::new(),
-            timed: BTreeMap::new(),
-            base,
-        }
+        let (own, touched, timed) = (Overlay::default(), BTreeSet::new(), BTreeMap::new());
+        Self { estate, before: None, own, touched, timed, base }
+    }
+
+    /// No change yet, after others that are not true yet.
+    pub fn after(estate: &'a Estate, before: &'a Overlay, base: &'a str) -> Self {
+        Self { before: Some(before), ..Self::new(estate, base) }
+    }
+
+    /// What it changes, by place; `None`: removed.
+    pub fn changed(&self) -> &BTreeMap<Arc<str>, Option<Arc<Entity>>> {
+        &self.own.changed
     }
 
     /// What is to be committed.
-    pub fn into_parts(self) -> BTreeMap<Arc<str>, Option<Arc<Entity>>> {
-        self.changed
+    pub fn into_overlay(self) -> Overlay {
+        self.own
     }
 
-    /// The entity at a place, as it would be.
-    pub fn get(&self, place: &str) -> Option<&Arc<Entity>> {
-        match self.changed.get(place) {
+    /// The entity at a place, as it was before this change.
+    pub fn was(&self, place: &str) -> Option<&Arc<Entity>> {
+        match self.before.and_then(|before| before.changed.get(place)) {
             Some(changed) => changed.as_ref(),
             None => self.estate.get(place),
         }
     }
 
+    /// Whose the entity at a place was before this change.
+    pub fn owner(&self, place: &str) -> Option<&Arc<str>> {
+        self.was(place)?;
+        let before = self.before.and_then(|before| before.owners.get(place));
+        before.or_else(|| self.estate.owners.entities.get(place))
+    }
+
+    /// The categories.
+    pub fn registry(&self) -> &'a Registry {
+        &self.estate.registry
+    }
+
+    /// Whether what clients see at a place is about to be something else, by a change that was worked out before and is not true yet.
+    pub fn is_in_flux(&self, place: &str) -> bool {
+        self.before.is_some_and(|before| {
+            before.changed.contains_key(place)
+                || before.begins.contains_key(place)
+                || before.statuses.contains_key(place)
+        })
+    }
+
+    /// What the sensor at a place did before this change.
+    pub fn status(&self, place: &str) -> Option<&Status> {
+        self.was(place)?;
+        let before = self.before.and_then(|before| before.statuses.get(place));
+        before.or_else(|| self.estate.statuses.get(place))
+    }
+
+    /// The entity at a place, as it would be.
+    pub fn get(&self, place: &str) -> Option<&Arc<Entity>> {
+        match self.own.changed.get(place) {
+            Some(changed) => changed.as_ref(),
+            None => self.was(place),
+        }
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &Overlay> {
+        [Some(&self.own), self.before].into_iter().flatten()
+    }
+
     /// The links that would begin at a place, in order.
     pub fn links_from(&self, place: &str) -> Vec<Arc<Entity>> {
         let mut places: BTreeSet<&str> = self.estate.links_from(place).map(|place| &**place).collect();
-        places.extend(self.begins.get(place).into_iter().flatten().map(|place| &**place));
+        places.extend(self.layers().flat_map(|l| l.begins.get(place)).flatten().map(|place| &**place));
         let begins_there = |entity: &&Arc<Entity>| match &entity.what {
             What::Link { source, .. } => source.location == place,
             What::Resource { .. } => false,
@@ -163,9 +286,19 @@ impl<'a> Change<'a> {
         places.into_iter().filter_map(|place| self.get(place)).filter(begins_there).cloned().collect()
     }
 
+    /// The links that would lead to a place, in order.
+    pub fn links_to(&self, place: &str) -> Vec<Arc<Entity>> {
+        let mut places: BTreeSet<&Arc<str>> = self.estate.leads.get(place).into_iter().flatten().collect();
+        places.extend(self.layers().flat_map(|l| l.leads.get(place)).flatten());
+        let leads_there = |entity: &&Arc<Entity>| match &entity.what {
+            What::Link { target, .. } => target.location == place,
+            What::Resource { .. } => false,
+        };
+        places.into_iter().filter_map(|place| self.get(place)).filter(leads_there).cloned().collect()
+    }
+
     fn by_id(&self, id: &str) -> Option<String> {
-        let known = [self.ids.get(id), self.estate.ids.get(id)];
-        let mut known = known.into_iter().flatten();
+        let mut known = self.layers().filter_map(|l| l.ids.get(id)).chain(self.estate.ids.get(id));
         known.find(|place| self.get(place).is_some_and(|entity| entity.id == id)).map(ToString::to_string)
     }
 
@@ -185,9 +318,25 @@ impl<'a> Change<'a> {
             What::Resource { .. } => entity.location.as_str(),
             What::Link { source, .. } => source.location.as_str(),
         };
-        let known = self.get(begins).or_else(|| self.estate.get(begins)).map_or(entity, |found| found);
+        let known = self.get(begins).or_else(|| self.was(begins)).map_or(entity, |found| found);
         if self.is(known, &monitoring::sensor()) {
             self.touched.insert(begins.into());
+        }
+        self.touch_agreed(entity);
+    }
+
+    /// What an agreement asks is part of the sensors to which it is linked.
+    fn touch_agreed(&mut self, entity: &Entity) {
+        let links = match &entity.what {
+            What::Link { .. } if self.is(entity, &sla::agreement_link()) => vec![Arc::new(entity.clone())],
+            What::Resource { .. } if self.is(entity, &sla::agreement()) => self.links_from(&entity.location),
+            _ => return,
+        };
+        for link in links {
+            let What::Link { target, .. } = &link.what else { continue };
+            if self.get(&target.location).is_some_and(|to| self.is(to, &monitoring::sensor())) {
+                self.touched.insert(target.location.as_str().into());
+            }
         }
     }
 
@@ -196,14 +345,12 @@ impl<'a> Change<'a> {
         if matches!(resource.what, What::Link { .. }) || self.is(resource, &monitoring::sensor()) {
             return;
         }
-        let leads_there = |entity: &&Arc<Entity>| match &entity.what {
-            What::Link { target, .. } => target.location == resource.location,
-            What::Resource { .. } => false,
-        };
-        let kind = self.estate.registry.kind(&monitoring::collector());
-        let Some(below) = kind.and_then(|kind| kind.location.as_deref()) else { return };
-        let links: Vec<Arc<Entity>> = self.estate.below(below).filter(leads_there).cloned().collect();
-        links.iter().for_each(|link| self.touch(link));
+        let collector = monitoring::collector();
+        for link in self.links_to(&resource.location) {
+            if self.is(&link, &collector) {
+                self.touch(&link);
+            }
+        }
     }
 
     fn notifies(&self, entity: &Entity) -> bool {
@@ -236,28 +383,34 @@ impl<'a> Change<'a> {
             self.touch_who_measures(&before);
         }
         self.touch(&entity);
+        self.touch_who_measures(&entity);
         self.amend(entity);
     }
 
     /// Replaces what is known of an entity without touching what hangs on it.
     pub fn amend(&mut self, entity: Entity) {
         let place: Arc<str> = entity.location.as_str().into();
-        self.ids.insert(entity.id.clone(), place.clone());
-        if let What::Link { source, .. } = &entity.what {
-            self.begins.entry(source.location.clone()).or_default().insert(place.clone());
+        self.own.ids.insert(entity.id.clone(), place.clone());
+        if let What::Link { source, target } = &entity.what {
+            self.own.begins.entry(source.location.clone()).or_default().insert(place.clone());
+            self.own.leads.entry(target.location.clone()).or_default().insert(place.clone());
         }
-        self.changed.insert(place, Some(Arc::new(entity)));
+        self.own.changed.insert(place, Some(Arc::new(entity)));
     }
 
     /// Takes an entity away, and with a resource the links that begin in it (GFD.221, composition).
     pub fn remove(&mut self, place: &str) {
         let Some(entity) = self.get(place).cloned() else { return };
         for link in self.links_from(place) {
-            self.changed.insert(link.location.as_str().into(), None);
+            self.own.changed.insert(link.location.as_str().into(), None);
         }
         self.touch(&entity);
         self.touch_who_measures(&entity);
-        self.changed.insert(place.into(), None);
+        self.own.changed.insert(place.into(), None);
+        // The monitoring that was part of it goes with it.
+        if let Some(watcher) = self.by_id(&template::watcher(&entity.id)) {
+            self.remove(&watcher);
+        }
     }
 
     /// A new entity, with the links in it; answers its place.
@@ -304,10 +457,7 @@ impl<'a> Change<'a> {
                 return Err(Fault::bad(format!("`occi.core.id` is `{}`; expected a URI", shown(id))));
             }
             (Some(id), _) => id.clone(),
-            (None, Some(at)) => {
-                let last = at.rsplit('/').next().unwrap_or_default();
-                if is_uuid(last) { format!("urn:uuid:{last}") } else { at.to_string() }
-            }
+            (None, Some(at)) => identifier_at(at),
             (None, None) => format!("urn:uuid:{}", uuid()),
         };
         let place = match at {
@@ -428,8 +578,14 @@ impl<'a> Change<'a> {
         let current = self.get(place).cloned().ok_or_else(|| absent(place))?;
         let mut entity = Entity::clone(&current);
         entity.mixins.retain(|id| id != mixin);
-        let described = self.estate.registry.attributes(&entity.kind, &entity.mixins);
-        entity.attributes.retain(|name, _| described.contains_key(name.as_str()));
+        let registry = &self.estate.registry;
+        let described = registry.attributes(&entity.kind, &entity.mixins);
+        // What a plug-in that is gone described stays: it may come back.
+        let only_its = |name: &str| {
+            registry.dependencies(mixin).iter().any(|m| m.attributes.contains_key(name))
+                && !described.contains_key(name)
+        };
+        entity.attributes.retain(|name, _| !only_its(name));
         self.put(entity);
         self.silence(&current);
         Ok(())
@@ -489,12 +645,4 @@ fn entity(checked: Checked, id: String, location: String, what: What) -> Entity 
 /// 404 for a place.
 pub fn absent(place: &str) -> Fault {
     Fault::new(FaultKind::NotFound, format!("there is nothing at `{}`", shown(place)))
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.char_indices().all(|(i, c)| match i {
-            8 | 13 | 18 | 23 => c == '-',
-            _ => c.is_ascii_hexdigit(),
-        })
 }

@@ -1,19 +1,21 @@
 //! The probe container: one small process that runs any number of collectors, which sensors hand to it, and sends them what it measures.
 //!
 //! ```text
-//! POST   /collectors   {"collector": {…OCCI…}, "output": "a", "sensor": "IP:PORT"}   201, or 200 when it runs already
+//! POST   /collectors   {"collector": {…OCCI…}, "output": "a", "sensor": "IP:PORT"}   201 {"name"}, or 200 when it runs already
 //! GET    /collectors   what runs: [{"name", "collector", "output", "sensor"}]
+//! GET    /collectors/{name}/value      {"id": "a", "value": 0.3, "time": "…"}        503 while nothing is measured
 //! DELETE /collectors/{name}                                                          204
 //! ```
-//! A collector that no sensor has asked for in three minutes ends. Each is a managed service; what it measures goes out over one TCP connection
-//! per output, which is made again whenever it breaks.
+//! A collector that no sensor has asked for in three minutes ends. Each is a managed service; what it measures goes out over one connection
+//! per output, which is made again whenever it breaks: TCP, or with `"sensor": "ws://IP:PORT/"` a WebSocket. Without `sensor` nothing goes out;
+//! it is asked for.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
@@ -23,12 +25,16 @@ use serde_json::Value;
 
 use super::super::fault::{Fault, FaultKind};
 use super::super::json;
+use super::super::monitoring::provider::named;
 use super::super::monitoring::translate::measuring;
-use super::super::monitoring::{Providers, Settings};
+use super::super::monitoring::{Provider, Providers, Settings};
 use super::super::registry::{Extension, Registry};
-use crate::model::Timestamp;
+use super::plugins;
+use crate::model::ports::Metrics;
+use crate::model::{Reading, Timestamp};
 use crate::service::control::ChangeError;
-use crate::service::supervisor::Supervisor;
+use crate::service::handle::Handle;
+use crate::service::supervisor::{Compiled, Supervisor};
 
 /// How many collectors one probe runs.
 pub const MOST: usize = 10_000;
@@ -42,7 +48,23 @@ const EXPIRY: Duration = Duration::from_secs(180);
 struct Order {
     collector: Value,
     output: String,
-    sensor: SocketAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sensor: Option<String>,
+}
+
+impl Order {
+    /// That values go to addresses only, not to names that somebody else may give a meaning to.
+    fn check(&self) -> Result<(), Fault> {
+        let Some(sensor) = &self.sensor else { return Ok(()) };
+        let bare = sensor.strip_prefix("ws://").map_or(sensor.as_str(), |rest| rest.trim_end_matches('/'));
+        match bare.parse::<SocketAddr>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Fault::bad(format!(
+                "`sensor` is `{}`; expected IP:PORT or ws://IP:PORT/",
+                super::super::fault::shown(sensor)
+            ))),
+        }
+    }
 }
 
 struct Running {
@@ -50,15 +72,19 @@ struct Running {
     renewed: Timestamp,
 }
 
+/// What collectors may have.
+#[derive(Clone)]
+struct Offered {
+    registry: Registry,
+    providers: Providers,
+}
+
 /// A running probe.
 pub struct Probe {
     supervisor: Arc<Supervisor>,
-    registry: Registry,
-    providers: Providers,
+    offered: RwLock<Arc<Offered>>,
     settings: Settings,
     running: Mutex<BTreeMap<String, Running>>,
-    /// One change at a time.
-    changing: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Probe {
@@ -72,19 +98,32 @@ impl Probe {
     ///
     /// # Errors
     /// When a mixin of this server cannot be offered.
-    pub fn new(supervisor: Arc<Supervisor>) -> Result<Arc<Self>, Fault> {
-        let settings = Settings::default();
-        let providers = Providers::new(&settings.names);
+    pub fn new(supervisor: Arc<Supervisor>, settings: Settings) -> Result<Arc<Self>, Fault> {
+        let mut providers = Providers::new(&settings.names);
         let mut registry = Registry::new(&Extension::ALL);
         providers.register(&mut registry)?;
+        let mut folder = settings.plugins.as_deref().map(|dir| plugins::Folder::new(dir, &settings.names));
+        if let Some(found) = folder.as_mut().and_then(plugins::Folder::look) {
+            plugins::warn_of(&providers.plug(&mut registry, found).1);
+        }
         let probe = Arc::new(Self {
             supervisor,
-            registry,
-            providers,
+            offered: RwLock::new(Arc::new(Offered { registry, providers })),
             settings,
             running: Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
         });
+        if let Some(folder) = folder {
+            let watched = Arc::downgrade(&probe);
+            tokio::spawn(plugins::watch(folder, move |found| {
+                let probe = watched.upgrade();
+                async move {
+                    if let (Some(probe), Some(found)) = (&probe, found) {
+                        probe.plug(found).await;
+                    }
+                    probe.is_some()
+                }
+            }));
+        }
         let watched = Arc::downgrade(&probe);
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(EXPIRY / 6);
@@ -101,59 +140,132 @@ impl Probe {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs what a sensor asks for; answers its name, and whether it is new.
+    fn offered(&self) -> Arc<Offered> {
+        self.offered.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Offers these plug-ins, and no others. Collectors with one that went or changed end; their sensors ask again, and hear why not.
+    async fn plug(&self, found: Vec<Provider>) {
+        let mut offered = Offered::clone(&self.offered());
+        let (changed, problems) = offered.providers.plug(&mut offered.registry, found);
+        plugins::warn_of(&problems);
+        *self.offered.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(offered);
+        let has = |order: &Order| {
+            let mixins = order.collector["mixins"].as_array();
+            let changed =
+                |mixin: &Value| mixin.as_str().is_some_and(|id| changed.iter().any(|c| c.as_str() == id));
+            mixins.is_some_and(|mixins| mixins.iter().any(changed))
+        };
+        let old: Vec<String> = {
+            let running = self.running();
+            running.iter().filter(|(_, r)| has(&r.order)).map(|(name, _)| name.clone()).collect()
+        };
+        if old.is_empty() {
+            return;
+        }
+        for name in &old {
+            tracing::info!(name, "a collector ends: its plug-in went or changed");
+        }
+        if let Err(why) = self.end(old).await {
+            tracing::warn!(%why, "collectors did not end");
+        }
+    }
+
+    /// Runs what a sensor asks for; answers its name, and whether it is new. Orders that wait at the same time begin to run together.
     async fn run(&self, order: Order) -> Result<(String, bool), Fault> {
-        let _one = self.changing.lock().await;
-        let mut draft = json::entity(&order.collector.to_string(), &|name| self.registry.holds_maps(name))?;
-        self.registry.classify(&mut draft)?;
+        order.check()?;
+        let offered = self.offered();
+        let Offered { registry, providers } = &*offered;
+        let mut draft = json::entity(&order.collector.to_string(), &|name| registry.holds_maps(name))?;
+        registry.classify(&mut draft)?;
+        // A mixin that is unknown here measures nothing; the sensor should know.
+        let metric = self.settings.names.mixin("metric", "");
+        if let Some(mixin) = draft.mixins.iter().find(|mixin| registry.lost(mixin, metric.scheme()).is_some())
+        {
+            return Err(Fault::bad(format!(
+                "the mixin `{mixin}` is unknown here; is its plug-in in the folder of this probe?"
+            )));
+        }
         let id = draft.id.clone().ok_or_else(|| Fault::bad("the collector has no `id`"))?;
         let hash = blake3::hash(format!("{id}\n{}", order.output).as_bytes()).to_hex();
         let name = format!("collector-{}", &hash[..16]);
         let now = self.supervisor.now();
-        {
-            let mut running = self.running();
-            if let Some(known) = running.get_mut(&name).filter(|known| known.order == order) {
-                known.renewed = now;
-                return Ok((name, false));
-            }
-            if running.len() >= MOST && !running.contains_key(&name) {
-                return Err(Fault::new(FaultKind::TooLarge, format!("{MOST} collectors run here already")));
-            }
+        if self.renewed(&name, &order, now) {
+            return Ok((name, false));
         }
         let document = measuring(
-            &self.registry,
-            &self.providers,
+            registry,
+            providers,
             &self.settings,
             draft,
             &name,
             &order.output,
-            &order.sensor.to_string(),
+            order.sensor.as_deref(),
         )?;
-        self.change(vec![(name.clone(), Some(document))]).await?;
-        tracing::info!(collector = id, output = order.output, sensor = %order.sensor, "a sensor has handed a collector over");
-        self.running().insert(name.clone(), Running { order, renewed: now });
+        let compiled = Compiled::new(document).map_err(|refusal| Fault::bad(refusal.problems.join("; ")))?;
+        let (output, sensor) = (order.output.clone(), order.sensor.clone());
+        let change = {
+            let mut running = self.running();
+            if running.len() >= MOST && !running.contains_key(&name) {
+                return Err(Fault::new(FaultKind::TooLarge, format!("{MOST} collectors run here already")));
+            }
+            running.insert(name.clone(), Running { order: order.clone(), renewed: now });
+            // In the order in which they are noted.
+            self.supervisor.change_together(vec![(name.clone(), Some(compiled))])
+        };
+        if let Err(error) = change.await {
+            let mut running = self.running();
+            if running.get(&name).is_some_and(|known| known.order == order) {
+                running.remove(&name);
+            }
+            return Err(refusal(error));
+        }
+        let sensor = sensor.as_deref().unwrap_or("asks");
+        tracing::info!(collector = id, output, sensor, "a sensor has handed a collector over");
         Ok((name, true))
     }
 
-    async fn change(
-        &self,
-        documents: Vec<(String, Option<crate::policy::document::ServiceDocument>)>,
-    ) -> Result<(), Fault> {
-        self.supervisor.change_all(documents).await.map(drop).map_err(|error| match error {
-            ChangeError::Refused(refusal) => Fault::bad(refusal.problems.join("; ")),
-            ChangeError::Port(error) => Fault::new(FaultKind::Unavailable, error.to_string()),
-        })
+    /// Notes that a sensor still wants what runs.
+    fn renewed(&self, name: &str, order: &Order, now: Timestamp) -> bool {
+        match self.running().get_mut(name).filter(|known| known.order == *order) {
+            Some(known) => {
+                known.renewed = now;
+                true
+            }
+            None => false,
+        }
     }
 
-    async fn end(&self, name: &str) -> Result<(), Fault> {
-        let _one = self.changing.lock().await;
-        if self.running().remove(name).is_none() {
-            return Err(Fault::not_found(format!(
-                "no collector `{}` runs here",
-                super::super::fault::shown(name)
-            )));
+    /// The newest value of a collector, and when it was measured.
+    async fn value(&self, name: &str) -> Result<Value, Fault> {
+        let output = {
+            let now = self.supervisor.now();
+            let mut running = self.running();
+            let known = running.get_mut(name).ok_or_else(|| unknown(name))?;
+            known.renewed = now;
+            known.order.output.clone()
+        };
+        let ports = Handle::new(self.supervisor.clone(), name);
+        let reading = ports.get_metric(&named(&output), None).await;
+        match reading.map_err(|why| Fault::new(FaultKind::Unavailable, why.to_string()))? {
+            Reading::Fresh { value, at } => {
+                Ok(serde_json::json!({ "id": output, "value": value, "time": at.to_string() }))
+            }
+            Reading::Stale { .. } => Err(Fault::new(FaultKind::Unavailable, "the last value is too old")),
+            Reading::Missing { reason } => Err(Fault::new(FaultKind::Unavailable, reason.to_string())),
         }
-        self.change(vec![(name.to_string(), None)]).await
+    }
+
+    async fn end(&self, names: Vec<String>) -> Result<(), Fault> {
+        let change = {
+            let mut running = self.running();
+            if let Some(name) = names.iter().find(|name| !running.contains_key(*name)) {
+                return Err(unknown(name));
+            }
+            names.iter().for_each(|name| drop(running.remove(name)));
+            self.supervisor.change_together(names.into_iter().map(|name| (name, None)).collect())
+        };
+        change.await.map_err(refusal)
     }
 
     async fn expire(&self) {
@@ -163,13 +275,27 @@ impl Probe {
             let old = running.iter().filter(|(_, r)| now.since(r.renewed) > EXPIRY);
             old.map(|(name, _)| name.clone()).collect()
         };
-        for name in old {
+        if old.is_empty() {
+            return;
+        }
+        for name in &old {
             tracing::info!(name, "a collector ends: no sensor asks for it");
-            if let Err(why) = self.end(&name).await {
-                tracing::warn!(name, %why, "a collector did not end");
-            }
+        }
+        if let Err(why) = self.end(old).await {
+            tracing::warn!(%why, "collectors did not end");
         }
     }
+}
+
+fn refusal(error: ChangeError) -> Fault {
+    match error {
+        ChangeError::Refused(refusal) => Fault::bad(refusal.problems.join("; ")),
+        ChangeError::Port(error) => Fault::new(FaultKind::Unavailable, error.to_string()),
+    }
+}
+
+fn unknown(name: &str) -> Fault {
+    Fault::not_found(format!("no collector `{}` runs here", super::super::fault::shown(name)))
 }
 
 /// The control interface.
@@ -177,6 +303,7 @@ pub fn router(probe: Arc<Probe>) -> Router {
     Router::new()
         .route("/collectors", get(list).post(run))
         .route("/collectors/{name}", delete(end))
+        .route("/collectors/{name}/value", get(value))
         .with_state(probe)
 }
 
@@ -190,11 +317,14 @@ async fn run(State(probe): State<Arc<Probe>>, body: String) -> Response {
     let order: Order = match serde_json::from_str(&body) {
         Ok(order) => order,
         Err(why) => {
-            let expected = r#"expected {"collector": {…}, "output": "a", "sensor": "IP:PORT"}"#;
+            let expected = r#"expected {"collector": {…}, "output": "a", "sensor": "IP:PORT"} (or "ws://IP:PORT/", or none)"#;
             return refused(&Fault::bad(format!("{why}; {expected}")));
         }
     };
-    match probe.run(order).await {
+    // On its own: others may wait for what one request does, also when its client has gone.
+    let done = tokio::spawn(async move { probe.run(order).await }).await;
+    let lost = |_| Err(Fault::new(FaultKind::Internal, "the request was not carried out to its end"));
+    match done.unwrap_or_else(lost) {
         Ok((name, new)) => {
             let status = if new { StatusCode::CREATED } else { StatusCode::OK };
             (status, Json(serde_json::json!({ "name": name }))).into_response()
@@ -214,8 +344,34 @@ async fn list(State(probe): State<Arc<Probe>>) -> Response {
     Json(all).into_response()
 }
 
-async fn end(State(probe): State<Arc<Probe>>, Path(name): Path<String>) -> Response {
-    match probe.end(&name).await {
+async fn value(State(probe): State<Arc<Probe>>, Path(name): Path<String>) -> Response {
+    match probe.value(&name).await {
+        Ok(value) => Json(value).into_response(),
+        Err(fault) => refused(&fault),
+    }
+}
+
+/// Who ends a collector may say to whom it sends what it measures: handed over anew since then, it goes on.
+#[derive(Deserialize)]
+struct Ending {
+    sensor: Option<String>,
+}
+
+async fn end(
+    State(probe): State<Arc<Probe>>,
+    Path(name): Path<String>,
+    Query(ending): Query<Ending>,
+) -> Response {
+    let other = ending.sensor.is_some_and(|sensor| {
+        probe.running().get(&name).is_some_and(|known| known.order.sensor.as_ref() != Some(&sensor))
+    });
+    if other {
+        return refused(&Fault::conflict("the collector sends to another sensor now"));
+    }
+    let done = tokio::spawn(async move { probe.end(vec![name]).await }).await;
+    match done.unwrap_or_else(|_| {
+        Err(Fault::new(FaultKind::Internal, "the request was not carried out to its end"))
+    }) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(fault) => refused(&fault),
     }

@@ -16,15 +16,18 @@ use super::super::model::{Category, Entity, TypeId, Values};
 use super::super::monitoring::template;
 use super::super::negotiate::{self, ACCEPT, MediaType, Rendering, Shape, Version};
 use super::super::rendering::{Input, Output, absolute, called};
+use super::super::users::Who;
 use super::super::validate;
 use super::estate::{Estate, absent};
-use super::{MAX_BODY, Occi, shown};
+use super::{MAX_BODY, Occi, scope, shown};
 use crate::dialects::access::permitted;
 
 /// The query interface, and its other name.
 const QUERY: [&str; 2] = ["/-/", "/.well-known/org/ogf/occi/-/"];
 /// How long a client may take for a whole body.
 const READ: Duration = Duration::from_secs(15);
+/// How long a header of a response may be, in bytes; longer ones are not read by the usual clients.
+const LONGEST_HEADER: usize = 64 * 1024;
 /// How many entities a page may have.
 const MOST: usize = 10_000;
 
@@ -46,6 +49,10 @@ struct Asked<'a> {
     media: MediaType,
     /// What the client speaks.
     version: Version,
+    /// Who it is.
+    who: Who,
+    /// Whether it only looks.
+    looks: bool,
 }
 
 async fn serve(State(occi): State<Arc<Occi>>, request: Request) -> Response {
@@ -68,7 +75,13 @@ async fn serve(State(occi): State<Arc<Occi>>, request: Request) -> Response {
 fn refused(fault: &Fault) -> Response {
     let status = StatusCode::from_u16(fault.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    (status, kind, format!("{}\n", fault.text)).into_response()
+    let mut response = (status, kind, format!("{}\n", fault.text)).into_response();
+    if fault.kind == FaultKind::Unauthorized {
+        for scheme in ["Bearer realm=\"homeostat\"", "Basic realm=\"homeostat\", charset=\"UTF-8\""] {
+            response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+        }
+    }
+    response
 }
 
 async fn answer(occi: &Occi, request: Request) -> Result<Response, Fault> {
@@ -78,6 +91,12 @@ async fn answer(occi: &Occi, request: Request) -> Result<Response, Fault> {
     permitted(local, !looks, &parts.uri, &parts.headers)
         .map_err(|why| Fault::new(FaultKind::Forbidden, why))?;
     let text = |name: header::HeaderName| parts.headers.get(name).and_then(|v| v.to_str().ok());
+    let who = match &occi.settings.users {
+        None => Who::default(),
+        Some(users) => {
+            users.who(text(header::AUTHORIZATION)).map_err(|why| Fault::new(FaultKind::Unauthorized, why))?
+        }
+    };
     let version = negotiate::version(text(header::USER_AGENT))?;
     let body = read(body).await?;
     let media = negotiate::content_type(text(header::CONTENT_TYPE), !body.is_empty())?;
@@ -91,6 +110,8 @@ async fn answer(occi: &Occi, request: Request) -> Result<Response, Fault> {
         body: &body,
         media,
         version,
+        who,
+        looks,
     };
     asked.answer(&parts.method).await
 }
@@ -173,22 +194,31 @@ impl Asked<'_> {
             };
         }
         let bare = self.path.trim_end_matches('/');
-        let collection = self.occi.estate().registry.by_location(&slashed).cloned();
+        let collection = {
+            let estate = self.occi.estate();
+            let found = estate.registry.by_location(&slashed);
+            found.filter(|category| scope::offers(&estate, &self.who, category)).cloned()
+        };
         if let Some(category) = collection {
             return self.collection(method, &category, looks).await;
         }
-        if self.occi.estate().get(bare).is_some() {
+        if self.is_there(bare) {
             return match *method {
                 _ if looks => self.one(bare),
-                Method::POST if self.parameter("action").is_some() => self.act(&[bare.to_string()]).await,
+                Method::POST if self.parameter("action").is_some() => {
+                    self.act(&[bare.to_string()], true).await
+                }
                 Method::POST => self.update(bare, false).await,
                 Method::PUT => self.update(bare, true).await,
-                Method::DELETE => self.delete(vec![bare.to_string()]).await,
+                Method::DELETE => self.delete(vec![bare.to_string()], true).await,
                 _ => Err(not_allowed(method, "an entity", "GET, POST, PUT or DELETE")),
             };
         }
         let below = if bare.is_empty() { "/" } else { slashed.as_str() };
-        let some = self.occi.estate().below(below).next().is_some();
+        let some = {
+            let estate = self.occi.estate();
+            estate.below(below).any(|entity| scope::sees(&estate, &self.who, entity))
+        };
         match *method {
             _ if looks && (some || bare.is_empty()) => self.list(|entity| entity.location.starts_with(below)),
             Method::PUT => self.put_new(bare).await,
@@ -196,9 +226,10 @@ impl Asked<'_> {
             Method::DELETE if some || bare.is_empty() => {
                 let all: Vec<String> = {
                     let estate = self.occi.estate();
-                    estate.below(below).map(|e| e.location.clone()).collect()
+                    let theirs = estate.below(below).filter(|e| scope::changes(&estate, &self.who, e));
+                    theirs.map(|e| e.location.clone()).collect()
                 };
-                self.delete(all).await
+                self.delete(all, false).await
             }
             _ => Err(absent(&self.path)),
         }
@@ -209,7 +240,9 @@ impl Asked<'_> {
         let kind = matches!(category, Category::Kind(_));
         match *method {
             _ if looks => self.list(|entity| self.member(entity, category)),
-            Method::POST if self.parameter("action").is_some() => self.act(&self.members(category)).await,
+            Method::POST if self.parameter("action").is_some() => {
+                self.act(&self.members(category), false).await
+            }
             Method::POST if kind => self.create(Some(id)).await,
             Method::POST => self.associate(id, false).await,
             Method::PUT if kind => {
@@ -220,12 +253,14 @@ impl Asked<'_> {
                 let filter = self.filter()?;
                 let all: Vec<String> = {
                     let estate = self.occi.estate();
-                    let members = estate
-                        .below("/")
-                        .filter(|e| self.member(e, category) && filter.matches(&estate.registry, e));
+                    let members = estate.below("/").filter(|e| {
+                        self.member(e, category)
+                            && scope::changes(&estate, &self.who, e)
+                            && self.passes(&estate, &filter, e)
+                    });
                     members.map(|e| e.location.clone()).collect()
                 };
-                self.delete(all).await
+                self.delete(all, false).await
             }
             Method::DELETE => self.disassociate(id).await,
             _ => Err(not_allowed(method, "a collection", "GET, POST, PUT or DELETE")),
@@ -240,9 +275,39 @@ impl Asked<'_> {
         }
     }
 
+    /// Whether there is an entity at a place, for them.
+    fn is_there(&self, place: &str) -> bool {
+        let estate = self.occi.estate();
+        estate.get(place).is_some_and(|entity| scope::sees(&estate, &self.who, entity))
+    }
+
+    /// Whether an entity passes a filter, as far as they see it.
+    fn passes(&self, estate: &Estate, filter: &Filter, entity: &Entity) -> bool {
+        match self.who.lacks_categories() {
+            false => filter.matches(&estate.registry, entity),
+            true => filter.matches(&estate.registry, &self.shown(estate, entity)),
+        }
+    }
+
+    /// An entity as they see it.
+    fn shown(&self, estate: &Estate, entity: &Entity) -> Entity {
+        scope::entity(estate, &self.occi.settings, &self.who, self.occi.now(), entity)
+    }
+
+    /// Makes a change in their name.
+    async fn change<T>(
+        &self,
+        make: impl Fn(&mut super::estate::Change<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.occi.change_as(&self.who, &self.base, make).await
+    }
+
+    /// Those that they may change.
     fn members(&self, category: &Category) -> Vec<String> {
         let estate = self.occi.estate();
-        let members = estate.below("/").filter(|entity| self.member(entity, category));
+        let members = estate
+            .below("/")
+            .filter(|entity| self.member(entity, category) && scope::changes(&estate, &self.who, entity));
         members.map(|entity| entity.location.clone()).collect()
     }
 
@@ -254,13 +319,15 @@ impl Asked<'_> {
         let estate = self.occi.estate();
         // A short form that some clients use.
         if let Some(term) = self.parameter("category") {
-            let found = estate.registry.categories().filter(|c| c.id().term() == term);
+            let named = |c: &&Category| c.id().term() == term && scope::offers(&estate, &self.who, c);
+            let found = estate.registry.categories().filter(named);
             filter.categories.extend(found.map(|c| c.id().clone()));
             if filter.categories.is_empty() {
                 return Ok(self.respond(&Output::categories(media, [], &self.base)));
             }
         }
-        let found = estate.registry.filter(&filter);
+        let found = estate.registry.filter(&filter).into_iter();
+        let found: Vec<&Category> = found.filter(|c| scope::offers(&estate, &self.who, c)).collect();
         Ok(self.respond(&Output::categories(media, found, &self.base)))
     }
 
@@ -268,16 +335,16 @@ impl Asked<'_> {
         let media = self.accept(Shape::Single)?;
         let estate = self.occi.estate();
         let entity = estate.get(place).ok_or_else(|| absent(place))?;
-        let entity = shown::entity(&estate, &self.occi.settings, entity);
-        Ok(self.respond(&Output::entity(media, &entity)?))
+        Ok(self.respond(&Output::entity(media, &self.shown(&estate, entity))?))
     }
 
     fn list(&self, wanted: impl Fn(&Entity) -> bool) -> Result<Response, Fault> {
         let media = self.accept(Shape::Collection)?;
         let filter = self.filter()?;
         let estate = self.occi.estate();
-        let all =
-            estate.below("/").filter(|entity| wanted(entity) && filter.matches(&estate.registry, entity));
+        let all = estate.below("/").filter(|entity| {
+            wanted(entity) && scope::sees(&estate, &self.who, entity) && self.passes(&estate, &filter, entity)
+        });
         let page: Vec<&Arc<Entity>> = match self.page()? {
             None => all.collect(),
             Some((skip, take)) => all.skip(skip).take(take).collect(),
@@ -289,7 +356,7 @@ impl Asked<'_> {
     fn rendered(&self, media: MediaType, estate: &Estate, entities: &[&Arc<Entity>]) -> Output {
         match media.rendering {
             Rendering::Json | Rendering::Xml => {
-                let whole = entities.iter().map(|e| shown::entity(estate, &self.occi.settings, e));
+                let whole = entities.iter().map(|e| self.shown(estate, e));
                 Output::entities(media, &whole.collect::<Vec<_>>(), &self.base)
             }
             _ => Output::locations(media, entities.iter().map(|e| e.location.as_str()), &self.base),
@@ -340,12 +407,15 @@ impl Asked<'_> {
                 _ => input.document(&estate.registry)?,
             }
         };
-        let drafts =
-            document.resources.into_iter().chain(document.links).map(|draft| self.spelled_out(draft));
+        let mut drafts: Vec<Draft> = document.resources.into_iter().chain(document.links).collect();
+        let names = &self.occi.settings.names;
+        let watching = drafts.iter_mut().map(|draft| template::watching(names, draft, None));
+        let watching: Vec<Draft> = watching.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        let drafts = drafts.into_iter().map(|draft| self.spelled_out(draft));
         let drafts: Vec<Draft> = drafts.collect::<Result<_, _>>()?;
         let added = match document.mixins.is_empty() {
             true => Vec::new(),
-            false => self.occi.add_mixins(document.mixins).await?,
+            false => self.occi.add_mixins(&self.who, document.mixins).await?,
         };
         if drafts.is_empty() && !added.is_empty() {
             let added: Vec<Category> = added.into_iter().map(Category::Mixin).collect();
@@ -356,21 +426,24 @@ impl Asked<'_> {
         }
         let one = drafts.len() == 1;
         let places = self
-            .occi
-            .change(&self.base, |change| match &kind {
+            .change(|change| match &kind {
                 Some(kind) => {
-                    drafts.into_iter().map(|draft| change.create(draft, Some(kind), None)).collect()
+                    let places: Result<Vec<String>, Fault> =
+                        drafts.iter().map(|draft| change.create(draft.clone(), Some(kind), None)).collect();
+                    change.create_all(watching.clone(), Vec::new())?;
+                    places
                 }
                 None => {
-                    let (links, resources) = drafts.into_iter().partition(Draft::is_link);
-                    change.create_all(resources, links)
+                    let (links, resources): (Vec<Draft>, Vec<Draft>) =
+                        drafts.iter().cloned().partition(Draft::is_link);
+                    change.create_all(resources.into_iter().chain(watching.iter().cloned()).collect(), links)
                 }
             })
             .await;
         if places.is_err() {
             // All or nothing: the mixins of the same document go as well.
             for mixin in &added {
-                self.occi.remove_mixin(&mixin.id).await?;
+                self.occi.remove_mixin(&self.who, &mixin.id).await?;
             }
         }
         self.created(places?, one)
@@ -385,8 +458,7 @@ impl Asked<'_> {
                     Rendering::Json | Rendering::Xml => {
                         let estate = self.occi.estate();
                         let entity = estate.get(place).ok_or_else(|| absent(place))?;
-                        let entity = shown::entity(&estate, &self.occi.settings, entity);
-                        written(&Output::entity(wanted, &entity)?)
+                        written(&Output::entity(wanted, &self.shown(&estate, entity))?)
                     }
                     _ => written(&Output::locations(wanted, [place.as_str()], &self.base)),
                 }
@@ -397,6 +469,13 @@ impl Asked<'_> {
             }
         };
         *response.status_mut() = StatusCode::CREATED;
+        if let [place] = places.as_slice()
+            && let Ok(media) = self.accept(Shape::Single)
+            && let Some(tag) = self.tag_of(place, media)
+            && let Ok(value) = HeaderValue::from_str(&tag)
+        {
+            response.headers_mut().insert(header::ETAG, value);
+        }
         if let Some(place) = places.first()
             && let Ok(value) = HeaderValue::from_str(&absolute(&self.base, place))
         {
@@ -414,7 +493,11 @@ impl Asked<'_> {
             }
             draft
         };
-        self.occi.change(&self.base, |change| change.update(place, draft, whole)).await?;
+        self.change(|change| {
+            self.precondition(change, place)?;
+            change.update(place, draft.clone(), whole)
+        })
+        .await?;
         self.one(place)
     }
 
@@ -435,18 +518,28 @@ impl Asked<'_> {
             }
             (self.input().entity(&estate.registry)?, kind.id.clone())
         };
+        let mut draft = draft;
+        let watching = template::watching(&self.occi.settings.names, &mut draft, Some(place))?;
         let draft = self.spelled_out(draft)?;
-        self.occi.change(&self.base, |change| change.create(draft, Some(&kind), Some(place))).await?;
+        self.change(|change| {
+            self.precondition(change, place)?;
+            change.create(draft.clone(), Some(&kind), Some(place))?;
+            change.create_all(watching.iter().cloned().collect(), Vec::new())
+        })
+        .await?;
         self.created(vec![place.to_string()], true)
     }
 
-    async fn delete(&self, places: Vec<String>) -> Result<Response, Fault> {
-        self.occi
-            .change(&self.base, |change| {
-                places.iter().for_each(|place| change.remove(place));
-                Ok(())
-            })
-            .await?;
+    /// Deletes what is at some places; `one`: it is an entity of which the client may say how it should be.
+    async fn delete(&self, places: Vec<String>, one: bool) -> Result<Response, Fault> {
+        self.change(|change| {
+            if let Some(place) = places.first().filter(|_| one) {
+                self.precondition(change, place)?;
+            }
+            places.iter().for_each(|place| change.remove(place));
+            Ok(())
+        })
+        .await?;
         Ok(self.ok())
     }
 
@@ -493,7 +586,7 @@ impl Asked<'_> {
     }
 
     async fn associate(&self, mixin: TypeId, only: bool) -> Result<Response, Fault> {
-        if mixin == template::alarm(&self.occi.settings.names) {
+        if template::is(&self.occi.settings.names, &mixin) {
             return Err(template_is_for_new());
         }
         let wanted = self.associated()?;
@@ -503,31 +596,35 @@ impl Asked<'_> {
             ));
         }
         let before = self.having(&mixin);
-        self.occi
-            .change(&self.base, |change| {
-                let mut kept = Vec::new();
-                for (said, values) in wanted {
-                    let place = change.place(&said);
-                    if change.get(&place).is_none() {
-                        return Err(Fault::bad(format!("there is no entity at `{}`", excerpt(&said))));
-                    }
-                    change.associate(&place, &mixin, values)?;
-                    kept.push(place);
+        self.change(|change| {
+            let mut kept = Vec::new();
+            for (said, values) in &wanted {
+                let place = change.place(said);
+                if !scope::saw(change, &self.who, &place) {
+                    return Err(Fault::bad(format!("there is no entity at `{}`", excerpt(said))));
                 }
-                let gone = before.iter().filter(|place| only && !kept.contains(place));
-                gone.into_iter().try_for_each(|place| change.disassociate(place, &mixin))
-            })
-            .await?;
+                change.associate(&place, &mixin, values.clone())?;
+                kept.push(place);
+            }
+            let gone = before.iter().filter(|place| only && !kept.contains(place));
+            gone.into_iter().try_for_each(|place| change.disassociate(place, &mixin))
+        })
+        .await?;
         let media = self.accept(Shape::Collection)?;
         let estate = self.occi.estate();
-        let having: Vec<&Arc<Entity>> = estate.below("/").filter(|e| e.mixins.contains(&mixin)).collect();
+        let having: Vec<&Arc<Entity>> = estate
+            .below("/")
+            .filter(|e| e.mixins.contains(&mixin) && scope::sees(&estate, &self.who, e))
+            .collect();
         Ok(written(&self.rendered(media, &estate, &having)))
     }
 
-    /// Where the entities are that have a mixin.
+    /// Where the entities are that have a mixin and that they may change.
     fn having(&self, mixin: &TypeId) -> Vec<String> {
         let estate = self.occi.estate();
-        estate.below("/").filter(|e| e.mixins.contains(mixin)).map(|e| e.location.clone()).collect()
+        let theirs =
+            estate.below("/").filter(|e| e.mixins.contains(mixin) && scope::changes(&estate, &self.who, e));
+        theirs.map(|e| e.location.clone()).collect()
     }
 
     async fn disassociate(&self, mixin: TypeId) -> Result<Response, Fault> {
@@ -537,15 +634,14 @@ impl Asked<'_> {
             if input.is_empty()? { Vec::new() } else { input.locations(&estate.registry)? }
         };
         let having = self.having(&mixin);
-        self.occi
-            .change(&self.base, |change| {
-                let places = match said.is_empty() {
-                    true => having,
-                    false => said.iter().map(|place| change.place(place)).collect(),
-                };
-                places.iter().try_for_each(|place| change.disassociate(place, &mixin))
-            })
-            .await?;
+        self.change(|change| {
+            let places = match said.is_empty() {
+                true => having.clone(),
+                false => said.iter().map(|place| change.place(place)).collect(),
+            };
+            places.iter().try_for_each(|place| change.disassociate(place, &mixin))
+        })
+        .await?;
         Ok(self.ok())
     }
 
@@ -566,7 +662,7 @@ impl Asked<'_> {
                 other.class()
             ))),
         });
-        let added = self.occi.add_mixins(mixins.collect::<Result<_, _>>()?).await?;
+        let added = self.occi.add_mixins(&self.who, mixins.collect::<Result<_, _>>()?).await?;
         let added: Vec<Category> = added.into_iter().map(Category::Mixin).collect();
         Ok(written(&Output::categories(media, &added, &self.base)))
     }
@@ -586,64 +682,127 @@ impl Asked<'_> {
             return Err(Fault::bad("the request names no mixin; expected its category"));
         }
         for id in ids {
-            self.occi.remove_mixin(&id).await?;
+            self.occi.remove_mixin(&self.who, &id).await?;
         }
         Ok(self.ok())
     }
 
-    async fn act(&self, places: &[String]) -> Result<Response, Fault> {
+    /// Lets entities do something; `one`: it is an entity of which the client may say how it should be.
+    async fn act(&self, places: &[String], one: bool) -> Result<Response, Fault> {
         let term = self.parameter("action").unwrap_or_default().to_string();
         let said: Option<Invocation> = {
             let estate = self.occi.estate();
             let input = self.input();
             if input.is_empty()? { None } else { Some(input.invocation(&estate.registry)?) }
         };
-        self.occi
-            .change(&self.base, |change| {
-                for place in places {
-                    let entity = change.get(place).cloned().ok_or_else(|| absent(place))?;
-                    let call = {
-                        let estate = self.occi.estate();
-                        called_on(&estate, &entity, &term, said.clone())?
-                    };
-                    let mut entity = Entity::clone(&entity);
-                    act_on(&mut entity, &call)?;
-                    change.put(entity);
-                }
-                Ok(())
-            })
-            .await?;
+        self.change(|change| {
+            if let Some(place) = places.first().filter(|_| one) {
+                self.precondition(change, place)?;
+            }
+            for place in places {
+                let entity = change.get(place).cloned().ok_or_else(|| absent(place))?;
+                let call = {
+                    let estate = self.occi.estate();
+                    called_on(&estate, &entity, &term, said.clone())?
+                };
+                let mut entity = Entity::clone(&entity);
+                act_on(&mut entity, &call)?;
+                change.put(entity);
+            }
+            Ok(())
+        })
+        .await?;
         Ok(self.ok())
     }
 
-    /// A response with a tag; 304 for a client that has it.
-    fn respond(&self, output: &Output) -> Response {
-        let mut hash = blake3::Hasher::new();
-        hash.update(output.content_type.as_bytes());
-        for (name, value) in &output.headers {
-            hash.update(name.as_bytes());
-            hash.update(value.as_bytes());
+    /// Whether what is at a place is as the client expects (RFC 9110, section 13): `If-Match` and `If-None-Match`. Any rendering of it will do.
+    ///
+    /// # Errors
+    /// 412 if it is not.
+    fn precondition(&self, change: &super::estate::Change<'_>, place: &str) -> Result<(), Fault> {
+        let (matching, unlike) = (self.tags(&header::IF_MATCH), self.tags(&header::IF_NONE_MATCH));
+        if matching.is_empty() && unlike.is_empty() {
+            return Ok(());
         }
-        hash.update(output.body.as_bytes());
-        let tag = format!("\"{}\"", &hash.finalize().to_hex()[..24]);
-        let known = self.headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
-        let fresh = known
-            .flat_map(|list| list.split(','))
-            .map(|tag| tag.trim().trim_start_matches("W/"))
-            .any(|known| known == tag || known == "*");
+        let there = scope::saw(change, &self.who, place);
+        // What is about to change is not what the client has seen.
+        let known = there && !change.is_in_flux(place);
+        let all = negotiate::MEDIA_TYPES.into_iter().map(|media| media.for_version(self.version));
+        let all = all.filter(|media| known && media.rendering != Rendering::UriList);
+        let now: Vec<String> = all.filter_map(|media| self.tag_of(place, media)).collect();
+        let is = |tags: &[&str]| {
+            tags.iter().any(|tag| (there && *tag == "*") || now.iter().any(|known| known == tag))
+        };
+        let failed = |text: String| Err(Fault::new(FaultKind::PreconditionFailed, text));
+        if !matching.is_empty() && !is(&matching) {
+            return failed(format!("`{}` is not as `If-Match` says; look at it again", excerpt(place)));
+        }
+        let unlike: Vec<&str> = unlike.iter().map(|tag| tag.trim_start_matches("W/")).collect();
+        if is(&unlike) {
+            return failed(format!(
+                "`{}` is there already, as `If-None-Match` says it should not be",
+                excerpt(place)
+            ));
+        }
+        Ok(())
+    }
+
+    /// The tags in a header.
+    fn tags(&self, name: &header::HeaderName) -> Vec<&str> {
+        let all = self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        all.flat_map(|list| list.split(',')).map(str::trim).filter(|tag| !tag.is_empty()).collect()
+    }
+
+    /// The tag of an entity in a rendering.
+    fn tag_of(&self, place: &str, media: MediaType) -> Option<String> {
+        let estate = self.occi.estate();
+        let output = Output::entity(media, &self.shown(&estate, estate.get(place)?)).ok()?;
+        Some(tag(&output))
+    }
+
+    /// A response with a tag; 304 for a client that looks at what it has already.
+    fn respond(&self, output: &Output) -> Response {
+        if let Some((name, value)) = output.headers.iter().find(|(_, value)| value.len() > LONGEST_HEADER) {
+            let text = format!(
+                "the header `{name}` would be {} bytes long, and clients read {LONGEST_HEADER} at most; ask for text/plain, or for a page: \
+                 `?page=1&number=100`",
+                value.len()
+            );
+            return refused(&Fault::new(FaultKind::TooLarge, text));
+        }
+        let tag = tag(output);
+        let known = self.tags(&header::IF_NONE_MATCH);
+        let fresh =
+            self.looks && known.iter().any(|known| known.trim_start_matches("W/") == tag || *known == "*");
         let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { written(output) };
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&tag) {
             headers.insert(header::ETAG, value);
         }
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        let (cache, vary) = match self.who.name() {
+            None => ("no-cache", "Accept"),
+            Some(_) => ("private, no-cache", "Accept, Authorization"),
+        };
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+        headers.insert(header::VARY, HeaderValue::from_static(vary));
         response
     }
 }
 
+/// What tells a response from all others.
+fn tag(output: &Output) -> String {
+    let mut hash = blake3::Hasher::new();
+    hash.update(output.content_type.as_bytes());
+    for (name, value) in &output.headers {
+        hash.update(name.as_bytes());
+        hash.update(value.as_bytes());
+    }
+    hash.update(output.body.as_bytes());
+    format!("\"{}\"", &hash.finalize().to_hex()[..24])
+}
+
 fn template_is_for_new() -> Fault {
-    Fault::bad("a template is for new entities; POST a sensor that has it to `/sensor/`")
+    Fault::bad("a template is for new entities; POST one that has it, as a sensor to `/sensor/`")
 }
 
 fn written(output: &Output) -> Response {

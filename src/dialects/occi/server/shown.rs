@@ -7,24 +7,26 @@ use serde_json::Value as Json;
 use super::super::draft::{Draft, DraftLink};
 use super::super::extensions::monitoring;
 use super::super::model::{Entity, What};
-use super::super::monitoring::{Names, Settings};
+use super::super::monitoring::{Names, Settings, timing};
 use super::estate::Estate;
+use super::sla;
+use crate::model::Timestamp;
 
 /// An entity as clients see it. Measurements never stand in it (R1-27).
-pub(super) fn entity(estate: &Estate, settings: &Settings, entity: &Entity) -> Entity {
-    let mut shown = plain(estate, settings, entity);
+pub(super) fn entity(estate: &Estate, settings: &Settings, now: Timestamp, entity: &Entity) -> Entity {
+    let mut shown = plain(estate, settings, now, entity);
     if let What::Resource { links } = &mut shown.what {
         let places: Vec<&Arc<str>> = estate.links_from(&entity.location).collect();
         *links = places
             .into_iter()
             .filter_map(|place| estate.get(place))
-            .map(|link| plain(estate, settings, link))
+            .map(|link| plain(estate, settings, now, link))
             .collect();
     }
     shown
 }
 
-fn plain(estate: &Estate, settings: &Settings, entity: &Entity) -> Entity {
+fn plain(estate: &Estate, settings: &Settings, now: Timestamp, entity: &Entity) -> Entity {
     let mut shown = entity.clone();
     shown.actions = estate.registry.actions(&entity.kind, &entity.mixins);
     if estate.registry.is_a(&entity.kind, &monitoring::sensor())
@@ -34,7 +36,9 @@ fn plain(estate: &Estate, settings: &Settings, entity: &Entity) -> Entity {
         let mut say = |name: &str, value: String| {
             shown.attributes.insert(settings.names.attribute(id.term(), name), Json::from(value));
         };
-        say("state", status.state.into());
+        // Nothing happens in the moment in which it ends, so nothing has noted it.
+        let ended = status.state == "active" && timing::ended(&entity.attributes, now);
+        say("state", if ended { "ended" } else { status.state }.into());
         if !status.missing.is_empty() {
             say("missing", status.missing.join(","));
         }
@@ -43,6 +47,7 @@ fn plain(estate: &Estate, settings: &Settings, entity: &Entity) -> Entity {
         }
         shown.mixins.push(id);
     }
+    sla::show(estate, &settings.names, &mut shown);
     shown
 }
 
@@ -52,7 +57,7 @@ pub(super) fn strip(names: &Names, draft: &mut Draft) {
     draft.mixins.retain(|id| *id != status);
     draft.unclassed.retain(|id| *id != status);
     let prefix = names.attribute(status.term(), "");
-    draft.attributes.retain(|name, _| !name.starts_with(&prefix));
+    draft.attributes.retain(|name, _| !name.starts_with(&prefix) && !sla::is_shown(names, name));
     draft.actions.clear();
     for link in &mut draft.links {
         if let DraftLink::Whole(link) = link {
