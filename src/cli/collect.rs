@@ -6,11 +6,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::local::{chain, start_failure, start_log};
+use super::local::{start_failure, start_log};
 use super::{CollectOptions, Common, Exit, Failure, Output};
 use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options};
 use crate::dialects::tower::collector::{Collector, CollectorError, Settings};
+use crate::model::error::chain;
 
 /// The shortest times that the protocol knows.
 const SHORTEST: Duration = Duration::from_secs(10);

@@ -19,6 +19,7 @@ use crate::daemon::{Causes, Daemon, Options, StartError};
 use crate::dialects::occi::server::Occi;
 use crate::dialects::occi::{self, Extension};
 use crate::dialects::tower::server::{self, Settings, Tower};
+use crate::model::error::chain;
 use crate::model::module::Module;
 use crate::policy::diagnostics::Problem;
 use crate::policy::load::Sources;
@@ -217,6 +218,10 @@ async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Resul
         ),
     };
     let occi = match options.occi {
+        None if options.occi_means.occi_plugins.is_some() => {
+            let text = "--occi-plugins is for collectors of OCCI; expected --occi ADDR:PORT as well";
+            return Err(Failure::new(Exit::Usage, text));
+        }
         None => None,
         Some(at) => Some(
             tokio::net::TcpListener::bind(at)
@@ -319,13 +324,9 @@ async fn serve_occi(
         some => some.iter().map(|one| extension(*one)).collect(),
     };
     let settings = occi::monitoring::Settings {
-        names: occi::monitoring::Names::default(),
-        mail: options.occi_mail.clone(),
-        from: options.occi_from.clone(),
-        data: options.occi_data.as_ref().map(|directory| directory.display().to_string()),
-        plugins: options.occi_plugins.as_ref().map(|directory| directory.display().to_string()),
         users: options.occi_users.as_deref().map(users).transpose()?,
         strict: options.occi_strict,
+        ..options.occi_means.settings()
     };
     let open = settings.users.is_none();
     let occi = Occi::start(daemon.supervisor().clone(), address, &extensions, settings).await;
@@ -384,17 +385,6 @@ pub(super) fn start_failure(error: StartError, output: &mut Output) -> Failure {
         StartError::Refused(refusal) => Failure::new(Exit::Refused, refusal.problems.join("\n")),
         error => Failure::new(Exit::Failed, chain(&error)),
     }
-}
-
-/// An error with everything that caused it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 /// Log lines on standard error, or beside the record while the screen is up. `HOMEOSTAT_LOG` chooses what is logged.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
 
-use super::local::chain;
 use super::{Exit, Failure, Output};
+use crate::model::error::chain;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(30);

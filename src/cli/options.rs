@@ -233,24 +233,15 @@ pub struct RunOptions {
     /// What OCCI offers besides the core model; all of it, when absent
     #[arg(long, value_name = "EXTENSION", value_delimiter = ',', requires = "occi")]
     pub occi_extensions: Vec<OcciExtension>,
-    /// Where mail of OCCI sensors is handed over
-    #[arg(long, value_name = "URL", default_value = "smtp://127.0.0.1:25")]
-    pub occi_mail: String,
-    /// Who sends mail of OCCI sensors
-    #[arg(long, value_name = "ADDRESS", default_value = "homeostat@localhost")]
-    pub occi_from: String,
-    /// A directory for databases that OCCI sensors write; none can be written, when absent
-    #[arg(long, value_name = "DIR")]
-    pub occi_data: Option<PathBuf>,
+    /// What OCCI sensors publish with.
+    #[command(flatten)]
+    pub occi_means: super::sensor::Means,
     /// A file of users of OCCI, their tokens and what is not for them; everybody may everything, when absent
     #[arg(long, value_name = "FILE", requires = "occi")]
     pub occi_users: Option<PathBuf>,
     /// Sensors as in the paper: only the server sets their time base, and clients say when they begin and end
     #[arg(long, requires = "occi")]
     pub occi_strict: bool,
-    /// A folder of plug-ins: programs and descriptions of sensors that OCCI collectors may use, each as a mixin; it is looked at while running
-    #[arg(long, value_name = "DIR", requires = "occi")]
-    pub occi_plugins: Option<PathBuf>,
     /// The list of modules of a micro-container (see pack): what it does not name is not started and does not listen, whatever policies say
     #[arg(long, value_name = "FILE")]
     pub modules: Option<PathBuf>,

@@ -8,12 +8,13 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::local::{chain, start_log};
+use super::local::start_log;
 use super::{Common, Exit, Failure, Output, ProbeOptions};
 use crate::connectors::Connectors;
 use crate::dialects::occi::monitoring::Settings;
 use crate::dialects::occi::server::probe::{Probe, router};
 use crate::knowledge::store::Store;
+use crate::model::error::chain;
 use crate::service::record::Tape;
 use crate::service::shell::{Setting, Shell};
 use crate::service::supervisor::Supervisor;

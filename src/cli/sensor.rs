@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::local::{chain, start_failure, start_log};
+use super::local::{start_failure, start_log};
 use super::{Common, Exit, Failure, Output};
 use crate::api::Access;
 use crate::connectors::Connectors;
@@ -23,6 +24,7 @@ use crate::dialects::occi::monitoring::{Names, Settings};
 use crate::dialects::occi::server::documents::Library;
 use crate::dialects::occi::server::follow::Follower;
 use crate::dialects::occi::server::{Occi, documents, follow};
+use crate::model::error::chain;
 use crate::policy::load::Sources;
 use crate::service::control::Control;
 
@@ -64,23 +66,46 @@ pub struct SensorOptions {
 }
 
 /// What sensors publish with.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub struct Means {
-    /// Where mail is handed over
+    /// Where mail of OCCI sensors is handed over
     #[arg(long, value_name = "URL", default_value = "smtp://127.0.0.1:25")]
     pub occi_mail: String,
-    /// Who sends mail
+    /// Who sends mail of OCCI sensors
     #[arg(long, value_name = "ADDRESS", default_value = "homeostat@localhost")]
     pub occi_from: String,
-    /// A directory for databases that sensors write; none can be written, when absent
+    /// A directory for databases that OCCI sensors write; none can be written, when absent
     #[arg(long, value_name = "DIR")]
     pub occi_data: Option<PathBuf>,
-    /// A folder of plug-ins that collectors may use
+    /// A folder of plug-ins: programs and descriptions of sensors that OCCI collectors may use, each as a mixin; it is looked at while running
     #[arg(long, value_name = "DIR")]
     pub occi_plugins: Option<PathBuf>,
 }
 
 impl Means {
+    /// The same from every directory.
+    pub(super) fn absolute(self) -> std::io::Result<Self> {
+        let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
+        Ok(Self { occi_data: absolute(self.occi_data)?, occi_plugins: absolute(self.occi_plugins)?, ..self })
+    }
+
+    /// As the options that say so.
+    pub(super) fn words(&self) -> Vec<String> {
+        let directory =
+            |path: &Option<PathBuf>| path.as_ref().map(|directory| directory.display().to_string());
+        let options = [
+            ("--occi-mail", Some(self.occi_mail.clone())),
+            ("--occi-from", Some(self.occi_from.clone())),
+            ("--occi-data", directory(&self.occi_data)),
+            ("--occi-plugins", directory(&self.occi_plugins)),
+        ];
+        options
+            .into_iter()
+            .filter_map(|(option, value)| Some([option.to_string(), value?]))
+            .flatten()
+            .collect()
+    }
+
     /// For the engine.
     pub fn settings(&self) -> Settings {
         Settings {

@@ -9,10 +9,11 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::local::{chain, start_failure, start_log};
+use super::local::{start_failure, start_log};
 use super::{Common, Exit, Failure, Output, WrapOptions};
 use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options, STOP_TIME};
+use crate::model::error::chain;
 use crate::model::name::service_name_problem;
 use crate::model::process::{ProcessState, ProcessStatus};
 use crate::policy::diagnostics::Problem;

@@ -45,7 +45,9 @@ pub(super) fn sensor(
         None => meter.whole().clone(),
     };
     match spec.what {
-        ProxyQuantity::ResponseTime => BuiltSensor::Listening(Box::new(Times { gauge, reason })),
+        ProxyQuantity::ResponseTime => {
+            BuiltSensor::Listening(Box::new(Times { times: gauge.listen(AT_ONCE), reason }))
+        }
         what => {
             let last = (now(), gauge.requests());
             BuiltSensor::Polled(Box::new(Count { what, meter, gauge, reason, candidates, last }))
@@ -129,15 +131,16 @@ impl Count {
     }
 }
 
+/// Response times from when the sensor is built: a call that is over before anybody listens is told to whoever listens first.
 struct Times {
-    gauge: Arc<Gauge>,
+    times: mpsc::Receiver<Duration>,
     reason: Reason,
 }
 
 #[async_trait]
 impl Listener for Times {
     async fn listen(&mut self, sink: Arc<dyn Sink>) -> Result<(), ConnectorError> {
-        let mut times = self.gauge.listen(AT_ONCE);
+        let Self { times, reason } = self;
         let mut look = tokio::time::interval(LOOK);
         let mut troubled = false;
         loop {
@@ -146,9 +149,9 @@ impl Listener for Times {
                     let Some(first) = first else { return Ok(()) };
                     troubled = false;
                     tokio::time::sleep(TOGETHER).await;
-                    sink.deliver(together(first, &mut times));
+                    sink.deliver(together(first, times));
                 }
-                _ = look.tick() => match (self.reason)() {
+                _ = look.tick() => match reason() {
                     Some(trouble) if !troubled => {
                         troubled = true;
                         sink.fail(unreachable(trouble));

@@ -8,6 +8,7 @@ pub mod connector;
 pub mod datum;
 pub mod decision;
 pub mod endpoint;
+pub mod error;
 pub mod manage;
 pub mod metric;
 pub mod module;

@@ -119,9 +119,7 @@ impl Place {
     fn applied(&self) -> Value {
         let said = self.apply(&["--json"]);
         assert_eq!(said.code, 0, "{} {}", said.out, said.err);
-        let last =
-            said.out.trim().lines().filter(|line| !line.contains("\"note\"")).collect::<Vec<_>>().join("\n");
-        serde_json::from_str(&last).unwrap_or_else(|why| panic!("{why}: {}", said.out))
+        serde_json::from_str(&said.out).unwrap_or_else(|why| panic!("{why}: {}", said.out))
     }
 
     fn list(&self) -> Value {
@@ -395,6 +393,26 @@ fn what_cannot_be_applied_leaves_everything_as_it_was() {
     let words = [place.words("deploy", &options).as_slice(), &["--without-dashboards"]].concat();
     let said = homeostat(&words, None);
     assert!(said.code == 4 && said.err.contains("--without-dashboards cannot change"), "{}", said.err);
+}
+
+/// Who asked need not read the answer.
+#[test]
+fn a_change_does_not_depend_on_who_reads_of_it() {
+    let place = Place::new().minimal();
+    let process = place.deploy(&[]);
+    place.write("more", &place.compute("c9", CONTAINER + 1));
+    place.write("link", &collector("k9", "c9", "b"));
+    let mut apply = Command::new(env!("CARGO_BIN_EXE_homeostat"))
+        .args(["apply", &place.documents(), "--state", &place.state()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(apply.stdout.take());
+    apply.wait().unwrap();
+    assert_eq!(place.list()["compute"], json!(["urn:uuid:c2222", "urn:uuid:c9"]));
+    assert_eq!(place.applied()["difference"]["units"], json!({ "added": [], "removed": [], "changed": [] }));
+    assert!(told(&process, "sensor-s1111"));
 }
 
 /// What a server exports is documents again, in both forms.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{START, Sim};
-use homeostat::dialects::occi::monitoring::translate::Measured;
+use homeostat::dialects::occi::monitoring::translate::{Around, Measured};
 use homeostat::dialects::occi::monitoring::{Outcome, Providers, Settings, timing, translate};
 use homeostat::dialects::occi::server::estate::{Change, Estate};
 use homeostat::dialects::occi::{Entity, Extension, Fault, Registry, json as reader};
@@ -159,7 +159,16 @@ fn outcomes(text: &str) -> Result<Vec<Outcome>, Fault> {
         }
         let collectors: Vec<Measured<'_>> =
             collectors.iter().map(|(link, period)| Measured { link, period: *period, probe: None }).collect();
-        all.push(translate(&estate.registry, &providers, &settings, &sensor, &timing, &collectors)?);
+        let (outcome, _) = translate(
+            &estate.registry,
+            &providers,
+            &settings,
+            &sensor,
+            &timing,
+            &collectors,
+            &Around::NOTHING,
+        )?;
+        all.push(outcome);
     }
     Ok(all)
 }

@@ -74,23 +74,6 @@ fn key(id: &str) -> String {
     short(bare, 8)
 }
 
-/// Turns a sensor with its collectors into the policy of a service, where no other sensor stands below it.
-///
-/// # Errors
-/// As [`above`].
-pub fn translate(
-    registry: &Registry,
-    providers: &Providers,
-    settings: &Settings,
-    sensor: &Entity,
-    timing: &Timing,
-    collectors: &[Measured<'_>],
-) -> Result<Outcome, Fault> {
-    let nothing = BTreeMap::new();
-    let around = Around { lower: &nothing, terms: &[] };
-    above(registry, providers, settings, sensor, timing, collectors, &around).map(|(outcome, _)| outcome)
-}
-
 /// Whether a collector takes a label of the sensor that it leads to.
 pub fn takes_labels(registry: &Registry, providers: &Providers, collector: &Entity) -> bool {
     collector.mixins.iter().filter_map(|mixin| providers.find(registry, mixin)).any(Provider::is_of_sensors)
@@ -116,11 +99,16 @@ pub struct Around<'a> {
     pub terms: &'a [Term],
 }
 
+impl Around<'_> {
+    /// A sensor that stands alone.
+    pub const NOTHING: Around<'static> = Around { lower: &BTreeMap::new(), terms: &[] };
+}
+
 /// Turns a sensor with its collectors into the policy of a service that reads of those below it, and keeps agreements. Answers its labels as well.
 ///
 /// # Errors
 /// 400 for attributes that a mixin does not understand, for labels that feed themselves, and for an expression that cannot be read.
-pub fn above(
+pub fn translate(
     registry: &Registry,
     providers: &Providers,
     settings: &Settings,

@@ -29,6 +29,7 @@ use super::Occi;
 use super::documents::INDEX;
 use super::estate::{Change, Status};
 use crate::dialects::access::permitted;
+use crate::model::error::chain;
 
 /// Where a sensor says how far it is.
 pub const FOLLOWING: &str = "/.well-known/homeostat/following";
@@ -98,8 +99,8 @@ struct Fetched {
 #[derive(Default)]
 struct Memory {
     fetched: BTreeMap<String, Fetched>,
-    applied: BTreeMap<String, Draft>,
-    once: bool,
+    /// What documents said when the sensor became what they say.
+    applied: Option<BTreeMap<String, Draft>>,
 }
 
 impl Follower {
@@ -244,8 +245,7 @@ impl Follower {
         for note in fresh {
             tracing::warn!(sensor = self.sensor, note, "documents");
         }
-        let changed = self.occi.conform(part, &mut memory.applied, !memory.once).await?;
-        memory.once = true;
+        let changed = self.occi.conform(part, &mut memory.applied).await?;
         let status = self.status(&documents);
         self.say(|f| {
             f.notes = notes;
@@ -395,18 +395,8 @@ async fn text_of(mut answer: reqwest::Response) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|why| format!("{url} is not UTF-8: {}", why.utf8_error()))
 }
 
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
-}
-
 impl Occi {
-    /// Lets there be exactly what documents say. `applied`: what was said when it was last done; only what is said otherwise now is touched.
+    /// Lets there be exactly what documents say. `applied`: what was said when it was last done, if ever; only what is said otherwise now is touched.
     /// Answers whether anything was.
     ///
     /// # Errors
@@ -414,8 +404,7 @@ impl Occi {
     async fn conform(
         &self,
         part: Part,
-        applied: &mut BTreeMap<String, Draft>,
-        afresh: bool,
+        applied: &mut Option<BTreeMap<String, Draft>>,
     ) -> Result<bool, Fault> {
         let mut wanted: BTreeMap<String, Draft> = BTreeMap::new();
         let mut order = Vec::new();
@@ -425,9 +414,10 @@ impl Occi {
             order.push(id.clone());
             wanted.insert(id, draft);
         }
-        if !afresh && *applied == wanted {
+        if applied.as_ref() == Some(&wanted) {
             return Ok(false);
         }
+        let said = |id: &str| applied.as_ref()?.get(id);
         self.change("", |change| {
             let there: BTreeMap<String, String> = {
                 let estate = self.estate();
@@ -436,11 +426,11 @@ impl Occi {
             // Links first: they end with their resource anyway.
             let mut gone: Vec<(&String, &String)> =
                 there.iter().filter(|(id, _)| !wanted.contains_key(*id)).collect();
-            gone.sort_by_key(|(id, _)| !applied.get(*id).is_some_and(Draft::is_link));
+            gone.sort_by_key(|(id, _)| !said(id).is_some_and(Draft::is_link));
             gone.into_iter().for_each(|(_, place)| change.remove(place));
             for id in &order {
                 let Some(draft) = wanted.get(id) else { continue };
-                let before = applied.get(id);
+                let before = said(id);
                 let place = there.get(id);
                 let same_kind = before.is_none_or(|b| b.kind == draft.kind);
                 let done = match place {
@@ -456,7 +446,7 @@ impl Occi {
             Ok(())
         })
         .await?;
-        *applied = wanted;
+        *applied = Some(wanted);
         Ok(true)
     }
 

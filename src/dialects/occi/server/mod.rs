@@ -27,7 +27,7 @@ use super::extensions::{core, monitoring as kinds};
 use super::fault::{Fault, FaultKind};
 use super::json;
 use super::model::{Attribute, Category, Entity, Mixin, TypeId, What};
-use super::monitoring::translate::{ANNOTATION, Around, Container, Measured, above, service_name};
+use super::monitoring::translate::{ANNOTATION, Around, Container, Measured, service_name, translate};
 use super::monitoring::{Outcome, Providers, Settings, template, timing};
 use super::registry::{Extension, ProviderMixin, Registry, Role};
 use super::users::Who;
@@ -532,7 +532,7 @@ impl Occi {
         let terms = sla::terms(self, change, &place);
         let around = Around { lower: &lower, terms: &terms };
         let (outcome, labels) =
-            above(registry, &self.providers(), &self.settings, &sensor, &timing, &borrowed, &around)?;
+            translate(registry, &self.providers(), &self.settings, &sensor, &timing, &borrowed, &around)?;
         change.amend(sensor);
         Ok(match outcome {
             Outcome::Complete(document) => {

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{WAIT, written};
 use crate::model::connector::SensorSpec;
+use crate::model::error::chain;
 use crate::model::ports::{Metrics, SubscriptionMode};
 use crate::model::{HumanDuration, Resource, Timestamp};
 use crate::policy::value::MetricKind;
@@ -521,12 +522,6 @@ async fn text(mut answer: Response) -> Result<String, String> {
 
 fn brief(text: &str) -> String {
     text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

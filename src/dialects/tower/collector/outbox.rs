@@ -11,8 +11,9 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::wanted::Feed;
-use super::{Counted, JSON, Settings, chain};
+use super::{Counted, JSON, Settings};
 use crate::model::Timestamp;
+use crate::model::error::chain;
 use crate::service::supervisor::Supervisor;
 
 /// The most data that wait.
