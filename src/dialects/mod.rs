@@ -2,4 +2,5 @@
 
 mod access;
 pub mod occi;
+mod prefer;
 pub mod tower;

@@ -868,10 +868,15 @@ impl EffectorSpec {
 macro_rules! tagged {
     ($type:ident, $expecting:literal, $bare:literal => $bare_variant:ident($bare_type:ident),
      $($tag:literal => $variant:ident),+ $(,)?) => {
+        impl $type {
+            /// The words that say which one it is.
+            pub const KINDS: &'static [&'static str] = &[$bare, $($tag),+];
+        }
+
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 use serde::de::Error;
-                const TAGS: &[&str] = &[$bare, $($tag),+];
+                const TAGS: &[&str] = $type::KINDS;
                 struct Visitor;
                 impl<'de> serde::de::Visitor<'de> for Visitor {
                     type Value = $type;

@@ -8,6 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::control::{ChangeError, Component};
 use super::message::{Message, NOW, Request, Response};
 use super::supervisor::{Dangling, Supervisor, existing, not_attached, unexpected};
+use crate::model::connector::SensorSpec;
 use crate::model::metric::Sample;
 use crate::model::ports::{
     Actions, Alarms, MetricInfo, Metrics, PortError, Slos, Subscription, SubscriptionMode,
@@ -16,23 +17,6 @@ use crate::model::{Action, Alarm, HumanDuration, Outcome, Reading, SloStatus, Ti
 
 /// How many notifications may wait for a subscriber.
 const SUBSCRIBER_ROOM: usize = 1_024;
-
-/// The words that begin a sensor in a policy.
-const SENSORS: &[&str] = &[
-    "push",
-    "host",
-    "process",
-    "http",
-    "exec",
-    "nagios",
-    "prometheus",
-    "udp",
-    "statsd",
-    "collectd",
-    "proxy",
-    "property",
-    "custom",
-];
 
 /// The four ports of one service.
 #[derive(Clone)]
@@ -96,7 +80,7 @@ fn is_sensor(definition: &serde_json::Value) -> bool {
     match definition {
         serde_json::Value::String(text) => text == "push",
         serde_json::Value::Object(fields) => {
-            fields.len() == 1 && fields.keys().all(|k| SENSORS.contains(&k.as_str()))
+            fields.len() == 1 && fields.keys().all(|k| SensorSpec::KINDS.contains(&k.as_str()))
         }
         _ => false,
     }

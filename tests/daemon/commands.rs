@@ -38,6 +38,10 @@ fn metrics_are_pushed_read_inserted_and_removed() {
     daemon.expect(4, &["metric", "insert", "web", "open", "later + 1"]);
     daemon.expect(0, &["metric", "insert", "web", "six", "2 * triple"]);
     daemon.expect(4, &["metric", "push", "web", "double", "1"]);
+    // Any kind of sensor is one.
+    let ping = format!("{{ping: {{tcp: '{}', every: 50ms}}}}", daemon.address);
+    daemon.expect(0, &["metric", "insert", "web", "there", &ping]);
+    daemon.wait_value("web", "there", 1.0);
     daemon.expect(0, &["metric", "remove", "web", "triple"]);
     assert!(daemon.expect(1, &["get", "web", "six"]).contains("triple"));
     daemon.expect(5, &["metric", "remove", "web", "triple"]);

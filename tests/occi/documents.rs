@@ -345,15 +345,22 @@ struct Served {
     client: reqwest::Client,
 }
 
+/// Documents may be in directories below.
+const COLLECTOR: &str = "collectors/collector.json";
+
 impl Served {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        for (text, name) in prototype().iter().zip(["urn:uuid:s1111", "compute.json", "collector.json"]) {
+        for below in ["collectors", ".git"] {
+            std::fs::create_dir(directory.path().join(below)).unwrap();
+        }
+        for (text, name) in prototype().iter().zip(["urn:uuid:s1111", "compute.json", COLLECTOR]) {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
         // No documents.
         std::fs::write(directory.path().join("README.md"), "about").unwrap();
         std::fs::write(directory.path().join(".hidden"), "{").unwrap();
+        std::fs::write(directory.path().join(".git/index"), "{").unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let library = Library::open(vec![PathBuf::from(directory.path())], address, at_noon).unwrap();
@@ -434,7 +441,7 @@ async fn who_waits_for_other_documents_is_told_at_once() {
     let changing = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let text = prototype()[2].replace("\"period\":3", "\"period\":4");
-        std::fs::write(served.directory.path().join("collector.json"), text).unwrap();
+        std::fs::write(served.directory.path().join(COLLECTOR), text).unwrap();
     };
     let ((status, _, text), ()) = tokio::join!(waiting, changing);
     let after: Value = serde_json::from_str(&text).unwrap();
@@ -446,7 +453,7 @@ async fn who_waits_for_other_documents_is_told_at_once() {
     );
 
     // What cannot be read leaves everything as it was, and says so.
-    std::fs::write(served.directory.path().join("collector.json"), "{ \"id\"").unwrap();
+    std::fs::write(served.directory.path().join(COLLECTOR), "{ \"id\"").unwrap();
     let looked = served.client.post(format!("http://{}{INDEX}", served.address)).send().await.unwrap();
     let (status, text) = (looked.status(), looked.text().await.unwrap());
     assert!(status == 400 && text.contains("collector.json: no JSON"), "{status} {text}");

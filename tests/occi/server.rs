@@ -97,6 +97,16 @@ impl Occi {
     }
 
     fn start_as(extensions: &[Extension], data_dir: Option<&Path>, settings: Settings) -> Self {
+        Self::start_beside(Sources::from_texts([]), extensions, data_dir, settings)
+    }
+
+    /// With policies from files.
+    fn start_beside(
+        files: Sources,
+        extensions: &[Extension],
+        data_dir: Option<&Path>,
+        settings: Settings,
+    ) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let connectors = Connectors::new();
@@ -110,7 +120,7 @@ impl Occi {
         let settings =
             Settings { mail: "smtp://127.0.0.1:9".into(), from: "homeostat@example.com".into(), ..settings };
         let (daemon, address) = runtime.block_on(async {
-            let daemon = Daemon::start_from(options, Sources::from_texts([])).await.unwrap();
+            let daemon = Daemon::start_from(options, files).await.unwrap();
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let server =

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::{AGGREGATOR, COLLECTOR, METRIC, Occi, SENSOR, of};
 use homeostat::dialects::occi::Extension;
+use homeostat::dialects::occi::monitoring::Settings;
+use homeostat::policy::load::Sources;
 
 fn id(number: usize) -> String {
     format!("urn:uuid:00000000-0000-0000-0000-{number:012}")
@@ -38,6 +40,20 @@ fn at_once(occi: &Occi, requests: &[(&str, String, Value)]) -> Vec<(u16, String)
             .collect();
         asking.into_iter().map(|asked| asked.join().unwrap()).collect()
     })
+}
+
+/// Who exports the policy of a sensor and keeps it in a file has a service of his own: no sensor of the server's, which takes back only those.
+#[test]
+fn a_policy_in_a_file_is_no_sensor_although_it_was_one_once() {
+    let file =
+        "service: sensor-kept\nannotations: { occi.sensor: /sensor/kept }\nmonitor: { sensors: { a: push } }";
+    let files = Sources::from_texts([("kept.yaml", file)]);
+    let occi = Occi::start_beside(files, &Extension::ALL, None, Settings::default());
+    assert_eq!(occi.services(), ["sensor-kept"]);
+    let answer = occi.expect(409, "POST", "/sensor/", sensor("urn:uuid:kept", "a + 1"));
+    assert!(answer.body.contains("a managed service is called `sensor-kept`"), "{}", answer.body);
+    occi.expect(201, "POST", "/sensor/", sensor("urn:uuid:other", "a + 1"));
+    assert_eq!(occi.services(), ["sensor-kept", "sensor-other"]);
 }
 
 #[test]

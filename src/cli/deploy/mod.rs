@@ -28,13 +28,16 @@ use crate::dialects::occi::deploy::{Deployment, compose, kubernetes, plan};
 use crate::dialects::occi::documents::{Documents, vocabulary};
 use crate::dialects::occi::monitoring::Names;
 use crate::dialects::occi::server::Occi;
-use crate::dialects::occi::server::documents::read;
+use crate::dialects::occi::server::documents::{files_below, read};
 use crate::dialects::occi::{Extension, Fault, Registry};
 use crate::knowledge::store::Store;
 use crate::model::error::chain;
 use crate::service::record::Tape;
 use crate::service::shell::{Setting, Shell};
 use crate::service::supervisor::Supervisor;
+
+/// How many directories down it is looked whether they are of documents or of policies.
+const DEPTH: usize = 4;
 
 /// What units are written down as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -122,19 +125,11 @@ pub(super) fn is_documents(path: &Path, state: &Path) -> bool {
         return path.is_file() && !ends(path, &["yaml", "yml", "rhai"]);
     }
     let mut files = Vec::new();
-    files_below(path, 4, &mut files);
+    if files_below(path, DEPTH, &mut files).is_err() {
+        return false;
+    }
     let policies = files.iter().any(|file| ends(file, &["yaml", "yml", "rhai"]));
     !policies && (!files.is_empty() || state.join(STATE).exists())
-}
-
-fn files_below(directory: &Path, depth: u32, found: &mut Vec<PathBuf>) {
-    for path in std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        match path.is_dir() {
-            true if depth > 0 => files_below(&path, depth - 1, found),
-            true => {}
-            false => found.push(path),
-        }
-    }
 }
 
 pub(super) fn deploy_boxed(options: DeployOptions, common: Common) -> BoxFuture<'static, Exit> {

@@ -30,6 +30,7 @@ use super::super::negotiate::{self, Shape};
 use super::super::registry::Registry;
 use super::super::rendering::Output;
 use crate::dialects::access::permitted;
+use crate::dialects::prefer;
 
 /// Where the list of documents is.
 pub const INDEX: &str = "/.well-known/homeostat/documents";
@@ -43,6 +44,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const ENDINGS: [&str; 4] = ["json", "xml", "html", "htm"];
 /// The longest file, in bytes.
 const LONGEST: u64 = 64 << 20;
+/// How many directories below one another are looked into.
+const DEEPEST: usize = 8;
 
 /// Why documents are not served.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +66,8 @@ pub enum DocumentsError {
     Watch(#[from] notify::Error),
 }
 
-/// Reads documents from files, and from all files in directories whose names have no ending, or one of `json`, `xml` and `html`. Must not be called
-/// where waiting for a disk is a nuisance.
+/// Reads documents from files, and from all files in and below directories whose names have no ending, or one of `json`, `xml` and `html`; what begins
+/// with a dot is passed over. Must not be called where waiting for a disk is a nuisance.
 ///
 /// # Errors
 /// What cannot be read, and what is no document, with the file.
@@ -83,6 +86,32 @@ pub fn read(paths: &[PathBuf], registry: &Registry, now: f64) -> Result<Document
     Ok(documents)
 }
 
+/// The files in and below a directory, but for those that begin with a dot, or are what an editor keeps. `deepest`: how far down.
+///
+/// # Errors
+/// What cannot be read, and why.
+pub fn files_below(
+    directory: &Path,
+    deepest: usize,
+    found: &mut Vec<PathBuf>,
+) -> Result<(), (PathBuf, std::io::Error)> {
+    let failed = |why| (directory.to_path_buf(), why);
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if name.starts_with('.') || name.ends_with('~') {
+            continue;
+        }
+        match path.is_dir() {
+            true if deepest > 0 => files_below(&path, deepest - 1, found)?,
+            true => {}
+            false if path.is_file() => found.push(path),
+            false => {}
+        }
+    }
+    Ok(())
+}
+
 /// The texts of documents, with the names of their files, in order.
 fn texts(path: &Path) -> Result<Vec<(String, String)>, DocumentsError> {
     let failed = |path: &Path| {
@@ -90,20 +119,15 @@ fn texts(path: &Path) -> Result<Vec<(String, String)>, DocumentsError> {
         move |why: std::io::Error| DocumentsError::File { path, why }
     };
     let mut files = Vec::new();
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).map_err(failed(path))? {
-            let file = entry.map_err(failed(path))?.path();
-            let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let ending =
-                file.extension().is_none_or(|e| ENDINGS.iter().any(|known| e.eq_ignore_ascii_case(known)));
-            if ending && !name.starts_with('.') && !name.ends_with('~') && file.is_file() {
-                files.push(file);
-            }
-        }
-        files.sort();
-    } else {
-        files.push(path.to_path_buf());
+    match path.is_dir() {
+        true => files_below(path, DEEPEST, &mut files).map_err(|(path, why)| failed(&path)(why))?,
+        false => files.push(path.to_path_buf()),
     }
+    files.retain(|file| {
+        file == path
+            || file.extension().is_none_or(|e| ENDINGS.iter().any(|known| e.eq_ignore_ascii_case(known)))
+    });
+    files.sort();
     files
         .into_iter()
         .map(|file| {
@@ -191,8 +215,10 @@ impl Library {
         for path in &self.paths {
             // A file that an editor replaces is another one then: its directory is watched.
             let parent = || path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let place = if path.is_dir() { path } else { parent() };
-            watcher.watch(place, notify::RecursiveMode::NonRecursive)?;
+            match path.is_dir() {
+                true => watcher.watch(path, notify::RecursiveMode::Recursive)?,
+                false => watcher.watch(parent(), notify::RecursiveMode::NonRecursive)?,
+            }
         }
         let library = Arc::downgrade(self);
         tokio::spawn(async move {
@@ -256,15 +282,10 @@ impl Library {
 
     /// Waits for another version than `known`, for as long as the client wants to.
     async fn wait(&self, headers: &HeaderMap) {
-        let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
-        let prefer = text(header::HeaderName::from_static("prefer")).unwrap_or_default();
-        let wish = prefer.split([',', ';']).find_map(|part| part.trim().strip_prefix("wait="));
-        let Some(seconds) = wish.and_then(|text| text.trim().parse::<u64>().ok()) else { return };
-        let Some(known) = text(header::IF_NONE_MATCH).map(|tag| tag.trim().trim_matches('"').to_string())
-        else {
-            return;
-        };
-        let limit = Duration::from_secs(seconds).min(LONGEST_WAIT);
+        let Some(wait) = prefer::wait(headers) else { return };
+        let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+        let Some(known) = known.map(|tag| tag.trim().trim_matches('"').to_string()) else { return };
+        let limit = wait.min(LONGEST_WAIT);
         let mut versions = self.version.subscribe();
         let _ = tokio::time::timeout(limit, versions.wait_for(|version| *version != known)).await;
     }

@@ -34,6 +34,8 @@ use super::users::Who;
 use crate::knowledge::store::{Entries, StoreError};
 use crate::model::{PortError, Timestamp};
 use crate::policy::document::{PackedDocument, ServiceDocument};
+use crate::policy::set::PolicySet;
+use crate::policy::value::ServicePolicy;
 use crate::service::control::ChangeError;
 use crate::service::supervisor::{Compiled, Supervisor};
 
@@ -100,6 +102,12 @@ impl std::fmt::Debug for Occi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Occi").field("address", &self.address).finish_non_exhaustive()
     }
+}
+
+/// Whether a service that runs is a sensor of this server. One in the policy files is not, although it may be the policy of one that was exported.
+fn is_sensor(policy: &ServicePolicy, files: &PolicySet) -> bool {
+    !files.services.contains_key(&*policy.name)
+        && policy.document.open().is_ok_and(|document| document.annotations.contains_key(ANNOTATION))
 }
 
 /// What a change means for sensors.
@@ -201,9 +209,8 @@ impl Occi {
             }
         }
         let Meaning { documents: mut wanted, mut statuses } = meaning;
-        let ours = running.services.values().filter(|p| {
-            p.document.open().is_ok_and(|document| document.annotations.contains_key(ANNOTATION))
-        });
+        let files = self.supervisor.files().await;
+        let ours = running.services.values().filter(|policy| is_sensor(policy, &files));
         for policy in ours {
             let same = |document: &Option<ServiceDocument>| {
                 document.as_ref().is_some_and(|document| PackedDocument::new(document) == policy.document)
@@ -357,12 +364,10 @@ impl Occi {
         if documents.is_empty() {
             return Ok(Services::new());
         }
-        let running = self.supervisor.running().await;
+        let (running, files) = (self.supervisor.running().await, self.supervisor.files().await);
         let mut services = Services::new();
         for (name, document) in documents {
-            let other = running.services.get(name.as_str()).is_some_and(|policy| {
-                !policy.document.open().is_ok_and(|document| document.annotations.contains_key(ANNOTATION))
-            });
+            let other = running.services.get(name.as_str()).is_some_and(|policy| !is_sensor(policy, &files));
             if other {
                 return Err(Fault::conflict(format!(
                     "a managed service is called `{name}`, as the sensor would be; give the sensor another identifier"

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::data::number;
 use super::model::{Kin, Registry, Written};
 use super::{Answer, App, MAX_ID, Object, Refused, Tower, hang_up, json_answer, lock, new_id, shortened};
+use crate::dialects::prefer;
 use crate::model::connector::CollectSensor;
 use crate::model::{ModelChange, PortError, Resource, Selector, Timestamp};
 use crate::service::collection::Want;
@@ -613,7 +614,7 @@ pub(super) async fn configuration(State(tower): App, Path(id): Path<String>, hea
     changes.borrow_and_update();
     let mut text = tower.configure(&collector, &authority);
     let given = headers.contains_key(header::IF_NONE_MATCH).then(|| Known::read(&headers, &text));
-    let Some(wait) = preferred_wait(&headers) else {
+    let Some(wait) = prefer::wait(&headers).map(|wait| wait.min(MAX_WAIT)) else {
         let unchanged = given.is_some_and(|known| known.has(&text));
         return Ok(configured(text, unchanged));
     };
@@ -640,18 +641,6 @@ pub(super) async fn configuration(State(tower): App, Path(id): Path<String>, hea
         answer.headers_mut().insert(HeaderName::from_static("preference-applied"), applied);
     }
     Ok(answer)
-}
-
-/// The time that `Prefer: wait=…` asks for.
-fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
-    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    let seconds = preferences.flat_map(|value| value.split([',', ';'])).find_map(|preference| {
-        let (name, value) = preference.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("wait")
-            .then(|| value.trim().trim_matches('"').parse::<u64>().ok())?
-    })?;
-    Some(Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
 /// What a client has, by the tags in its `If-None-Match` (RFC 9110, 13.1.2).
