@@ -1,6 +1,7 @@
 //! HTTP: a number in an answer (sensor), and a request with the arguments of an action in it (effector).
 
 use async_trait::async_trait;
+use reqwest::StatusCode;
 
 use super::check::Check;
 use super::fetch::{self, BODY_LIMIT, Headers};
@@ -114,6 +115,17 @@ fn has(headers: &Headers, name: &str) -> bool {
     headers.iter().any(|(written, _)| written.eq_ignore_ascii_case(name))
 }
 
+/// Whether it may be otherwise later: when whoever answers is overloaded or stands in for one that is not there; perhaps, when it failed; no, when it
+/// refused (RFC 9110, RFC 6585, RFC 8470).
+fn refused(status: StatusCode) -> fn(String) -> ConnectorError {
+    match status.as_u16() {
+        408 | 425 | 429 | 502..=504 => ConnectorError::Unreachable,
+        501 | 505 => ConnectorError::Answer,
+        500.. => ConnectorError::Failed,
+        _ => ConnectorError::Answer,
+    }
+}
+
 #[async_trait]
 impl Effector for HttpCaller {
     async fn perform(&self, command: &Command) -> Result<String, ConnectorError> {
@@ -135,7 +147,7 @@ impl Effector for HttpCaller {
         match answer.status.is_success() {
             true => Ok(format!("{}{}", answer.status, answer.excerpt())),
             false => {
-                Err(ConnectorError::Answer(format!("{what} answered {}{}", answer.status, answer.excerpt())))
+                Err(refused(answer.status)(format!("{what} answered {}{}", answer.status, answer.excerpt())))
             }
         }
     }

@@ -306,6 +306,7 @@ fn located(error: ConnectorError, place: &str) -> ConnectorError {
         ConnectorError::Config(text) => ConnectorError::Config(format!("{place}: {text}")),
         ConnectorError::Timeout(after) => ConnectorError::Timeout(after),
         ConnectorError::Unreachable(text) => ConnectorError::Unreachable(format!("{place}: {text}")),
+        ConnectorError::Failed(text) => ConnectorError::Failed(format!("{place}: {text}")),
         ConnectorError::Answer(text) => ConnectorError::Answer(format!("{place}: {text}")),
     }
 }

@@ -972,7 +972,10 @@ pub enum ConnectorError {
     /// The other side cannot be reached or broke off. A retry may help.
     #[error("{0}")]
     Unreachable(String),
-    /// The other side answered, and not what was asked for. A retry may help.
+    /// The other side answered that it failed at it. A few retries may help.
+    #[error("{0}")]
+    Failed(String),
+    /// The other side answered, and not what was asked for. For what is sent, no retry helps.
     #[error("{0}")]
     Answer(String),
 }

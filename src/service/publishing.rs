@@ -23,6 +23,9 @@ const FIRST_REST: Duration = Duration::from_millis(200);
 /// … and at most.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
+/// How often one is asked that answers that it failed; another time may be better, and what it stumbles over must not hold up what comes after.
+const TRIES: u32 = 8;
+
 /// One publisher at work.
 struct Running {
     policy: Arc<PublishPolicy>,
@@ -144,10 +147,11 @@ async fn deliver(
         let command = Command {
             service: publication.service.to_string(),
             action: publication.action(),
-            key: format!("{}/{}/{number}", publication.service, publication.publisher),
+            // Counting begins anew with every start, and a receiver that knows a key drops what bears it again.
+            key: format!("{}/{}/{}/{number}", publication.service, publication.publisher, publication.at.0),
         };
         let mut rest = FIRST_REST;
-        loop {
+        for tried in 1.. {
             let limit = policy.to.timeout();
             let sent = match tokio::time::timeout(limit.0, effector.perform(&command)).await {
                 Ok(sent) => sent,
@@ -170,7 +174,12 @@ async fn deliver(
                         tracing::warn!(service = command.service, publisher = &*policy.name, %error, "a publisher cannot deliver");
                     }
                     // What was refused will be refused again; who cannot be reached may be later.
-                    if matches!(error, ConnectorError::Config(_) | ConnectorError::Answer(_)) {
+                    let given_up = match error {
+                        ConnectorError::Config(_) | ConnectorError::Answer(_) => true,
+                        ConnectorError::Failed(_) => tried >= TRIES,
+                        ConnectorError::Timeout(_) | ConnectorError::Unreachable(_) => false,
+                    };
+                    if given_up {
                         counters.lost.fetch_add(1, Ordering::Relaxed);
                         break;
                     }

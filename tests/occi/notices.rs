@@ -11,6 +11,14 @@ use super::{COMPUTE, Occi, PATIENCE, of};
 
 /// A receiver of notifications, which takes them with these statuses in turn, and the last one from then on.
 fn inbox(statuses: &'static [u16]) -> (SocketAddr, mpsc::Receiver<Value>) {
+    receiver(statuses, |_, body| body)
+}
+
+/// As [`inbox`], with what is to be known of each from its head and its body.
+fn receiver<T: Send + 'static>(
+    statuses: &'static [u16],
+    known: fn(&str, Value) -> T,
+) -> (SocketAddr, mpsc::Receiver<T>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let (sender, receiver) = mpsc::channel();
@@ -19,14 +27,14 @@ fn inbox(statuses: &'static [u16]) -> (SocketAddr, mpsc::Receiver<Value>) {
             let mut socket = socket.unwrap();
             let mut text = Vec::new();
             let mut buffer = [0; 4096];
-            let body = loop {
+            let heard = loop {
                 let length = socket.read(&mut buffer).unwrap_or(0);
                 text.extend_from_slice(&buffer[..length]);
                 let said = String::from_utf8_lossy(&text).into_owned();
-                if let Some((_, body)) = said.split_once("\r\n\r\n")
+                if let Some((head, body)) = said.split_once("\r\n\r\n")
                     && let Ok(body) = serde_json::from_str::<Value>(body)
                 {
-                    break body;
+                    break known(head, body);
                 }
                 if length == 0 {
                     return;
@@ -35,7 +43,7 @@ fn inbox(statuses: &'static [u16]) -> (SocketAddr, mpsc::Receiver<Value>) {
             let status = statuses.get(n).or(statuses.last()).unwrap();
             let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             socket.write_all(answer.as_bytes()).unwrap();
-            if sender.send(body).is_err() {
+            if sender.send(heard).is_err() {
                 return;
             }
         }
@@ -106,4 +114,30 @@ fn a_sensor_whose_stop_has_passed_has_ended() {
     wait_for("its end", || (occi.state(&sensor) == "ended").then_some(()));
     occi.expect(200, "POST", &sensor, json!({ "attributes": { "occi.sensor.timestop": 3600 } }));
     assert_eq!(occi.state(&sensor), "active");
+}
+
+/// A webhook that is overloaded or fails gets a value again, with the same key, and nothing is held up for ever by one that it refuses.
+/// Requirement: R1-47
+#[test]
+fn a_webhook_that_fails_gets_a_value_again_and_one_that_refuses_does_not() {
+    let occi = Occi::start();
+    let (at, got) = receiver(&[500, 503, 429, 400, 200], |head, body| {
+        let key = head
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("idempotency-key:").map(str::to_string));
+        (key.expect("a key").trim().to_string(), body)
+    });
+    let sensor = occi.sensor(0.1);
+    occi.collector(&sensor, 0.1, "MemoryUsed", json!({ of("MemoryUsed", "out"): "a" }));
+    let hook = json!({ of("Webhook", "input"): "a", of("Webhook", "url"): format!("http://{at}/hook") });
+    occi.associate(&sensor, "#Webhook", hook);
+    let next = || got.recv_timeout(PATIENCE).unwrap();
+    let first = next();
+    for _ in 0..3 {
+        assert_eq!(next(), first, "it comes again");
+    }
+    let second = next();
+    assert!(second.0 != first.0 && second.1["time"] != first.1["time"], "refused, it does not: {second:?}");
+    // The key is no other value's, also after a restart, when counting begins anew.
+    assert!(second.0.split('/').count() == 4, "{second:?}");
 }
