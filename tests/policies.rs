@@ -180,7 +180,7 @@ monitor:
 ";
     insta::assert_snapshot!(problems([("shop.yaml", text)]), @r#"
     shop.yaml:7:5: error: `bad-name` contains `-`; expected letters, digits and `_`, not beginning with a digit (hint: `bad_name` would do)
-    shop.yaml:8:5: error: `every` is 0; a sensor cannot be read all the time
+    shop.yaml:8:5: error: `every` is zero; expected a duration such as 5s
     shop.yaml:10:5: error: `twice` is a sensor and a computed metric; a name stands for one metric (hint: call the sensor `own_twice`, or the metric something else)
     shop.yaml:11:5: error: `disk_state` is already an output of the sensor `disk`
     shop.yaml:12:24: error: `expr` and `of` exclude each other (hint: make the expression a metric of its own, and name it in `of`)

@@ -6,7 +6,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::local::{start_failure, start_log};
+use super::local::start_failure;
+use super::log::start_log;
 use super::{CollectOptions, Common, Exit, Failure, Output};
 use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options};

@@ -7,7 +7,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::local::{start_failure, start_log};
+use super::local::start_failure;
+use super::log::start_log;
 use super::{Common, Exit, Failure, Output, WrapOptions};
 use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options};

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
+use super::log::start_log;
 use super::options::OcciExtension;
 use super::{
     CheckOptions, Common, Exit, Failure, Local, Output, ReplayOptions, RunOptions, SchemaKind, SchemaOptions,
@@ -385,28 +385,4 @@ pub(super) fn start_failure(error: StartError, output: &mut Output) -> Failure {
         StartError::Refused(refusal) => Failure::new(Exit::Refused, refusal.problems.join("\n")),
         error => Failure::new(Exit::Failed, chain(&error)),
     }
-}
-
-/// Log lines on standard error, or beside the record while the screen is up. `HOMEOSTAT_LOG` chooses what is logged.
-pub(super) fn start_log(screen: bool, common: &Common, data_dir: Option<&Path>) {
-    let filter = EnvFilter::try_from_env("HOMEOSTAT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // Who reads the log may be gone (`… | head`); complaining about that on the same stream would end the thread that logs.
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_target(false).log_internal_errors(false);
-    // A second daemon in the same process (tests) keeps the log of the first.
-    let _ = if screen {
-        let file = data_dir.and_then(|dir| {
-            std::fs::create_dir_all(dir).ok()?;
-            std::fs::OpenOptions::new().create(true).append(true).open(dir.join("homeostat.log")).ok()
-        });
-        match file {
-            Some(file) => builder.with_ansi(false).with_writer(std::sync::Mutex::new(file)).try_init(),
-            None => builder.with_writer(std::io::sink).try_init(),
-        }
-    } else if common.json {
-        builder.json().with_writer(std::io::stderr).try_init()
-    } else {
-        let ansi = Output::stdout(common).paint.on && std::io::stderr().is_terminal();
-        builder.with_ansi(ansi).with_writer(std::io::stderr).try_init()
-    };
 }

@@ -9,6 +9,7 @@ mod import;
 pub mod input;
 mod live;
 pub mod local;
+mod log;
 mod modules;
 pub mod occi;
 pub mod options;

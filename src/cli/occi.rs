@@ -59,16 +59,32 @@ pub async fn ask(command: OcciCommand, output: &mut Output) -> Result<(), Failur
         OcciCommand::Export { url, xml } => {
             let accept = if xml { "application/occi+xml" } else { "application/occi+json" };
             let text = get(&url, accept).await?;
+            let wrong =
+                |why: String| Failure::new(Exit::Failed, format!("{url} answers with no OCCI: {why}"));
+            match xml {
+                true => drop(roxmltree::Document::parse(&text).map_err(|why| wrong(why.to_string()))?),
+                false => drop(model(&text).map_err(wrong)?),
+            }
             output.text(text.trim_end())?;
         }
         OcciCommand::List { url } => {
             let text = get(&url, "application/occi+json").await?;
-            let all: Json = serde_json::from_str(&text)
-                .map_err(|why| Failure::new(Exit::Failed, format!("{url} answers with no JSON: {why}")))?;
+            let all = model(&text)
+                .map_err(|why| Failure::new(Exit::Failed, format!("{url} answers with no OCCI: {why}")))?;
             list(&all, output)?;
         }
     }
     Ok(())
+}
+
+/// A model object (GFD.225), which has at least one of its lists unless it is empty.
+fn model(text: &str) -> Result<Json, String> {
+    let all: Json = serde_json::from_str(text).map_err(|why| why.to_string())?;
+    let lists = ["kinds", "mixins", "actions", "resources", "links"];
+    match all.as_object() {
+        Some(object) if object.is_empty() || lists.iter().any(|name| all[name].is_array()) => Ok(all),
+        _ => Err(format!("expected JSON with one of {}", lists.join(", "))),
+    }
 }
 
 fn list(all: &Json, output: &mut Output) -> Result<(), Failure> {

@@ -199,8 +199,8 @@ pub enum Command {
 /// `run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunOptions {
-    /// The policy directories
-    #[arg(required = true, value_name = "DIR")]
+    /// The policy directories; none is needed with --occi or --tower
+    #[arg(required_unless_present_any = ["occi", "tower"], value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
     /// Where to serve the API; other addresses than loopback need a token
     #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR:PORT", overrides_with = "listen")]

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::local::start_log;
+use super::log::start_log;
 use super::{Common, Exit, Failure, Output, ProbeOptions};
 use crate::connectors::Connectors;
 use crate::dialects::occi::monitoring::Settings;
@@ -57,7 +57,11 @@ async fn probe(options: ProbeOptions, common: &Common, output: &mut Output) -> R
         output.text(&said)?
     }
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(crate::api::serve(listener, router(probe), stop.clone().cancelled_owned()));
+    let serving = tokio::spawn(crate::api::serve(
+        listener,
+        router(probe, address.ip()),
+        stop.clone().cancelled_owned(),
+    ));
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}

@@ -14,7 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::local::{start_failure, start_log};
+use super::local::start_failure;
+use super::log::start_log;
 use super::{Common, Exit, Failure, Output};
 use crate::api::Access;
 use crate::connectors::Connectors;

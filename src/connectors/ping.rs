@@ -87,21 +87,18 @@ async fn reach(address: SocketAddr, size: Option<u16>, number: u64) -> std::io::
 impl Sensor for Pinger {
     async fn read(&mut self) -> Result<Vec<Measurement>, ConnectorError> {
         let found = tokio::net::lookup_host(&self.target).await.map(Iterator::collect::<Vec<_>>);
-        let addresses = match found {
-            Ok(all) if all.is_empty() => {
-                return Err(ConnectorError::Unreachable(format!("`{}` has no address", self.target)));
-            }
-            Ok(all) => all,
-            Err(why) => return Err(ConnectorError::Unreachable(format!("`{}`: {why}", self.target))),
-        };
         let (before, patience) = (super::now(), self.max_delay);
-        let reached = tokio::time::timeout(patience, self.reach_any(&addresses)).await;
-        let delay = before.elapsed();
-        let failure = match reached {
-            Ok(Ok(())) => None,
-            Ok(Err(why)) => Some(why.to_string()),
-            Err(_) => Some(format!("no answer within {} ms", patience.as_millis())),
+        // A name that leads nowhere is not reached either.
+        let failure = match found {
+            Ok(all) if all.is_empty() => Some("it has no address".to_string()),
+            Err(why) => Some(why.to_string()),
+            Ok(addresses) => match tokio::time::timeout(patience, self.reach_any(&addresses)).await {
+                Ok(Ok(())) => None,
+                Ok(Err(why)) => Some(why.to_string()),
+                Err(_) => Some(format!("no answer within {} ms", patience.as_millis())),
+            },
         };
+        let delay = before.elapsed();
         if let Some(why) = &failure {
             tracing::debug!(target: "homeostat::ping", to = self.target, "not reached: {why}");
         }

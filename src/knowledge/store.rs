@@ -247,7 +247,7 @@ impl Entries {
 }
 
 /// What the record knows of one service when it is attached.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct OfService {
     /// The highest number that it has given to a decision.
     pub decisions: u64,
@@ -627,18 +627,6 @@ impl Store {
         })
     }
 
-    /// The highest number that each service has given to a decision, those that were begun and never recorded included.
-    pub fn last_decision_ids(&self) -> Pending<BTreeMap<String, u64>> {
-        self.read(|c, path| {
-            let sql = "SELECT service, MAX(id) FROM (
-                    SELECT service, MAX(id) AS id FROM decision GROUP BY service
-                    UNION ALL SELECT service, MAX(decision) AS id FROM intent GROUP BY service)
-                GROUP BY service";
-            let found = rows(c, path, sql, params![], |row| Ok(Ok((row.get(0)?, unsigned(row, 1)?))))?;
-            Ok(found.into_iter().collect())
-        })
-    }
-
     /// The decisions to act whose record has fewer outcomes than actions: service and number, in order.
     pub fn unfinished(&self) -> Pending<Vec<(String, u64)>> {
         self.read(|c, path| {
@@ -646,24 +634,6 @@ impl Store {
                     AND json_array_length(decision, '$.outcomes') < json_array_length(decision, '$.plan.actions')
                 ORDER BY service, id";
             rows(c, path, sql, params![], |row| Ok(Ok((row.get(0)?, unsigned(row, 1)?))))
-        })
-    }
-
-    /// What is proposed and neither approved nor withdrawn, among the last `last` decisions of each service; in order.
-    pub fn proposals(&self, last: u64) -> Pending<BTreeMap<String, Vec<Decision>>> {
-        self.read(move |c, path| {
-            let sql = "SELECT d.service, d.decision FROM decision d
-                WHERE json_extract(d.decision, '$.verdict') = 'proposed'
-                    AND d.id > (SELECT MAX(l.id) FROM decision l WHERE l.service = d.service) - ?1
-                ORDER BY d.service, d.id";
-            let found = rows(c, path, sql, params![number(last)], |row| {
-                Ok(Ok((row.get::<_, String>(0)?, read_json!(row, 1, "decision"))))
-            })?;
-            let mut proposals: BTreeMap<String, Vec<Decision>> = BTreeMap::new();
-            for (service, decision) in found {
-                proposals.entry(service).or_default().push(decision);
-            }
-            Ok(proposals)
         })
     }
 
@@ -676,14 +646,6 @@ impl Store {
                 execute(c, "INSERT OR REPLACE INTO slo VALUES (?1, ?2, ?3)", row)
             }
             None => execute(c, "DELETE FROM slo WHERE service = ?1 AND slo = ?2", params![service, slo]),
-        })
-    }
-
-    /// Every SLO that was enabled or disabled: service → SLO → enabled.
-    pub fn slos_enabled(&self) -> Pending<BTreeMap<String, BTreeMap<String, bool>>> {
-        self.read(|c, path| {
-            let sql = "SELECT service, slo, enabled FROM slo";
-            rows(c, path, sql, params![], |row| Ok(Ok((row.get(0)?, row.get(1)?, row.get(2)?)))).map(nested)
         })
     }
 
@@ -701,21 +663,6 @@ impl Store {
         self.write(Ok(String::new()), move |c, _| {
             let row = params![service, reference];
             execute(c, "DELETE FROM binding WHERE service = ?1 AND reference = ?2", row)
-        })
-    }
-
-    /// Every reference that was rebound.
-    pub fn bindings(&self) -> Pending<Vec<Binding>> {
-        self.read(|c, path| {
-            let sql = "SELECT service, reference, bound, declared FROM binding ORDER BY service, reference";
-            rows(c, path, sql, params![], |row| {
-                Ok(Ok(Binding {
-                    service: row.get(0)?,
-                    reference: row.get(1)?,
-                    to: row.get(2)?,
-                    declared: row.get(3)?,
-                }))
-            })
         })
     }
 
@@ -741,20 +688,6 @@ impl Store {
             let sql = "SELECT service, key, value FROM knowledge";
             let read = |row: &Row<'_>| Ok(Ok((row.get(0)?, row.get(1)?, read_json!(row, 2, "knowledge"))));
             rows(c, path, sql, params![], read).map(nested)
-        })
-    }
-
-    /// What is known of these services.
-    pub fn knowledge_of(&self, services: Vec<String>) -> Pending<BTreeMap<String, BTreeMap<String, Value>>> {
-        self.read(move |c, path| {
-            let mut all = Vec::new();
-            let sql = "SELECT service, key, value FROM knowledge WHERE service = ?1";
-            for service in services {
-                let read =
-                    |row: &Row<'_>| Ok(Ok((row.get(0)?, row.get(1)?, read_json!(row, 2, "knowledge"))));
-                all.extend(rows(c, path, sql, params![service], read)?);
-            }
-            Ok(nested(all))
         })
     }
 
@@ -1216,6 +1149,10 @@ mod tests {
         }
     }
 
+    fn of(store: &Store, service: &str) -> OfService {
+        store.of_services(vec![service.into()], 3).wait().unwrap().remove(0).1
+    }
+
     fn ids(decisions: &[Decision]) -> Vec<(&str, u64)> {
         decisions.iter().map(|d| (d.service.as_str(), d.id.0)).collect()
     }
@@ -1262,11 +1199,11 @@ mod tests {
             let decision = Decision { verdict, ..decision(service, id, 0) };
             store.decision(&decision).wait().unwrap();
         }
-        let found = store.proposals(3).wait().unwrap();
-        let ids: Vec<_> = found.values().map(|d| ids(d)).collect();
-        assert_eq!(ids, [vec![("a", 2), ("a", 4)], vec![("c", 1)]]);
+        let proposed =
+            |service| ids(&of(&store, service).proposals).iter().map(|(_, id)| *id).collect::<Vec<_>>();
+        assert_eq!(["a", "b", "c"].map(proposed), [vec![2, 4], vec![], vec![1]]);
         store.decision(&decision("a", 4, 0)).wait().unwrap();
-        assert_eq!(store.proposals(3).wait().unwrap()["a"].len(), 1);
+        assert_eq!(proposed("a"), [2]);
     }
 
     /// Requirement: R3-14, R3-48
@@ -1307,23 +1244,25 @@ mod tests {
         assert_eq!(store.open_intents().wait().unwrap(), [intent("shop", 7, 1)]);
         assert_eq!(store.outcomes("shop", 7).wait().unwrap(), BTreeMap::from([(0, outcome())]));
         assert_eq!(store.decisions(None, 9, None).wait().unwrap(), [decision("shop", 6, 100)]);
-        assert_eq!(store.last_decision_ids().wait().unwrap(), BTreeMap::from([("shop".into(), 7)]));
-        let enabled = BTreeMap::from([("cheap".to_string(), false)]);
-        assert_eq!(store.slos_enabled().wait().unwrap(), BTreeMap::from([("shop".to_string(), enabled)]));
-        assert_eq!(store.bindings().wait().unwrap(), [bound]);
         let known = BTreeMap::from([("season".to_string(), json!({"name": "winter", "load": 0.1}))]);
-        assert_eq!(store.all_knowledge().wait().unwrap(), BTreeMap::from([("shop".to_string(), known)]));
+        assert_eq!(
+            store.all_knowledge().wait().unwrap(),
+            BTreeMap::from([("shop".to_string(), known.clone())])
+        );
+        let shop = of(&store, "shop");
+        assert_eq!((shop.decisions, shop.bindings, shop.knowledge), (7, vec![bound], known));
+        assert_eq!(shop.slos, BTreeMap::from([("cheap".to_string(), false)]));
         assert_eq!(store.all_hand_made().wait().unwrap(), [attached, detached]);
 
         store.forget_binding("shop", "payment").wait().unwrap();
         store.forget_hand_made("shop", "plan").wait().unwrap();
-        assert!(store.bindings().wait().unwrap().is_empty());
+        assert!(of(&store, "shop").bindings.is_empty());
         assert_eq!(store.all_hand_made().wait().unwrap().len(), 1);
         store.forget_service("shop").wait().unwrap();
         assert!(store.open_intents().wait().unwrap().is_empty());
         assert!(store.decisions(None, 9, None).wait().unwrap().is_empty());
         assert!(store.all_knowledge().wait().unwrap().is_empty());
-        assert!(store.last_decision_ids().wait().unwrap().is_empty());
+        assert_eq!(of(&store, "shop").decisions, 0);
     }
 
     #[test]
@@ -1477,7 +1416,8 @@ mod tests {
         store.read(move |c, path| c.execute_batch(spoil).map_err(failure(path))).wait().unwrap();
         let error = store.all_knowledge().wait().unwrap_err();
         assert!(matches!(error, StoreError::Record { what: "knowledge", .. }), "{error:?}");
-        assert!(store.bindings().wait().is_ok());
+        assert!(store.of_services(vec!["a".into()], 3).wait().is_err());
+        assert_eq!(of(&store, "b"), OfService::default());
     }
 
     #[test]

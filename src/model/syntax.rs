@@ -240,14 +240,9 @@ fn mail(e: &MailEffector) -> Result<(), String> {
         return Err("`to` is empty; expected who is to receive the mail".into());
     }
     for (field, address) in std::iter::once(("from", &e.from)).chain(e.to.iter().map(|to| ("to", to))) {
-        let inside = address.rsplit_once('<').map_or(address.as_str(), |(_, inside)| inside);
-        if !inside
-            .trim_end_matches('>')
-            .split_once('@')
-            .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
-        {
+        if let Err(why) = address.parse::<lettre::message::Mailbox>() {
             return Err(format!(
-                "`{field}: {address}` is no mail address; expected one such as ops@example.org"
+                "`{field}: {address}` is no mail address ({why}); expected one such as ops@example.org"
             ));
         }
     }

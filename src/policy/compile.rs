@@ -411,9 +411,6 @@ impl Compiler<'_> {
         let proxied = proxied.filter(|(_, spec)| matches!(spec, SensorSpec::Proxy(_)));
         for (name, spec) in proxied.collect::<Vec<_>>() {
             let place = Place::value(["monitor".into(), "sensors".into(), name.as_str().into()]);
-            if let Some(why) = spec.problem() {
-                self.error(Problem::error("invalid-value", place.clone(), why));
-            }
             let through = match spec {
                 SensorSpec::Proxy(proxy) => proxy.reference.as_deref(),
                 _ => None,
@@ -675,12 +672,8 @@ impl Compiler<'_> {
             let place = Place::value(["monitor".into(), "sensors".into(), name.as_str().into()]);
             self.name(place.clone().at_key(), name, identifier_problem);
             let stale_after = spec.stale_after().map(|age| age.0);
-            if spec.every().is_some_and(|every| every.0.is_zero()) {
-                self.error(Problem::error(
-                    "invalid-value",
-                    place.clone(),
-                    "`every` is 0; a sensor cannot be read all the time",
-                ));
+            if let Some(why) = spec.problem() {
+                self.error(Problem::error("invalid-value", place.clone(), why));
             }
             metrics.push(MetricPolicy {
                 name: name.as_str().into(),
@@ -1350,9 +1343,12 @@ impl Compiler<'_> {
             if BUILT_IN_ACTIONS.contains(&name.as_str()) && name != "notify" {
                 self.error(Problem::error(
                     "built-in-action",
-                    place.at_key(),
+                    place.clone().at_key(),
                     format!("`{name}` is carried out by homeostat itself and takes no effector"),
                 ));
+            }
+            if let Some(why) = spec.problem() {
+                self.error(Problem::error("invalid-value", place, why));
             }
             compiled.insert(name.as_str().into(), Arc::new(spec.clone()));
         }

@@ -21,7 +21,7 @@ use crate::membrane::Served;
 use crate::model::connector::SensorSpec;
 use crate::model::module::Module;
 use crate::model::ports::PortError;
-use crate::model::{MetricId, ModelChange, Resource, ServiceId, Timestamp};
+use crate::model::{MetricId, ModelChange, Resource, Schedule, ServiceId, Timestamp};
 use crate::policy::compile::compile_by_hand;
 use crate::policy::diagnostics::Problem;
 use crate::policy::diff::{Change, diff};
@@ -43,9 +43,6 @@ pub enum Dangling {
     /// Nothing new: what was added must find all that it names.
     Refused,
 }
-
-/// So many services or fewer are looked up in the record one by one.
-const FEW: usize = 64;
 
 /// The part of a hand-made change in the store: all of them are about whole services.
 const WHOLE: &str = "service";
@@ -115,8 +112,16 @@ impl Model {
     }
 }
 
-/// The metrics of a service that take pushed values, sorted by name.
-type Pushable = Arc<[(Arc<str>, MetricId)]>;
+/// What of a service takes pushed values.
+#[derive(Debug, Clone)]
+struct Pushable {
+    service: ServiceId,
+    shard: usize,
+    /// When its monitor measures.
+    schedule: Schedule,
+    /// By name, sorted.
+    metrics: Arc<[(Arc<str>, MetricId)]>,
+}
 
 /// The set of services of a running homeostat.
 pub struct Supervisor {
@@ -126,7 +131,7 @@ pub struct Supervisor {
     /// What is attached, for readers that must not wait for a change that is under way.
     names: Lock<Arc<[Arc<str>]>>,
     origins: DashMap<String, Origin>,
-    pushable: DashMap<Arc<str>, (ServiceId, usize, Pushable)>,
+    pushable: DashMap<Arc<str>, Pushable>,
     model: Lock<Model>,
     applied: AtomicU64,
     refused: AtomicU64,
@@ -571,16 +576,7 @@ impl Supervisor {
             state.gone.insert(name);
         }
         let changes = diff(&state.running, &next);
-        // A service in quarantine is attached anew by any change of its policy.
-        let anew = self.shell.tally().1 > 0 || changes.iter().any(|c| matches!(c, Change::Added { .. }));
-        let added = changes.iter().filter(|c| matches!(c, Change::Added { .. })).count();
-        let restored = match anew {
-            true if added > FEW || self.shell.tally().1 > 0 => {
-                self.restored(&state.gone, &changes, &next).await?
-            }
-            true => self.restored_few(&state.gone, &changes, &next).await?,
-            false => HashMap::new(),
-        };
+        let restored = self.restored(&state.gone, &changes, &next).await?;
         self.forget_bindings(&changes, &state.running, &next).await;
         if !by_hand || changes.iter().any(|change| stands_out(change, &state.running, &next)) {
             self.stand_around(&next);
@@ -653,16 +649,18 @@ impl Supervisor {
 
     async fn send_policy(&self, policy: &ServicePolicy, restored: Restored) -> Result<(), PortError> {
         let id = self.shell.names().service(&policy.name);
-        let mut pushable: Vec<(Arc<str>, MetricId)> = policy
+        let mut metrics: Vec<(Arc<str>, MetricId)> = policy
             .monitor
             .iter()
             .flat_map(|m| &m.metrics)
             .filter(|m| matches!(&m.kind, MetricKind::Sensor(SensorSpec::Push(_))))
             .map(|m| (m.name.clone(), self.shell.names().metric(&m.name)))
             .collect();
-        pushable.sort_unstable();
+        metrics.sort_unstable();
+        let schedule = policy.monitor.as_ref().and_then(|monitor| monitor.schedule).unwrap_or_default();
         let shard = self.shell.shard_of(&policy.name);
-        self.pushable.insert(policy.name.clone(), (id, shard, pushable.into()));
+        let pushable = Pushable { service: id, shard, schedule, metrics: metrics.into() };
+        self.pushable.insert(policy.name.clone(), pushable);
         let apply = Apply { id, policy: policy.clone(), restored };
         self.shell.send(&policy.name, Message::Apply(Box::new(apply))).await
     }
@@ -733,77 +731,44 @@ impl Supervisor {
         Ok(())
     }
 
-    /// As [`Supervisor::restored`], of the few services that are added; of these alone, so that it costs the same however many there are.
-    async fn restored_few(
-        &self,
-        gone: &BTreeSet<Arc<str>>,
-        changes: &[Change],
-        next: &PolicySet,
-    ) -> Result<HashMap<String, Restored>, PortError> {
-        self.settle(gone, changes).await;
-        let new = changes.iter().filter_map(|change| match change {
-            Change::Added { service } => Some(service.clone()),
-            _ => None,
-        });
-        let store = self.shell.store();
-        let mut all = HashMap::new();
-        for (service, known) in store.of_services(new.collect(), OPEN_DECISIONS as u64).await.map_err(fail)? {
-            let mut bindings = BTreeMap::new();
-            for binding in known.bindings {
-                match still_declared(&binding, next) {
-                    true => drop(bindings.insert(binding.reference, binding.to)),
-                    false => {
-                        let _ = store.forget_binding(&service, &binding.reference).await;
-                    }
-                }
-            }
-            let (decisions, slos, proposals) = (known.decisions, known.slos, known.proposals);
-            let restored = Restored { decisions, slos, proposals, knowledge: known.knowledge, bindings };
-            all.insert(service, restored);
-        }
-        Ok(all)
-    }
-
-    /// What the record knows of every service; of bindings, those whose policy declares what it declared when they were made.
+    /// What the record knows of services that are attached with these changes; of bindings, those whose policy declares what it declared when they
+    /// were made.
     async fn restored(
         &self,
         gone: &BTreeSet<Arc<str>>,
         changes: &[Change],
         next: &PolicySet,
     ) -> Result<HashMap<String, Restored>, PortError> {
+        // One in quarantine is attached anew by any change of its policy.
+        let quarantined = self.shell.tally().1 > 0;
+        let attached: Vec<String> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Added { service } => Some(service.clone()),
+                Change::Changed { service, .. } if quarantined => Some(service.clone()),
+                _ => None,
+            })
+            .collect();
+        if attached.is_empty() {
+            return Ok(HashMap::new());
+        }
         self.settle(gone, changes).await;
         let store = self.shell.store();
-        let mut all: HashMap<String, Restored> = HashMap::new();
-        for (service, last) in store.last_decision_ids().await.map_err(fail)? {
-            all.entry(service).or_default().decisions = last;
-        }
-        for (service, slos) in store.slos_enabled().await.map_err(fail)? {
-            all.entry(service).or_default().slos = slos;
-        }
-        for (service, proposals) in store.proposals(OPEN_DECISIONS as u64).await.map_err(fail)? {
-            all.entry(service).or_default().proposals = proposals;
-        }
-        let new = changes.iter().filter_map(|change| match change {
-            Change::Added { service } => Some(service.clone()),
-            _ => None,
-        });
-        // Who is in quarantine is attached anew by any change; dialects keep more under names of their own than is read for each.
-        let known = match self.shell.tally().1 > 0 {
-            true => store.all_knowledge(),
-            false => store.knowledge_of(new.collect()),
-        };
-        for (service, knowledge) in known.await.map_err(fail)? {
-            all.entry(service).or_default().knowledge = knowledge;
-        }
-        for binding in store.bindings().await.map_err(fail)? {
-            if !next.services.contains_key(binding.service.as_str()) {
-                continue;
+        let mut all = HashMap::new();
+        for (service, known) in store.of_services(attached, OPEN_DECISIONS as u64).await.map_err(fail)? {
+            let (declared, others): (Vec<_>, Vec<_>) =
+                known.bindings.into_iter().partition(|binding| still_declared(binding, next));
+            for binding in others {
+                let _ = store.forget_binding(&service, &binding.reference).await;
             }
-            if still_declared(&binding, next) {
-                all.entry(binding.service).or_default().bindings.insert(binding.reference, binding.to);
-            } else {
-                let _ = store.forget_binding(&binding.service, &binding.reference).await;
-            }
+            let restored = Restored {
+                decisions: known.decisions,
+                slos: known.slos,
+                proposals: known.proposals,
+                knowledge: known.knowledge,
+                bindings: declared.into_iter().map(|binding| (binding.reference, binding.to)).collect(),
+            };
+            all.insert(service, restored);
         }
         Ok(all)
     }
@@ -872,12 +837,16 @@ impl Supervisor {
     /// Where a pushed metric goes: service, metric, shard.
     ///
     /// # Errors
-    /// When there is no such service or metric, or it takes no pushed values.
+    /// When there is no such service or metric, or it takes no pushed values, or none now: as sensors are not read outside of the schedule of a
+    /// monitor.
     pub fn pushed(&self, service: &str, metric: &str) -> Result<(ServiceId, MetricId, usize), PortError> {
         let entry =
             self.pushable.get(service).ok_or_else(|| PortError::NoSuchService(service.to_string()))?;
-        let (id, shard, metrics) = entry.value();
+        let Pushable { service: id, shard, schedule, metrics } = entry.value();
         match metrics.binary_search_by(|(name, _)| (**name).cmp(metric)) {
+            Ok(_) if !schedule.includes(self.now()) => {
+                Err(PortError::Conflict(format!("the schedule of the monitor of `{service}` says not now")))
+            }
             Ok(found) => Ok((*id, metrics[found].1, *shard)),
             Err(_) => Err(PortError::NotPushed(metric.to_string())),
         }

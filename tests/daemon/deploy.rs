@@ -334,8 +334,8 @@ fn a_deployment_is_left_running_changed_and_ended() {
     let said = homeostat(&["deploy", &place.documents(), "--state", &state, "--listen", &at], None);
     assert!(said.code == 7 && said.err.contains("cannot listen on"), "{} {}", said.out, said.err);
 
-    let ended = homeostat(&["undeploy", "--state", &place.state()], None);
-    assert_eq!(ended.code, 0, "{}", ended.err);
+    let ended = homeostat(&["--json", "undeploy", "--state", &place.state()], None);
+    assert_eq!((ended.code, ended.out.trim()), (0, "{\n  \"units\": []\n}"), "{}", ended.err);
     for port in [DOCUMENTS, CONTAINER, 6800] {
         assert!(TcpStream::connect(place.at(port)).is_err(), "{port}");
     }
@@ -413,6 +413,127 @@ fn a_change_does_not_depend_on_who_reads_of_it() {
     assert_eq!(place.list()["compute"], json!(["urn:uuid:c2222", "urn:uuid:c9"]));
     assert_eq!(place.applied()["difference"]["units"], json!({ "added": [], "removed": [], "changed": [] }));
     assert!(told(&process, "sensor-s1111"));
+}
+
+/// A directory without documents is a slip: a mount that is not there, or a wrong path.
+#[test]
+fn what_has_no_documents_takes_nothing_away() {
+    let place = Place::new().minimal();
+    let process = place.deploy(&[]);
+    for name in ["compute", "collector", "sensor"] {
+        place.remove(name);
+    }
+    let said = place.apply(&[]);
+    assert!(said.code == 2 && said.err.contains("no OCCI document in"), "{} {}", said.out, said.err);
+    assert_eq!(place.list()["compute"], json!(["urn:uuid:c2222"]));
+    assert!(told(&process, "sensor-s1111"));
+}
+
+/// What receives at an address keeps its name and runs on when another wants the same port elsewhere.
+#[test]
+fn a_second_dashboard_with_the_same_port_leaves_the_first_alone() {
+    let place = Place::new().minimal();
+    let process = place.deploy(&[]);
+    let unit = format!("dashboard-{DASHBOARD}");
+    let begun = starts(&process, &unit);
+    let mut other = place.sensor(&[]);
+    let elsewhere = place.address.replacen("127.", "127.0.", 1);
+    let elsewhere = elsewhere.rsplit_once('.').unwrap().0;
+    other["id"] = "urn:uuid:s3333".into();
+    other["attributes"]["com"]["example"]["occi"]["monitoring"]["SendUDP"]["udpAddr"] =
+        format!("{elsewhere}:{DASHBOARD}").into();
+    place.write("other", &other);
+    let applied = place.applied();
+    let added: Vec<&str> = applied["difference"]["units"]["added"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert!(added.iter().any(|name| name.starts_with(&format!("{unit}-"))), "{applied}");
+    assert_eq!(applied["difference"]["units"]["removed"], json!([]), "{applied}");
+    assert_eq!(
+        (starts(&process, &unit), applied["notes"].to_string().contains("receives at")),
+        (begun, false)
+    );
+}
+
+/// A link back to where it is does not multiply what is below it.
+#[test]
+fn directories_that_lead_to_themselves_are_read_once() {
+    let place = Place::new().minimal();
+    for name in ["one", "two", "three", "four", "five", "six"] {
+        std::os::unix::fs::symlink(".", Path::new(&place.documents()).join(name)).unwrap();
+    }
+    let options = place.options();
+    let words = [place.words("deploy", &options).as_slice(), &["--dry-run", "--json"]].concat();
+    let said = homeostat(&words, None);
+    let plan: Value = serde_json::from_str(&said.out).unwrap_or_else(|why| panic!("{why}: {}", said.err));
+    assert_eq!(plan["units"].as_array().unwrap().len(), 4, "{plan}");
+}
+
+/// What is not wanted any more before it runs leaves nothing behind, and neither does a terminal that is closed.
+#[test]
+fn who_interrupts_a_deployment_ends_it() {
+    let place = Place::new().minimal();
+    let options = place.options();
+    let words = [place.words("deploy", &options).as_slice(), &["--detach"]].concat();
+    let detached = Command::new(env!("CARGO_BIN_EXE_homeostat"))
+        .args(&words)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let written = Path::new(&place.state()).join("deployment.json");
+    wait_for("something that runs", || written.exists().then_some(()));
+    let pid = rustix::process::Pid::from_raw(i32::try_from(detached.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = detached.wait_with_output().unwrap();
+    // It may have been done just before.
+    if ended.status.code() == Some(7) {
+        assert!(
+            String::from_utf8_lossy(&ended.stderr).contains("interrupted; nothing is deployed"),
+            "{ended:?}"
+        );
+    } else {
+        assert_eq!(homeostat(&["undeploy", "--state", &place.state()], None).code, 0);
+    }
+    assert!(!written.exists());
+    assert!(TcpStream::connect(place.at(DOCUMENTS)).is_err());
+
+    let process = place.deploy(&[]);
+    process.signal(rustix::process::Signal::HUP);
+    wait_for("the end of all", || TcpStream::connect(place.at(DOCUMENTS)).is_err().then_some(()));
+    wait_for("the end of what was written", || (!written.exists()).then_some(()));
+}
+
+#[test]
+fn what_means_nothing_with_a_target_is_refused_and_json_is_json() {
+    let place = Place::new().minimal();
+    let documents = place.documents();
+    for (words, said) in [
+        (&["--target", "compose", "--detach"][..], "--detach means nothing with --target compose"),
+        (&["--target", "kubernetes", "--host", "127.0.0.1"], "--host means nothing with --target kubernetes"),
+        (&["--output", "x.yaml", "--dry-run"], "--output means nothing with --target processes"),
+        (&["--ports", "0"], "--ports"),
+    ] {
+        let told = homeostat(&[&["deploy", &documents, "--state", &place.state()], words].concat(), None);
+        assert!(told.code == 2 && told.err.contains(said), "{words:?}: {} {}", told.code, told.err);
+    }
+    for (target, place_of_units) in [("compose", "/services"), ("kubernetes", "/items")] {
+        let said = homeostat(&["--json", "deploy", &documents, "--target", target], None);
+        let file: Value = serde_json::from_str(&said.out).unwrap_or_else(|why| panic!("{why}: {}", said.out));
+        assert!(file.pointer(place_of_units).is_some(), "{file}");
+    }
+    let said = homeostat(&["--json", "undeploy", "--state", &place.state()], None);
+    assert_eq!(said.code, 5);
+    // What is written down is no document.
+    let inside = Path::new(&documents).join("state").display().to_string();
+    let said = homeostat(&["deploy", &documents, "--state", &inside], None);
+    assert!(said.code == 2 && said.err.contains("among the documents"), "{}", said.err);
+    let file = Path::new(&documents).join("sensor").display().to_string();
+    let said = homeostat(&["deploy", &documents, "--state", &file], None);
+    assert_eq!(said.code, 2, "{}", said.err);
 }
 
 /// What a server exports is documents again, in both forms.

@@ -24,6 +24,14 @@ fn act(occi: &Occi, place: &str, verb: &str) {
     occi.expect(200, "POST", &format!("{place}?action={verb}"), json!({ "action": action }));
 }
 
+/// What its state does not allow.
+#[track_caller]
+fn refuse(occi: &Occi, place: &str, verb: &str) {
+    let action = format!("http://schemas.ogf.org/occi/sla#{verb}");
+    let answer = occi.expect(409, "POST", &format!("{place}?action={verb}"), json!({ "action": action }));
+    assert!(answer.body.contains(&format!("`{verb}` is for agreements that are")), "{}", answer.body);
+}
+
 #[test]
 fn an_accepted_agreement_is_an_objective_of_its_sensor() {
     let occi = Occi::start();
@@ -50,9 +58,17 @@ fn an_accepted_agreement_is_an_objective_of_its_sensor() {
     let link = json!({ "kind": LINK, "source": { "location": agreement }, "target": { "location": sensor } });
     let link = occi.expect(201, "POST", "/agreement_link/", link).place();
     // Before it is accepted, it binds nobody.
+    let stands = || occi.get(&agreement)["attributes"].clone();
+    assert_eq!(
+        (&stands()["occi.agreement.state"], stands().get("occi.agreement.agreedAt")),
+        (&json!("Pending"), None)
+    );
+    refuse(&occi, &agreement, "resume");
     assert_eq!(state(&occi, &agreement), "Undefined");
     act(&occi, &agreement, "accept");
     wait(&occi, &agreement, "Fulfilled");
+    assert!(stands()["occi.agreement.agreedAt"].as_str().unwrap().ends_with('Z'), "{}", stands());
+    refuse(&occi, &agreement, "reject");
     // A load is never below nought.
     let worse = json!({ "attributes": { of("Objective", "threshold"): -1 } });
     occi.expect(200, "POST", &agreement, worse);
@@ -72,4 +88,6 @@ fn an_accepted_agreement_is_an_objective_of_its_sensor() {
     wait(&occi, &agreement, "Undefined");
     occi.expect(200, "DELETE", &link, Value::Null);
     assert_eq!(state(&occi, &agreement), "Undefined");
+    act(&occi, &agreement, "terminate");
+    refuse(&occi, &agreement, "accept");
 }

@@ -138,6 +138,7 @@ fn line_ends_cases_quoted_numbers_missing_classes_and_the_old_rel_are_tolerated(
         [
             ("occi.compute.cores".to_string(), json!(7)),
             ("occi.compute.hostname".to_string(), json!("4711")),
+            ("occi.compute.state".to_string(), json!("inactive")),
             ("occi.compute.memory".to_string(), json!(2)),
         ]
         .into()

@@ -8,6 +8,8 @@ mod limits;
 mod notices;
 #[path = "plugins.rs"]
 mod plugins;
+#[path = "refused.rs"]
+mod refused;
 #[path = "../daemon/support.rs"]
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod support;
@@ -496,7 +498,7 @@ fn labels_connect_and_one_that_nothing_feeds_is_named() {
     // What cannot be calculated is refused.
     let odd = json!({ "mixins": [format!("{AGGREGATOR}Expression")], "attributes": { of("Expression", "instream"): "a",
         of("Expression", "outstream"): "e", of("Expression", "expression"): "a +" } });
-    assert!(occi.expect(400, "POST", &sensor, odd).body.contains("cannot run"));
+    assert!(occi.expect(400, "POST", &sensor, odd).body.contains("the expression `a +`"));
     // A circle is refused, and nothing of it is kept.
     let circle = json!({ "attributes": { of("EWMA", "instream"): "b" } });
     assert!(occi.expect(400, "POST", &sensor, circle).body.contains("feed themselves"));

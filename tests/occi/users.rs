@@ -265,6 +265,82 @@ fn a_metric_that_is_denied_is_hidden_and_the_aggregate_of_it_is_seen() {
     alice.expect(403, "POST", &own, action);
 }
 
+/// Requirement: R1-37
+#[test]
+fn a_label_that_becomes_what_is_denied_is_delivered_no_more() {
+    let data = tempfile::tempdir().unwrap();
+    let occi = start("deny: { user: [CPUPercent] }", Some(data.path()));
+    let (alice, ada) = (client(&occi, "alice"), client(&occi, "ada"));
+    let low = ada.sensor();
+    let raw = ada.make("/collector/", collector(&low, "urn:x:1", "CPUPercent", "raw"));
+    let body = json!({ "mixins": [EWMA], "attributes": { of("EWMA", "instream"): "raw", of("EWMA", "outstream"): "smooth" } });
+    ada.expect(200, "POST", &low, body);
+    let hers = alice.sensor();
+    let takes = |label: &str| {
+        json!({ "kind": COLLECTOR, "source": { "location": hers }, "target": { "location": low },
+            "attributes": { "occi.collector.period": 0.1, of("Label", "label"): label, of("Label", "out"): "a" } })
+    };
+    alice.expect(403, "POST", "/collector/", takes("raw"));
+    alice.make("/collector/", takes("smooth"));
+    let log = json!({ "mixins": [format!("{PUBLISHER}Log")], "attributes": { of("Log", "in_msg"): "a" } });
+    alice.expect(200, "POST", &hers, log);
+    let state = || alice.get(&hers)["attributes"][of("Status", "state")].clone();
+    assert_eq!(state(), "active");
+    // The same label, and now it is what she may not have.
+    ada.expect(200, "DELETE", "/mixin/EWMA/", Value::Null);
+    ada.expect(200, "POST", &raw, json!({ "attributes": { of("CPUPercent", "out"): "smooth" } }));
+    assert_eq!(state(), "incomplete");
+    // And back.
+    ada.expect(200, "POST", &raw, json!({ "attributes": { of("CPUPercent", "out"): "raw" } }));
+    let body = json!({ "mixins": [EWMA], "attributes": { of("EWMA", "instream"): "raw", of("EWMA", "outstream"): "smooth" } });
+    ada.expect(200, "POST", &low, body);
+    assert_eq!(state(), "active");
+}
+
+/// Requirement: R1-37
+#[test]
+fn what_an_expression_names_is_not_looked_for_behind_labels() {
+    let occi = start("deny: { user: [CPUPercent] }", None);
+    let (alice, ada) = (client(&occi, "alice"), client(&occi, "ada"));
+    let low = ada.sensor();
+    ada.make("/collector/", collector(&low, "urn:x:1", "CPUPercent", "raw"));
+    let hers = alice.sensor();
+    let link = alice.make("/collector/", collector(&hers, "urn:x:1", "MemoryUsed", "a"));
+    for name in ["below_1582a117.raw", "acts_on.raw", "MemoryUsed_1582a117"] {
+        for incoming in ["a".to_string(), name.to_string(), format!("a, {name}")] {
+            alice.expect(
+                200,
+                "POST",
+                &link,
+                json!({ "attributes": { of("MemoryUsed", "out"): incoming.clone() } }),
+            );
+            let tap = json!({ "mixins": ["http://example.com/occi/monitoring/aggregator#Expression"], "attributes": {
+                of("Expression", "instream"): incoming, of("Expression", "outstream"): "b", of("Expression", "expression"): name } });
+            let answer = alice.ask("POST", &hers, tap);
+            let plain = !name.contains('.') && incoming.contains(name);
+            assert_eq!(answer.status, if plain { 200 } else { 400 }, "{name} of {incoming}: {answer:?}");
+            let _ = alice.ask(
+                "POST",
+                &hers,
+                json!({ "attributes": { of("Expression", "expression"): Value::Null } }),
+            );
+        }
+    }
+}
+
+#[test]
+fn names_in_deny_and_allow_that_mean_nothing_are_known() {
+    use homeostat::dialects::occi::Registry;
+    use homeostat::dialects::occi::monitoring::Providers;
+    let mut registry = Registry::new(&Extension::ALL);
+    Providers::new(&Settings::default().names).register(&mut registry).unwrap();
+    let users = users("deny: { user: [CPUPercnt, \"metric#Ping\", EWMA], reseller: [none] }");
+    assert_eq!(users.unknown(&registry).collect::<Vec<_>>(), ["CPUPercnt", "none"]);
+    let token = "a".repeat(16);
+    let empty = Users::parse(&format!("users: {{ a: {{ token: {token}, deny: [''] }} }}")).unwrap_err();
+    assert!(empty.contains("an empty name"), "{empty}");
+}
+
 /// Requirement: R1-36
 #[test]
 fn the_command_line_takes_a_file_of_users_that_nobody_else_can_read() {
@@ -324,6 +400,11 @@ fn in_strict_mode_the_time_base_is_the_servers_and_start_and_stop_are_required()
     // What the server said may be sent back.
     occi.expect(200, "PUT", &place, whole);
     occi.expect(200, "POST", &place, json!({ "attributes": { "occi.sensor.timestop": 7200 } }));
+    // What is made with a resource is complete as well.
+    let watched =
+        json!({ "kind": COMPUTE, "mixins": ["http://example.com/occi/monitoring/template#Monitored"] });
+    occi.expect(201, "POST", "/compute/", watched);
+    assert_eq!(occi.get("/sensor/")["resources"].as_array().unwrap().len(), 2);
 }
 
 /// Requirement: R1-26

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::json;
 
 use self::place::{Apart, worked_out};
-use self::state::{Differences, STATE, State, alive, alone, forget, load, write};
+use self::state::{Differences, State, alive, alone, forget, load, write};
 use self::units::{Changed, Settled, begin, change, end, free};
 use super::sensor::{Means, now};
 use super::{Common, Exit, Failure, Output};
@@ -35,9 +35,6 @@ use crate::model::error::chain;
 use crate::service::record::Tape;
 use crate::service::shell::{Setting, Shell};
 use crate::service::supervisor::Supervisor;
-
-/// How many directories down it is looked whether they are of documents or of policies.
-const DEPTH: usize = 4;
 
 /// What units are written down as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -67,7 +64,7 @@ pub struct DeployOptions {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:6789")]
     pub listen: SocketAddr,
     /// The first port for sensors, and for probes of which the documents do not say where they are
-    #[arg(long, value_name = "PORT", default_value_t = 6800)]
+    #[arg(long, value_name = "PORT", default_value_t = 6800, value_parser = clap::value_parser!(u16).range(1..))]
     pub ports: u16,
     /// An address of this machine; only what the documents place there runs here (repeatable). All addresses of this machine, when absent
     #[arg(long, value_name = "IP")]
@@ -111,25 +108,27 @@ pub struct UndeployOptions {
     pub state: PathBuf,
 }
 
-/// Whether a path is one of OCCI documents, and not of policies: there is no policy in it, and some file, or something is deployed.
+/// Whether a path is one of OCCI documents, and not of policies: what was deployed from, or a file that is no policy, or a directory that has no policy
+/// in it; where something is deployed, also one that has both.
 pub(super) fn is_documents(path: &Path, state: &Path) -> bool {
     let ends = |path: &Path, endings: &[&str]| {
         path.extension().is_some_and(|e| endings.iter().any(|known| e == *known))
     };
+    let deployed = load(state).ok().flatten();
     let known = std::path::absolute(path).ok();
-    if load(state).ok().flatten().is_some_and(|state| state.sources.iter().any(|p| Some(p) == known.as_ref()))
-    {
+    if deployed.as_ref().is_some_and(|state| state.sources.iter().any(|p| Some(p) == known.as_ref())) {
         return true;
     }
     if !path.is_dir() {
         return path.is_file() && !ends(path, &["yaml", "yml", "rhai"]);
     }
-    let mut files = Vec::new();
-    if files_below(path, DEPTH, &mut files).is_err() {
-        return false;
-    }
+    let Ok(files) = files_below(path) else { return false };
     let policies = files.iter().any(|file| ends(file, &["yaml", "yml", "rhai"]));
-    !policies && (!files.is_empty() || state.join(STATE).exists())
+    let documents = files.iter().any(|file| ends(file, &["json", "xml", "html", "htm"]));
+    match deployed.is_some() {
+        true => documents || !policies,
+        false => !policies && !files.is_empty(),
+    }
 }
 
 pub(super) fn deploy_boxed(options: DeployOptions, common: Common) -> BoxFuture<'static, Exit> {
@@ -172,6 +171,14 @@ fn refused(fault: &Fault) -> Failure {
 /// Reads documents, and lets every sensor be worked out as it would be when it runs: what cannot run is said before anything is touched.
 async fn checked(paths: &[PathBuf], registry: &Registry, means: &Means) -> Result<Documents, Failure> {
     let documents = read(paths, registry, now()).map_err(|why| Failure::new(Exit::Usage, chain(&why)))?;
+    if documents.is_empty() {
+        let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        let text = format!(
+            "no OCCI document in {}; expected JSON or XML (`undeploy` ends what runs)",
+            paths.join(", ")
+        );
+        return Err(Failure::new(Exit::Usage, text));
+    }
     let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failed, chain(error));
     let store = Store::in_memory().map_err(|e| failed(&e))?;
     let setting = Setting { shards: 1, connectors: Connectors::new(), store, tape: Tape::off() };
@@ -197,17 +204,28 @@ async fn deploy(options: DeployOptions, common: Common, output: &mut Output) -> 
         return Err(Failure::new(Exit::Usage, text));
     }
     let documents = checked(&options.documents, &registry, &means).await?;
-    if documents.is_empty() {
-        let paths: Vec<String> = options.documents.iter().map(|path| path.display().to_string()).collect();
-        let text = format!("no OCCI document in {}; expected JSON or XML", paths.join(", "));
-        return Err(Failure::new(Exit::Usage, text));
-    }
+    refuse_idle(&options)?;
     if options.target != Target::Processes {
         let mut place = Apart { port: options.listen.port(), dashboards: !options.without_dashboards, means };
         let deployment = plan(documents, &registry, &mut place).map_err(|fault| refused(&fault))?;
         return written_down(&options, &deployment, output);
     }
     let directory = std::path::absolute(&options.state)?;
+    if directory.to_str().is_none() {
+        let text = format!("--state is `{}`; expected a path in UTF-8", directory.display());
+        return Err(Failure::new(Exit::Usage, text));
+    }
+    for path in &options.documents {
+        let inside = directory.strip_prefix(std::path::absolute(path)?).ok();
+        let first = inside.and_then(|rest| rest.components().next());
+        if first.is_some_and(|name| !name.as_os_str().to_string_lossy().starts_with('.')) {
+            let text = format!(
+                "--state is `{}`, which is among the documents and would be read as some; expected another place, or a name that begins with a dot",
+                options.state.display()
+            );
+            return Err(Failure::new(Exit::Usage, text));
+        }
+    }
     let lock = if options.dry_run { None } else { Some(alone(&directory)?) };
     let known = load(&directory)?;
     let running = known.as_ref().is_some_and(alive);
@@ -235,21 +253,40 @@ async fn deploy(options: DeployOptions, common: Common, output: &mut Output) -> 
     };
     let before = state.addresses.clone();
     let (deployment, notes) = worked_out(documents, &registry, &directory, &mut state)?;
+    free(&deployment, &before)?;
     let Some(lock) = lock else {
         tell_plan(output, &deployment, &notes)?;
         return Ok(Exit::Ok);
     };
     if running {
-        let changed = change(&directory, &state, &deployment, &registry, &before).await?;
+        let changed = change(&directory, &state, &deployment, &registry).await?;
         tell_changed(output, &changed, &notes)?;
         return Ok(Exit::Ok);
     }
-    free(&deployment, &BTreeMap::new())?;
     write(&directory, &deployment, true)?;
     let mut seen = Output::stdout(&common);
     // Who does not read it any more has not ended it.
     let told = move |units: &[Settled]| drop(tell_begun(&mut seen, units, &notes));
     begin(&directory, state, (deployment, registry), lock, options.detach, common, told).await
+}
+
+/// Refuses options that mean nothing with the target.
+fn refuse_idle(options: &DeployOptions) -> Result<(), Failure> {
+    let idle: &[(&str, bool)] = match options.target {
+        Target::Processes => &[("--output", options.output.is_some())],
+        _ => &[("--detach", options.detach), ("--host", !options.host.is_empty())],
+    };
+    match idle.iter().find(|(_, said)| *said) {
+        None => Ok(()),
+        Some((option, _)) => {
+            let target = options.target.to_possible_value();
+            let target = target.as_ref().map_or("processes", |value| value.get_name());
+            Err(Failure::new(
+                Exit::Usage,
+                format!("{option} means nothing with --target {target}; leave it out"),
+            ))
+        }
+    }
 }
 
 /// Refuses options that would have to be those of what runs already.
@@ -328,6 +365,17 @@ fn apart_notes(options: &DeployOptions, deployment: &Deployment) -> Vec<String> 
             "mail is handed to {mail}, which is the container itself there; say where with --occi-mail"
         ));
     }
+    for (id, said) in deployment.documents.iter() {
+        let here = |text: &&str| ["127.0.0.1", "localhost", "[::1]"].iter().any(|name| text.contains(name));
+        let own = said
+            .draft
+            .attributes
+            .iter()
+            .filter_map(|(name, value)| Some((name, value.as_str().filter(here)?)));
+        notes.extend(own.map(|(name, text)| {
+            format!("`{name}` of `{id}` is {text}, which is the container itself there")
+        }));
+    }
     for (what, directory) in
         [("--occi-data", &options.means.occi_data), ("--occi-plugins", &options.means.occi_plugins)]
     {
@@ -360,7 +408,15 @@ fn written_down(
         _ => vec![compose::file(deployment, &options.image)],
     };
     let mut text = String::new();
-    for value in &values {
+    if output.json {
+        let whole = match values.as_slice() {
+            [one] => one.clone(),
+            several => json!({ "apiVersion": "v1", "kind": "List", "items": several }),
+        };
+        text = serde_json::to_string_pretty(&whole)
+            .map_err(|why| Failure::new(Exit::Failed, why.to_string()))?;
+    }
+    for value in values.iter().filter(|_| !output.json) {
         if values.len() > 1 {
             text.push_str("---\n");
         }
@@ -421,6 +477,7 @@ async fn apply(options: ApplyOptions, output: &mut Output) -> Result<(), Failure
     let documents = checked(std::slice::from_ref(&options.documents), &registry, &state.means).await?;
     let before = state.addresses.clone();
     let (deployment, notes) = worked_out(documents, &registry, &directory, &mut state)?;
+    free(&deployment, &before)?;
     if options.dry_run {
         let difference = write(&directory, &deployment, false)?;
         if output.json {
@@ -431,7 +488,7 @@ async fn apply(options: ApplyOptions, output: &mut Output) -> Result<(), Failure
         }
         return Ok(());
     }
-    let changed = change(&directory, &state, &deployment, &registry, &before).await?;
+    let changed = change(&directory, &state, &deployment, &registry).await?;
     tell_changed(output, &changed, &notes)?;
     Ok(())
 }
@@ -444,6 +501,9 @@ async fn undeploy(options: &UndeployOptions, output: &mut Output) -> Result<(), 
     };
     end(&state).await?;
     forget(&directory);
-    output.text("nothing is deployed any more")?;
+    match output.json {
+        true => output.value(&json!({ "units": [] }))?,
+        false => output.text("nothing is deployed any more")?,
+    }
     Ok(())
 }

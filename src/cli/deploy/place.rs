@@ -44,6 +44,11 @@ impl Place for Here<'_> {
         vec![self.directory.join("documents").display().to_string()]
     }
 
+    fn known(&self, role: &str, address: &str) -> Option<String> {
+        let mut known = self.state.addresses.iter().filter(|(_, at)| *at == address);
+        known.find_map(|(name, _)| name.starts_with(&format!("{role}-")).then(|| name.clone()))
+    }
+
     fn listens(&self, address: &str) -> String {
         resolved(address).map_or_else(|| address.to_string(), |at| at.to_string())
     }
@@ -56,7 +61,7 @@ impl Place for Here<'_> {
         if !self.is_here(at.ip()) || (role == Role::Dashboard && !self.state.dashboards) {
             return None;
         }
-        let ours = self.state.addresses.get(name).is_some_and(|known| known == address);
+        let ours = self.state.addresses.values().any(|known| known == address);
         if role == Role::Dashboard && !ours && UdpSocket::bind(at).is_err() {
             self.notes.push(format!("somebody receives at {address} already; no dashboard is started there"));
             return None;

@@ -96,6 +96,9 @@ pub(super) fn alive(state: &State) -> bool {
 pub(super) fn alone(directory: &Path) -> Result<std::fs::File, Failure> {
     let path = directory.join(LOCK);
     let wrong = |why: std::io::Error| wrong(&path, &why);
+    if directory.exists() && !directory.is_dir() {
+        return Err(Failure::new(Exit::Usage, format!("{} is no directory", directory.display())));
+    }
     std::fs::create_dir_all(directory).map_err(wrong)?;
     if !path.exists() && std::fs::read_dir(directory).map_err(wrong)?.next().is_some() {
         let text = format!(

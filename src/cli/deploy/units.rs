@@ -9,6 +9,7 @@ use clap::Parser;
 use futures::FutureExt;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::super::{Cli, Command, Common, Exit, Failure};
 use super::place::resolved;
@@ -54,7 +55,11 @@ pub(super) fn free(deployment: &Deployment, before: &BTreeMap<String, String>) -
             false => TcpListener::bind(at).map(drop),
         };
         if let Err(why) = bound {
-            return Err(Failure::new(Exit::Failed, format!("`{}` cannot listen on {at}: {why}", unit.name)));
+            let mut text = format!("`{}` cannot listen on {at}: {why}", unit.name);
+            if unit.role == Role::Documents {
+                text.push_str("; if that is another deployment, `undeploy --state DIR` ends it");
+            }
+            return Err(Failure::new(Exit::Failed, text));
         }
     }
     Ok(())
@@ -91,6 +96,16 @@ pub(super) async fn begin(
     let Ok(Command::Run(options)) = Cli::try_parse_from(line).map(|cli| cli.command) else {
         return Err(Failure::new(Exit::Failed, "the options of the daemon are not understood"));
     };
+    // Who closes the terminal wants to end it as with Ctrl-C, unless it was started to survive that (nohup).
+    if !ignores_hang_up() {
+        let pid = state.pid;
+        let mut hung_up = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            if hung_up.recv().await.is_some() {
+                terminate(pid);
+            }
+        });
+    }
     let watching = tokio::spawn(async move {
         let outcome = settled(&state, &deployment, &registry).await;
         // From here on others may change it.
@@ -121,6 +136,16 @@ async fn begin_apart(
     let path = directory.join("log");
     let log = std::fs::File::create(&path)
         .map_err(|why| Failure::new(Exit::Failed, format!("{}: {why}", path.display())))?;
+    // From before anything runs that would be left behind.
+    let [mut interrupt, mut end, mut hang_up] =
+        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+    let interrupted = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = end.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    };
     let mut child = std::process::Command::new(std::env::current_exe()?)
         .args(words)
         .stdin(std::process::Stdio::null())
@@ -141,6 +166,8 @@ async fn begin_apart(
     };
     let outcome = tokio::select! {
         outcome = settled(&state, deployment, registry) => outcome,
+        // It is not what was wanted any more.
+        () = interrupted => Err(Failure::new(Exit::Failed, "interrupted; nothing is deployed")),
         status = ended => {
             let log = std::fs::read_to_string(&path).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
@@ -161,6 +188,14 @@ fn terminate(pid: u32) {
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
+}
+
+/// Whether hang-ups do not concern this process, as its parent wants it.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask =
+        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Ends what runs, and waits until it has.
@@ -193,9 +228,7 @@ pub(super) async fn change(
     state: &State,
     deployment: &Deployment,
     registry: &Registry,
-    before: &BTreeMap<String, String>,
 ) -> Result<Changed, Failure> {
-    free(deployment, before)?;
     let kept = Kept::of(directory)?;
     let done = match write(directory, deployment, true) {
         Ok(difference) => carry_out(directory, state, deployment, registry, difference).await,
@@ -248,7 +281,7 @@ async fn carry_out(
         }
     }
     for unit in &deployment.units {
-        mend(&client, state, unit).await;
+        mend(&client, state, unit).await?;
     }
     if deployment.units.iter().any(|unit| unit.role == Role::Documents) {
         read_again(&client, state).await;
@@ -308,12 +341,17 @@ async fn settled(
 }
 
 /// Starts a unit again that was given up; whether it runs then is looked at afterwards.
-async fn mend(client: &reqwest::Client, state: &State, unit: &Unit) {
+///
+/// # Errors
+/// The homeostat that runs it does not answer.
+async fn mend(client: &reqwest::Client, state: &State, unit: &Unit) -> Result<(), Failure> {
     let url = format!("{}/v1/services/{}", state.url, unit.name);
-    let service = async { client.get(&url).send().await.ok()?.json::<Json>().await.ok() };
-    if service.await.is_some_and(|service| service["process"]["state"] == "failed") {
+    let answer = client.get(&url).send().await.map_err(|why| unreachable(&url, &why))?;
+    let service: Json = answer.json().await.unwrap_or_default();
+    if service["process"]["state"] == "failed" {
         let _ = client.post(format!("{url}/actions")).json(&json!({ "start": {} })).send().await;
     }
+    Ok(())
 }
 
 enum Look {

@@ -60,6 +60,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// A plain sentence without control characters.
     pub text: String,
+    /// With 405: the methods that are defined there, as the header `Allow` has them.
+    pub allowed: Option<&'static str>,
 }
 
 impl Fault {
@@ -70,7 +72,19 @@ impl Fault {
             true => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
             false => text,
         };
-        Self { kind, text }
+        Self { kind, text, allowed: None }
+    }
+
+    /// 405. `what`: where; `allowed`: the methods that are defined there, with commas between them (RFC 9110, 15.5.6).
+    pub fn not_allowed(method: &str, what: &str, allowed: &'static str) -> Self {
+        let methods: Vec<&str> = allowed.split(", ").filter(|method| *method != "HEAD").collect();
+        let expected = match methods.split_last() {
+            Some((last, [])) => (*last).to_string(),
+            Some((last, others)) => format!("{} or {last}", others.join(", ")),
+            None => "another path".into(),
+        };
+        let text = format!("{method} is not defined for {what}; expected {expected}");
+        Self { allowed: Some(allowed), ..Self::new(FaultKind::MethodNotAllowed, text) }
     }
 
     /// 400.

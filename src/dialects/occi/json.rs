@@ -3,10 +3,12 @@
 
 mod old;
 mod read;
+mod unique;
 mod write;
 
 pub use old::as_of_1_1;
 pub use read::{document, entity, invocation, locations};
+pub(super) use unique::parse;
 pub use write::{
     categories_value, category_value, collection_value, document_value, entity_value, invocation_value,
     written,

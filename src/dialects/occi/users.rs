@@ -113,6 +113,8 @@ impl Pattern {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Users {
     all: BTreeMap<String, Arc<User>>,
+    /// The names of categories in `deny` and `allow`.
+    words: BTreeSet<String>,
     told: bool,
 }
 
@@ -130,6 +132,13 @@ impl Users {
             return Err("`users` is empty, and nobody could do anything; expected at least a provider".into());
         }
         let names: BTreeSet<String> = file.users.keys().cloned().collect();
+        let own = file.users.values().flat_map(|entry| entry.deny.iter().chain(&entry.allow));
+        let words: BTreeSet<String> = file.deny.values().flatten().chain(own).cloned().collect();
+        if words.iter().any(|word| word.trim().is_empty()) {
+            return Err(
+                "`deny` or `allow` has an empty name; expected that of a category, such as CPUPercent".into(),
+            );
+        }
         let mut all = BTreeMap::new();
         let mut told = false;
         for (name, entry) in file.users {
@@ -146,7 +155,16 @@ impl Users {
             }
             all.insert(name, Arc::new(user));
         }
-        Ok(Self { all, told })
+        Ok(Self { all, words, told })
+    }
+
+    /// The names in `deny` and `allow` that mean no category that there is. One may come: with a plug-in, or from a client.
+    pub fn unknown<'a>(&'a self, registry: &'a Registry) -> impl Iterator<Item = &'a str> {
+        let words = self.words.iter().map(String::as_str);
+        words.filter(|word| {
+            let pattern = Pattern((*word).to_string());
+            !registry.categories().any(|category| pattern.matches(category.id()))
+        })
     }
 
     /// Whether tokens themselves stand in the file, which nobody else may read then.

@@ -80,6 +80,7 @@ fn new_entity(
     subject.check_required(&values, |_| true)?;
     let (links, references) = links(registry, draft.links)?;
     let Draft { id, title, summary, source, target, .. } = draft;
+    writable_core(&title, &summary)?;
     Ok(Checked { kind, id, mixins, attributes: values, title, summary, source, target, links, references })
 }
 
@@ -144,6 +145,7 @@ fn change(registry: &Registry, current: &Entity, mut draft: Draft, whole: bool) 
     let keep =
         |new: Option<String>, old: &Option<String>| if whole { new } else { new.or_else(|| old.clone()) };
     let (links, references) = links(registry, draft.links)?;
+    writable_core(&draft.title, &draft.summary)?;
     Ok(Checked {
         id: draft.id,
         title: keep(draft.title, &current.title),
@@ -306,12 +308,15 @@ impl<'a> Subject<'a> {
             let hint = self.elsewhere(name);
             return Err(Fault::bad(format!("`{}` is no attribute of `{}`{hint}", shown(name), self.kind)));
         };
-        if !attribute.mutable && self.current.and_then(|c| c.get(name)) != Some(value) {
+        // What is new begins with the default, so who says that says nothing.
+        let now = self.current.map_or(attribute.default.as_ref(), |values| values.get(name));
+        if !attribute.mutable && now != Some(value) {
             return Err(Fault::bad(format!(
                 "`{name}` of `{}` is immutable: only the server sets it",
                 self.kind
             )));
         }
+        writable(name, value)?;
         match value {
             Value::Null => Ok(()),
             _ => fits(name, self.kind, attribute, value),
@@ -342,6 +347,37 @@ impl<'a> Subject<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether every rendering can carry a text: XML has no control characters but white space, and no U+FFFE and U+FFFF (XML 1.0, 2.2).
+fn writable(name: &str, value: &Value) -> Result<(), Fault> {
+    let odd = |c: char| (c < ' ' && !matches!(c, '\t' | '\n' | '\r')) || matches!(c, '\u{fffe}' | '\u{ffff}');
+    match value {
+        Value::String(text) => match text.chars().find(|c| odd(*c)) {
+            None => Ok(()),
+            Some(c) => Err(Fault::bad(format!(
+                "`{}` has the character U+{:04X}, which XML cannot carry; expected text",
+                shown(name),
+                u32::from(c)
+            ))),
+        },
+        Value::Array(list) => list.iter().try_for_each(|value| writable(name, value)),
+        Value::Object(map) => map.iter().try_for_each(|(key, value)| {
+            writable(name, &Value::String(key.clone()))?;
+            writable(name, value)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// As [`writable`], for what every entity has.
+fn writable_core(title: &Option<String>, summary: &Option<String>) -> Result<(), Fault> {
+    for (name, text) in [("occi.core.title", title), ("occi.core.summary", summary)] {
+        if let Some(text) = text {
+            writable(name, &Value::String(text.clone()))?;
+        }
+    }
+    Ok(())
 }
 
 fn fits(name: &str, owner: &TypeId, attribute: &Attribute, value: &Value) -> Result<(), Fault> {

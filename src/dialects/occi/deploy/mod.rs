@@ -89,6 +89,11 @@ pub trait Place {
     /// The words after `documents`: where they are.
     fn library(&self) -> Vec<String>;
 
+    /// What was called `role-…` when it was last worked out, and is reached at this address.
+    fn known(&self, _role: &str, _address: &str) -> Option<String> {
+        None
+    }
+
     /// Where a unit listens, as its own `--listen` has it, if others reach it at `address`.
     fn listens(&self, address: &str) -> String;
 
@@ -147,6 +152,12 @@ pub fn plan(
         made.notes.push(format!(
             "the link `{id}` belongs to no sensor of which there is a document, and does nothing"
         ));
+    }
+    for (id, said) in documents.iter() {
+        if let Some(kind) = said.draft.kind.as_ref().filter(|kind| registry.kind(kind).is_none()) {
+            made.notes
+                .push(format!("`{id}` in {} is of the kind `{kind}`, which is unknown here", said.file));
+        }
     }
     dashboards(&mut documents, place, &mut made, &sensors)?;
     echoes(&documents, place, &mut made)?;
@@ -229,17 +240,22 @@ fn address(what: &str, text: &str) -> Result<(String, u16), Fault> {
     }
 }
 
-/// A name for what receives at each address: its port, as long as no other has the same.
-fn receivers(what: &str, addresses: &[&str]) -> BTreeMap<String, String> {
+/// A name for what receives at each address: that which it has, or its port, as long as no other is called so.
+fn receivers(place: &dyn Place, what: &str, addresses: &[&str]) -> BTreeMap<String, String> {
     let all: BTreeSet<&str> = addresses.iter().copied().collect();
-    let name = |at: &&str| {
-        let port = port_of(at);
-        match all.iter().filter(|other| port_of(other) == port).count() {
-            1 => format!("{what}-{port}"),
-            _ => format!("{what}-{port}-{}", &blake3::hash(at.as_bytes()).to_hex()[..6]),
+    let mut names: BTreeMap<String, String> =
+        all.iter().filter_map(|at| Some((at.to_string(), place.known(what, at)?))).collect();
+    for at in all {
+        if !names.contains_key(at) {
+            let short = format!("{what}-{}", port_of(at));
+            let name = match names.values().any(|taken| *taken == short) {
+                true => format!("{short}-{}", &blake3::hash(at.as_bytes()).to_hex()[..6]),
+                false => short,
+            };
+            names.insert(at.to_string(), name);
         }
-    };
-    all.iter().map(|at| (at.to_string(), name(at))).collect()
+    }
+    names
 }
 
 fn port_of(address: &str) -> &str {
@@ -258,7 +274,7 @@ fn dashboards(
         .iter()
         .filter_map(|sensor| documents.draft(sensor)?.attributes.get(&name)?.as_str())
         .collect();
-    let names = receivers("dashboard", &all);
+    let names = receivers(place, "dashboard", &all);
     let mut reached: BTreeMap<String, Option<String>> = BTreeMap::new();
     for sensor in sensors {
         let Some(said) = documents.get_mut(sensor) else { continue };
@@ -294,7 +310,7 @@ fn echoes(documents: &Documents, place: &mut dyn Place, made: &mut Maker) -> Res
     let wanted: BTreeSet<&String> =
         documents.iter().filter_map(|(_, said)| said.prototype.as_ref()?.echo.as_ref()).collect();
     let all: Vec<&str> = wanted.iter().map(|at| at.as_str()).collect();
-    for (at, name) in receivers("echo", &all) {
+    for (at, name) in receivers(place, "echo", &all) {
         address("`PingerTarget.target`", &at)?;
         if let Some(here) = place.hosts(&name, Role::Echo, &at) {
             let command = [vec!["sink".into(), "echo".into()], listen(place, &here)].concat();
@@ -319,8 +335,7 @@ fn compute(
         Some(url) => {
             let rest = url.strip_prefix("http://").unwrap_or_default();
             let (at, path) = rest.split_once('/').unwrap_or((rest, ""));
-            address(&format!("`{attribute}` of `{id}`"), at)?;
-            if path.trim_end_matches('/') != "collectors" {
+            if path.trim_end_matches('/') != "collectors" || address("", at).is_err() {
                 return Err(Fault::bad(format!(
                     "`{attribute}` of `{id}` is `{}`; expected http://HOST:PORT/collectors",
                     shown(url)
@@ -333,6 +348,13 @@ fn compute(
                     return Ok(());
                 }
             }
+        }
+        // It stands where the documents do.
+        None if !place.runs_sensors() => {
+            made.notes.push(format!(
+                "the container of `{id}` is not started here: its document does not say where it is"
+            ));
+            return Ok(());
         }
         None => place.reached(&name, Role::Compute)?,
     };

@@ -452,7 +452,7 @@ fn read(registry: &Registry, text: &str, now: f64) -> Result<Vec<(Draft, Option<
         }
         return Ok(found);
     }
-    let value: Json = serde_json::from_str(&text).map_err(|why| Fault::bad(format!("no JSON: {why}")))?;
+    let value: Json = super::json::parse(&text)?;
     for (place, value) in entities(value)? {
         let within = |fault: Fault| match place.is_empty() {
             true => fault,
@@ -465,6 +465,10 @@ fn read(registry: &Registry, text: &str, now: f64) -> Result<Vec<(Draft, Option<
         registry.classify(&mut draft).map_err(within)?;
         if prototype.is_some() {
             template::imply(providers, &mut draft);
+            let (mixin, url) = container();
+            if draft.attributes.contains_key(&url) && !draft.mixins.contains(&mixin) {
+                draft.mixins.push(mixin);
+            }
         }
         if draft.kind.is_none() {
             return Err(within(Fault::bad("`kind` is missing; expected the identifier of a kind")));

@@ -39,8 +39,9 @@ pub fn storagelink() -> TypeId {
     TypeId::fixed(SCHEME, "storagelink")
 }
 
-fn state(states: &[&str]) -> Attribute {
-    Attribute::one_of(states).immutable().required().about("the state it is in")
+/// It begins in `first`.
+fn state(states: &[&str], first: &str) -> Attribute {
+    Attribute::one_of(states).immutable().required().default_value(first).about("the state it is in")
 }
 
 fn message() -> Attribute {
@@ -56,7 +57,7 @@ fn compute_categories() -> Vec<Category> {
         ("occi.compute.share", whole().about("the relative share of CPUs (1.2)")),
         ("occi.compute.speed", Attribute::at_least(0.0).about("the clock, in GHz (1.1)")),
         ("occi.compute.memory", Attribute::at_least(0.0).about("the memory, in GiB")),
-        ("occi.compute.state", state(&["active", "inactive", "suspended", "error"])),
+        ("occi.compute.state", state(&["active", "inactive", "suspended", "error"], "inactive")),
         ("occi.compute.state.message", message()),
     ]);
     let method = |words: &[&str]| attributes([("method", Attribute::one_of(words))]);
@@ -80,7 +81,7 @@ fn network_categories() -> Vec<Category> {
     let of_networks = attributes([
         ("occi.network.vlan", vlan.about("the identifier of the virtual network (802.1q)")),
         ("occi.network.label", Attribute::text().about("a tag of the virtual network")),
-        ("occi.network.state", state(&["active", "inactive", "error"])),
+        ("occi.network.state", state(&["active", "inactive", "error"], "inactive")),
         ("occi.network.state.message", message()),
     ]);
     let plain = |term, title| action(NETWORK_ACTIONS, term, title, Attributes::new());
@@ -93,7 +94,7 @@ fn storage_categories() -> Vec<Category> {
     let states = ["online", "offline", "backup", "snapshot", "resize", "degraded", "error"];
     let of_storages = attributes([
         ("occi.storage.size", size()),
-        ("occi.storage.state", state(&states)),
+        ("occi.storage.state", state(&states, "offline")),
         ("occi.storage.state.message", message()),
     ]);
     let plain = |term, title| action(STORAGE_ACTIONS, term, title, Attributes::new());
@@ -114,13 +115,13 @@ fn links() -> Vec<Category> {
     let of_interfaces = attributes([
         ("occi.networkinterface.interface", Attribute::text().immutable().about("the device, as eth0")),
         ("occi.networkinterface.mac", Attribute::text().about("the MAC address")),
-        ("occi.networkinterface.state", state(&["active", "inactive", "error"])),
+        ("occi.networkinterface.state", state(&["active", "inactive", "error"], "inactive")),
         ("occi.networkinterface.state.message", message()),
     ]);
     let of_storage_links = attributes([
         ("occi.storagelink.deviceid", Attribute::text().about("the device, as /dev/sdb")),
         ("occi.storagelink.mountpoint", Attribute::text().about("where it is mounted")),
-        ("occi.storagelink.state", state(&["active", "inactive", "error"])),
+        ("occi.storagelink.state", state(&["active", "inactive", "error"], "inactive")),
         ("occi.storagelink.state.message", message()),
     ]);
     let interface =

@@ -35,7 +35,14 @@ pub fn agreement_term() -> TypeId {
 pub fn categories() -> Vec<Category> {
     let date = || Attribute::text().pattern(json!({ "format": "date-time" }));
     let of_agreements = attributes([
-        ("occi.agreement.state", Attribute::one_of(&STATES).immutable().required().about("where it stands")),
+        (
+            "occi.agreement.state",
+            Attribute::one_of(&STATES)
+                .immutable()
+                .required()
+                .default_value("Pending")
+                .about("where it stands"),
+        ),
         ("occi.agreement.agreedAt", date().immutable().about("when it was accepted")),
         ("occi.agreement.effectiveFrom", date().about("when it begins to bind")),
         ("occi.agreement.effectiveUntil", date().about("when it ceases to bind")),

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::unique::parse;
 use crate::dialects::occi::draft::{Draft, DraftLink, Invocation};
 use crate::dialects::occi::fault::{Fault, shown};
 use crate::dialects::occi::model::{
@@ -18,10 +19,6 @@ const LISTS: [&str; 5] = ["kinds", "mixins", "actions", "resources", "links"];
 /// The members that only an entity has.
 const OF_ENTITIES: [&str; 8] =
     ["kind", "id", "attributes", "source", "target", "title", "summary", "location"];
-
-fn parse(text: &str) -> Result<Value, Fault> {
-    serde_json::from_str(text).map_err(|e| Fault::bad(format!("no JSON: {e}")))
-}
 
 /// A model object, a collection, a list of entities, or one entity.
 ///

@@ -4,7 +4,9 @@
 use serde_json::json;
 
 use super::super::model::Attribute;
-use super::provider::{Build, Instance, Names, Provider, Stage, Work};
+use super::provider::{Build, Instance, Names, Provider, Stage, Work, named};
+use crate::model::metric::MetricPath;
+use crate::policy::expression::Expression;
 
 pub(super) fn all(names: &Names) -> Vec<Provider> {
     [ewma, mean, median, minimum, maximum, min_max, percentile, colour, anonymise, expression]
@@ -131,6 +133,18 @@ fn anonymise(names: &Names) -> Provider {
 fn expression(names: &Names) -> Provider {
     let build = |at: &Instance<'_>, work: &mut Work| {
         let text = at.needed("expression")?;
+        let expression = Expression::parse(&text).map_err(|why| format!("the expression `{text}`: {why}"))?;
+        let incoming = at.labels("instream");
+        for input in &expression.inputs {
+            let name = input.to_string();
+            let own = matches!(input, MetricPath::Own(_)) && named(&name) == name;
+            if !own || !incoming.contains(&name) {
+                return Err(format!(
+                    "the expression names `{name}`, which is no label in `instream` ({}); expressions can name labels of the letters a to z, digits and `_` that do not begin with a digit",
+                    incoming.join(", ")
+                ));
+            }
+        }
         work.computed(at, "outstream", text.into());
         Ok(())
     };

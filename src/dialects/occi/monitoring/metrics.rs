@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::model::Attribute;
-use super::provider::{Names, Provider, Stage, named};
+use super::provider::{LONGEST_WAIT, Names, Provider, Stage, named};
 use crate::model::connector::CLOUDWATCH;
 
 pub(super) fn all(names: &Names) -> Vec<Provider> {
@@ -102,7 +102,7 @@ fn queries_per_second(names: &Names) -> Provider {
         }
         let counter = format!("{}_{}", at.term(), at.key);
         work.sensors.insert(counter.clone(), json!({ "http": http }));
-        let over = at.number("over")?.unwrap_or(at.period * 10.0);
+        let over = at.within("over", 0.0, LONGEST_WAIT)?.unwrap_or(at.period * 10.0);
         let over = super::provider::duration(over.max(at.period));
         work.computed(at, "out", json!({ "of": counter, "aggregate": "rate", "over": over }));
         Ok(())
@@ -122,7 +122,7 @@ fn queries_per_second(names: &Names) -> Provider {
 fn is_reachable(names: &Names) -> Provider {
     let build = |at: &super::provider::Instance<'_>, work: &mut super::provider::Work| {
         let mut ping = json!({ "tcp": at.needed("hostname")? });
-        if let Some(delay) = at.number("maxdelay")? {
+        if let Some(delay) = at.within("maxdelay", 1.0, LONGEST_WAIT)? {
             // The prototype says milliseconds.
             ping["max_delay"] = super::provider::duration(delay / 1e3).into();
         }
@@ -138,10 +138,10 @@ fn is_reachable(names: &Names) -> Provider {
 fn ping(names: &Names) -> Provider {
     let build = |at: &super::provider::Instance<'_>, work: &mut super::provider::Work| {
         let mut ping = json!({ "udp": at.needed("target")? });
-        if let Some(size) = at.number("size")? {
-            ping["size"] = (size.max(0.0) as u64).into();
+        if let Some(size) = at.within("size", 8.0, 65_507.0)? {
+            ping["size"] = (size as u64).into();
         }
-        if let Some(delay) = at.number("maxdelay")? {
+        if let Some(delay) = at.within("maxdelay", 1.0, LONGEST_WAIT)? {
             ping["max_delay"] = super::provider::duration(delay / 1e3).into();
         }
         let raw = format!("{}_{}", at.term(), at.key);
@@ -152,7 +152,7 @@ fn ping(names: &Names) -> Provider {
     };
     metric(names, "Ping", "How long an echo over UDP takes, milliseconds", build)
         .control("target", Attribute::text().required().about("HOST:PORT"))
-        .control("size", Attribute::at_least(0.0).about("the length of the packet, bytes"))
+        .control("size", Attribute::at_least(0.0).about("the length of the packet, bytes: 8 to 65507"))
         .control("maxdelay", Attribute::at_least(0.0).about("how long it may take, in milliseconds"))
 }
 

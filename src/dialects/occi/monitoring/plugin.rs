@@ -347,7 +347,11 @@ fn fill_text(text: &str, words: bool, values: &Values<'_>) -> Result<Option<Json
 /// A hole with nothing around it.
 fn alone(name: &str, value: Json, words: bool) -> Result<Json, String> {
     match value {
-        Json::Array(list) => Ok(list.iter().map(|value| Json::String(word(value))).collect()),
+        Json::Array(list) => {
+            let words: Vec<String> = list.iter().map(word).collect();
+            words.iter().try_for_each(|word| no_option(name, word))?;
+            Ok(words.into_iter().map(Json::String).collect())
+        }
         Json::String(text) if words => no_option(name, &text).map(|()| text.into()),
         Json::String(text) => no_secret(name, text, words).map(Json::String),
         value if words => Ok(word(&value).into()),
@@ -409,6 +413,8 @@ mod tests {
     fn what_a_client_says_is_a_value_and_nothing_else() {
         let command = json!({ "command": ["{plugin}", "{path}"] });
         let wrong = filled(&command, &json!({ "plugin": "p", "path": "--delete" }));
+        assert!(wrong.unwrap_err().contains("`path` begins with `-`"));
+        let wrong = filled(&command, &json!({ "plugin": "p", "path": ["one", "--delete"] }));
         assert!(wrong.unwrap_err().contains("`path` begins with `-`"));
         let url = json!({ "url": "http://127.0.0.1:1/{path}?q=1" });
         let inside = filled(&url, &json!({ "path": "a/../b?c#d e" })).unwrap();

@@ -195,7 +195,11 @@ impl Provider {
 
     /// The attributes that it needs and an entity has not.
     pub fn lacks<'a>(&'a self, entity: &'a Entity) -> impl Iterator<Item = &'a String> {
-        let has = |name: &String| entity.attributes.get(name).is_some_and(|value| !value.is_null());
+        let has = |name: &String| match entity.attributes.get(name) {
+            None | Some(Json::Null) => false,
+            Some(list @ (Json::String(_) | Json::Array(_))) => !labels(Some(list)).is_empty(),
+            Some(_) => true,
+        };
         self.needed.iter().filter(move |name| !has(name))
     }
 
@@ -400,6 +404,20 @@ impl Instance<'_> {
         }
     }
 
+    /// A number between others.
+    ///
+    /// # Errors
+    /// It is there and no such number.
+    pub fn within(&self, name: &str, least: f64, most: f64) -> Result<Option<f64>, String> {
+        match self.number(name)? {
+            Some(number) if !(least..=most).contains(&number) => Err(format!(
+                "the attribute `{}{name}` is {number}; expected {least} to {most}",
+                self.provider.prefix
+            )),
+            number => Ok(number),
+        }
+    }
+
     /// Whether it is true; text renderings say it as a text.
     pub fn truth(&self, name: &str) -> bool {
         self.value(name).is_some_and(|value| value.as_bool() == Some(true) || value.as_str() == Some("true"))
@@ -447,8 +465,8 @@ pub fn duration(seconds: f64) -> String {
 const LONGEST: usize = 3_900;
 /// How long the readable part of a metric's name may be, in bytes.
 const LONGEST_NAME: usize = 64;
-/// The longest time that an objective may have to be broken, in seconds.
-const LONGEST_WAIT: f64 = 365.0 * 86_400.0;
+/// The longest time that an objective may have to be broken, that may be looked back, and so on, in seconds.
+pub(super) const LONGEST_WAIT: f64 = 365.0 * 86_400.0;
 /// How many metrics go into one part of a longer list.
 const PART: usize = 50;
 

@@ -5,10 +5,11 @@ use serde_json::{Value as Json, json};
 
 use super::super::draft::{Draft, DraftLink, identifier_at};
 use super::super::extensions::{core, monitoring};
-use super::super::fault::Fault;
+use super::super::fault::{Fault, shown};
 use super::super::model::{Attribute, End, TypeId, Values};
 use super::super::registry::{ProviderMixin, Role};
-use super::provider::{Names, Providers, labels};
+use super::super::text::is_uri;
+use super::provider::{Names, Providers, Settings, labels};
 use crate::dialects::access::uuid;
 
 /// An alarm as it is recommended: what is measured, what is made of it, and when a mail is due.
@@ -104,6 +105,9 @@ const PRESETS: [Preset; 4] = [
     },
 ];
 
+/// A hundred years, in seconds.
+const FAR: u64 = 100 * 365 * 86_400;
+
 /// The template that makes the monitoring of a resource together with it.
 const MONITORED: &str = "Monitored";
 
@@ -143,6 +147,18 @@ fn take(draft: &mut Draft, template: &TypeId) -> bool {
 /// # Errors
 /// 400 if something is missing that the template needs.
 pub fn expand(names: &Names, draft: &mut Draft) -> Result<(), Fault> {
+    let meant = |preset: &&Preset| {
+        let template = names.mixin("template", preset.term);
+        draft.mixins.contains(&template) || draft.unclassed.contains(&template)
+    };
+    let terms: Vec<&str> = PRESETS.iter().filter(meant).map(|preset| preset.term).collect();
+    if terms.len() > 1 {
+        // Both would be called, measured and sent under the same labels and by the same mixin.
+        return Err(Fault::bad(format!(
+            "a sensor is made of one template, not of {}; make one sensor of each",
+            terms.join(" and ")
+        )));
+    }
     PRESETS.iter().try_for_each(|preset| preset.expand(names, draft))
 }
 
@@ -178,6 +194,12 @@ impl Preset {
             },
         );
         let target = needed(draft.attributes.remove(&said("target")), "target")?;
+        if !is_uri(&target) {
+            let (name, target) = (said("target"), shown(&target));
+            return Err(Fault::bad(format!(
+                "`{name}` is `{target}`, which is no URI; expected a place or an identifier"
+            )));
+        }
         let email = needed(draft.attributes.remove(&said("email")), "email")?;
         let threshold = draft.attributes.remove(&said("threshold"));
         let of = |term: &str, name: &str| names.attribute(term, name);
@@ -271,7 +293,8 @@ pub fn watcher(id: &str) -> String {
 ///
 /// # Errors
 /// 400 for what is no name of a metric.
-pub fn watching(names: &Names, draft: &mut Draft, at: Option<&str>) -> Result<Option<Draft>, Fault> {
+pub fn watching(settings: &Settings, draft: &mut Draft, at: Option<&str>) -> Result<Option<Draft>, Fault> {
+    let names = &settings.names;
     if !take(draft, &names.mixin("template", MONITORED)) {
         return Ok(None);
     }
@@ -283,8 +306,8 @@ pub fn watching(names: &Names, draft: &mut Draft, at: Option<&str>) -> Result<Op
     }
     let wrong = terms.iter().find(|term| !term.chars().all(|c| c.is_ascii_alphanumeric()));
     if let Some(wrong) = wrong {
-        let shown = super::super::fault::shown(wrong);
-        return Err(Fault::bad(format!("`{shown}` is no metric; expected terms such as CPUPercent")));
+        let wrong = shown(wrong);
+        return Err(Fault::bad(format!("`{wrong}` is no metric; expected terms such as CPUPercent")));
     }
     let fresh = || at.map_or_else(|| format!("urn:uuid:{}", uuid()), identifier_at);
     let id = draft.id.get_or_insert_with(fresh).clone();
@@ -293,11 +316,17 @@ pub fn watching(names: &Names, draft: &mut Draft, at: Option<&str>) -> Result<Op
     attributes.extend(terms.iter().map(|term| (names.attribute(term, "out"), Json::from(term.as_str()))));
     let metrics = terms.iter().map(|term| names.mixin("metric", term)).collect();
     let collector = collector_of("Collector", metrics, attributes, id.clone());
+    let mut sensor: Values = [("occi.sensor.period".to_string(), period)].into();
+    if settings.strict {
+        // As in the paper, it is said when it begins and ends: now, and not soon.
+        sensor.insert("occi.sensor.timestart".into(), 0.into());
+        sensor.insert("occi.sensor.timestop".into(), FAR.into());
+    }
     Ok(Some(Draft {
         kind: Some(monitoring::sensor()),
         id: Some(watcher(&id)),
         title: Some(format!("Monitoring of {}", draft.title.as_deref().unwrap_or(&id))),
-        attributes: [("occi.sensor.period".to_string(), period)].into(),
+        attributes: sensor,
         links: vec![DraftLink::Whole(Box::new(collector))],
         ..Draft::default()
     }))

@@ -68,6 +68,29 @@ pub fn service_name(id: &str) -> String {
     }
 }
 
+/// What is wrong with the policy of a sensor, in the words of clients, who know no policies but mixins: `the mixin `Webhook`: …`.
+pub fn of_mixin(problem: &str) -> String {
+    let Some((place, why)) = problem.split_once(": error: ") else { return problem.to_string() };
+    let path = place.rsplit_once(": ").map_or(place, |(_, path)| path);
+    let parts: Vec<&str> = path.split('.').collect();
+    let whose = match parts.as_slice() {
+        ["monitor", "publish", term, ..] | ["analyze" | "execute", term, ..] => format!("the mixin `{term}`"),
+        ["monitor", "sensors", name, field @ ..] => {
+            let term = name.rsplit_once('_').map_or(*name, |(term, _)| term);
+            match field {
+                [_, .., field] => format!("`{field}` of the mixin `{term}`"),
+                _ => format!("the mixin `{term}`"),
+            }
+        }
+        ["monitor", "metrics", name, ..] => {
+            format!("what feeds the label `{}`", name.rsplit_once('_').map_or(*name, |(label, _)| label))
+        }
+        ["references", "acts_on", ..] => "`service` of the mixin `Action`".to_string(),
+        _ => return problem.to_string(),
+    };
+    format!("{whose}: {why}")
+}
+
 /// What tells the metrics of a collector from those of others: the beginning of its identifier.
 fn key(id: &str) -> String {
     let bare = id.strip_prefix("urn:uuid:").unwrap_or(id);

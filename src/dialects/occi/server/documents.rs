@@ -44,6 +44,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const ENDINGS: [&str; 4] = ["json", "xml", "html", "htm"];
 /// The longest file, in bytes.
 const LONGEST: u64 = 64 << 20;
+/// How often files are looked at whose changes nobody tells: those behind links, and in directories that took the place of others.
+const POLL: Duration = Duration::from_secs(2);
 /// How many directories below one another are looked into.
 const DEEPEST: usize = 8;
 
@@ -58,6 +60,9 @@ pub enum DocumentsError {
         /// Why.
         why: std::io::Error,
     },
+    /// A directory cannot be read.
+    #[error(transparent)]
+    Directory(#[from] walkdir::Error),
     /// What stands there is no document.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -86,30 +91,45 @@ pub fn read(paths: &[PathBuf], registry: &Registry, now: f64) -> Result<Document
     Ok(documents)
 }
 
-/// The files in and below a directory, but for those that begin with a dot, or are what an editor keeps. `deepest`: how far down.
+/// The files in and below a directory, in order, but for those that begin with a dot, or are what an editor keeps. Links are followed, but not back to
+/// where they come from.
 ///
 /// # Errors
 /// What cannot be read, and why.
-pub fn files_below(
-    directory: &Path,
-    deepest: usize,
-    found: &mut Vec<PathBuf>,
-) -> Result<(), (PathBuf, std::io::Error)> {
-    let failed = |why| (directory.to_path_buf(), why);
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
-        if name.starts_with('.') || name.ends_with('~') {
-            continue;
-        }
-        match path.is_dir() {
-            true if deepest > 0 => files_below(&path, deepest - 1, found)?,
-            true => {}
-            false if path.is_file() => found.push(path),
-            false => {}
-        }
+pub fn files_below(directory: &Path) -> Result<Vec<PathBuf>, walkdir::Error> {
+    let passed_over = |entry: &walkdir::DirEntry| {
+        let name = entry.file_name().to_string_lossy();
+        entry.depth() > 0 && (name.starts_with('.') || name.ends_with('~'))
+    };
+    let walk = walkdir::WalkDir::new(directory).follow_links(true).max_depth(DEEPEST).sort_by_file_name();
+    walk.into_iter()
+        .filter_entry(|entry| !passed_over(entry))
+        .filter(|entry| {
+            entry.as_ref().is_ok_and(|e| e.file_type().is_file())
+                || entry.as_ref().is_err_and(|why| why.loop_ancestor().is_none())
+        })
+        .map(|entry| Ok(entry?.into_path()))
+        .collect()
+}
+
+/// What tells whether any of the files that documents are read from is another, as far as its time and size say.
+fn stamp(paths: &[PathBuf]) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    let inside = |path: &PathBuf| match path.is_dir() {
+        true => files_below(path).unwrap_or_default(),
+        false => vec![path.clone()],
+    };
+    for file in paths.iter().flat_map(inside) {
+        let known = std::fs::metadata(&file).map(|data| (data.len(), data.modified().ok())).ok();
+        (file, known).hash(&mut hasher);
     }
-    Ok(())
+    hasher.finish()
+}
+
+/// Whether a file in a directory may be a document, by its name.
+fn is_one(file: &Path) -> bool {
+    file.extension().is_none_or(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
 }
 
 /// The texts of documents, with the names of their files, in order.
@@ -118,16 +138,10 @@ fn texts(path: &Path) -> Result<Vec<(String, String)>, DocumentsError> {
         let path = path.to_path_buf();
         move |why: std::io::Error| DocumentsError::File { path, why }
     };
-    let mut files = Vec::new();
-    match path.is_dir() {
-        true => files_below(path, DEEPEST, &mut files).map_err(|(path, why)| failed(&path)(why))?,
-        false => files.push(path.to_path_buf()),
-    }
-    files.retain(|file| {
-        file == path
-            || file.extension().is_none_or(|e| ENDINGS.iter().any(|known| e.eq_ignore_ascii_case(known)))
-    });
-    files.sort();
+    let files = match path.is_dir() {
+        true => files_below(path)?.into_iter().filter(|file| is_one(file)).collect(),
+        false => vec![path.to_path_buf()],
+    };
     files
         .into_iter()
         .map(|file| {
@@ -220,10 +234,22 @@ impl Library {
                 false => watcher.watch(parent(), notify::RecursiveMode::NonRecursive)?,
             }
         }
+        let before = stamp(&self.paths);
         let library = Arc::downgrade(self);
         tokio::spawn(async move {
             let _watcher = watcher;
-            while changes.recv().await.is_some() {
+            let mut seen = Some(before);
+            loop {
+                tokio::select! {
+                    changed = changes.recv() => if changed.is_none() { return },
+                    () = tokio::time::sleep(POLL) => {
+                        let Some(library) = library.upgrade() else { return };
+                        let now = tokio::task::spawn_blocking(move || stamp(&library.paths)).await.ok();
+                        if std::mem::replace(&mut seen, now).is_none_or(|before| Some(before) == now) {
+                            continue;
+                        }
+                    }
+                }
                 tokio::time::sleep(BURST).await;
                 while changes.try_recv().is_ok() {}
                 // What could not be read may be readable soon, without a further change.
@@ -305,8 +331,8 @@ async fn serve(State((library, now)): State<Served>, request: Request) -> Respon
         let status = StatusCode::from_u16(fault.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
         let mut response = (status, kind, format!("{}\n", fault.text)).into_response();
-        if fault.kind == FaultKind::MethodNotAllowed {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        if let Some(allowed) = fault.allowed {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
         response
     });
@@ -336,7 +362,11 @@ async fn answer(library: &Arc<Library>, now: fn() -> f64, request: &Parts) -> Re
         if request.method == Method::POST {
             library.look(now).await.map_err(Fault::bad)?;
         } else if !looks {
-            return Err(not_allowed(&request.method, "GET, HEAD or POST"));
+            return Err(Fault::not_allowed(
+                request.method.as_str(),
+                "the list of documents",
+                "GET, HEAD, POST",
+            ));
         } else {
             library.wait(headers).await;
         }
@@ -345,7 +375,7 @@ async fn answer(library: &Arc<Library>, now: fn() -> f64, request: &Parts) -> Re
         return Ok(tagged(headers, &shelf.version, "application/json", json::written(&body)));
     }
     if !looks {
-        return Err(not_allowed(&request.method, "GET or HEAD: documents are files"));
+        return Err(Fault::not_allowed(request.method.as_str(), "documents, which are files", "GET, HEAD"));
     }
     let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
     let version = negotiate::version(text(header::USER_AGENT))?;
@@ -396,10 +426,6 @@ fn page_of(value: &serde_json::Value) -> String {
     format!(
         "<!DOCTYPE html>\n<html><head><meta http-equiv=\"Content-Type\" content=\"text/html; charset=utf-8\"></head><body>{text}</body></html>\n"
     )
-}
-
-fn not_allowed(method: &Method, allowed: &str) -> Fault {
-    Fault::new(FaultKind::MethodNotAllowed, format!("{method} is not defined here; expected {allowed}"))
 }
 
 fn rendered(asked: &HeaderMap, output: &Output) -> Response {

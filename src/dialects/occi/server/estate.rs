@@ -453,8 +453,16 @@ impl<'a> Change<'a> {
     fn name(&self, checked: &Checked, kind: &Kind, at: Option<&str>) -> Result<(String, String), Fault> {
         let collection = kind.location.clone().unwrap_or_else(|| "/".into());
         let id = match (&checked.id, at) {
-            (Some(id), _) if id.contains(char::is_control) || id.len() > 512 || id.is_empty() => {
-                return Err(Fault::bad(format!("`occi.core.id` is `{}`; expected a URI", shown(id))));
+            (Some(id), _)
+                if id.contains(char::is_control)
+                    || id.len() > 512
+                    || id.trim_start_matches("urn:uuid:").trim_matches(['.', '/', ' ']).is_empty() =>
+            {
+                let text = format!(
+                    "`occi.core.id` is `{}`; expected a URI such as urn:uuid:…, of at most 512 characters",
+                    shown(id)
+                );
+                return Err(Fault::bad(text));
             }
             (Some(id), _) => id.clone(),
             (None, Some(at)) => identifier_at(at),

@@ -25,11 +25,12 @@ use super::super::documents::{Documents, Part};
 use super::super::draft::{Draft, DraftLink};
 use super::super::fault::{Fault, FaultKind, shown};
 use super::super::registry::Registry;
-use super::Occi;
 use super::documents::INDEX;
 use super::estate::{Change, Status};
+use super::{Occi, refused};
 use crate::dialects::access::permitted;
 use crate::model::error::chain;
+use crate::service::supervisor::Compiled;
 
 /// Where a sensor says how far it is.
 pub const FOLLOWING: &str = "/.well-known/homeostat/following";
@@ -94,6 +95,9 @@ struct Fetched {
     /// `None`: there is none.
     text: Option<Arc<str>>,
 }
+
+/// How it begins to say that it cannot reach it.
+const NOT_REACHED: &str = "the document server";
 
 /// What it remembers from one look to the next.
 #[derive(Default)]
@@ -196,21 +200,28 @@ impl Follower {
 
     /// Waits for another list than that of `known`; `None` from a server that has no lists.
     async fn news(&self, known: Option<&str>) -> Result<Option<Listed>, String> {
+        // Who could not be reached is asked without patience: that it is there again is news.
+        let patient = !self.following().problem.is_some_and(|problem| problem.starts_with(NOT_REACHED));
         let url = self.base.join(INDEX).map_err(|why| why.to_string())?;
         let mut request = self.client.get(url).timeout(WAIT + ANSWER);
         if let Some(known) = known {
-            request = request
-                .header(header::IF_NONE_MATCH, format!("\"{known}\""))
-                .header("prefer", format!("wait={}", WAIT.as_secs()));
+            request = request.header(header::IF_NONE_MATCH, format!("\"{known}\""));
+            if patient {
+                request = request.header("prefer", format!("wait={}", WAIT.as_secs()));
+            }
         }
-        let fail = |why: reqwest::Error| {
-            format!("the document server {} cannot be reached: {}", self.base, chain(&why))
-        };
+        let fail =
+            |why: reqwest::Error| format!("{NOT_REACHED} {} cannot be reached: {}", self.base, chain(&why));
         let mut request = request;
         loop {
             let again = request.try_clone();
             let rested = tokio::time::sleep(POLL);
             let answer = request.send().await.map_err(fail)?;
+            if !patient {
+                tracing::info!(sensor = self.sensor, "the document server is reached again");
+                self.say(|f| f.problem = None);
+                return Box::pin(self.news(known)).await;
+            }
             let listed: Option<Listed> = match answer.status() {
                 StatusCode::NOT_MODIFIED => None,
                 StatusCode::OK => {
@@ -463,6 +474,9 @@ impl Occi {
             change.create(draft, None, None).map_err(|fault| of(&id, fault))?;
         }
         let meaning = self.work_out(&mut change)?;
+        for document in meaning.documents.into_values().flatten() {
+            Compiled::new(document).map_err(|refusal| refused(&refusal.into()))?;
+        }
         Ok(meaning.statuses.into_values().next().unwrap_or_default())
     }
 }

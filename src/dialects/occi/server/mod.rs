@@ -27,7 +27,9 @@ use super::extensions::{core, monitoring as kinds};
 use super::fault::{Fault, FaultKind};
 use super::json;
 use super::model::{Attribute, Category, Entity, Mixin, TypeId, What};
-use super::monitoring::translate::{ANNOTATION, Around, Container, Measured, service_name, translate};
+use super::monitoring::translate::{
+    ANNOTATION, Around, Container, Measured, of_mixin, service_name, translate,
+};
 use super::monitoring::{Outcome, Providers, Settings, template, timing};
 use super::registry::{Extension, ProviderMixin, Registry, Role};
 use super::users::Who;
@@ -166,6 +168,14 @@ impl Occi {
         occi.reconcile().await?;
         if let Some(folder) = folder.filter(|_| extensions.contains(&Extension::Monitoring)) {
             occi.follow_plugins(folder);
+        }
+        if let Some(users) = &occi.settings.users {
+            for word in users.unknown(&occi.estate().registry) {
+                tracing::warn!(
+                    word,
+                    "no category is called so, in `deny` or `allow` of the users; is it misspelt?"
+                );
+            }
         }
         if [Extension::Monitoring, Extension::Sla].iter().all(|one| extensions.contains(one)) {
             tokio::spawn(sla::watch(Arc::downgrade(&occi)));
@@ -437,7 +447,8 @@ impl Occi {
         while !touched.is_empty() {
             let mut above = BTreeSet::new();
             for place in tree::order(self, change, &touched)? {
-                if self.work_out_one(change, &place, &mut meaning)? {
+                // What feeds the same labels may be for others than before.
+                if self.work_out_one(change, &place, &mut meaning)? || self.settings.users.is_some() {
                     above.extend(tree::above(self, change, &place));
                 }
             }
@@ -533,7 +544,7 @@ impl Occi {
                 Measured { link, period: *period, probe }
             })
             .collect();
-        let lower = tree::lower(self, change, &collectors, statuses);
+        let lower = tree::lower(self, change, &place, &collectors, statuses);
         let terms = sla::terms(self, change, &place);
         let around = Around { lower: &lower, terms: &terms };
         let (outcome, labels) =
@@ -628,7 +639,8 @@ impl Occi {
 fn refused(error: &ChangeError) -> Fault {
     match error {
         ChangeError::Refused(refusal) => {
-            Fault::bad(format!("the sensor cannot run: {}", refusal.problems.join("; ")))
+            let problems: Vec<String> = refusal.problems.iter().map(|problem| of_mixin(problem)).collect();
+            Fault::bad(format!("the sensor cannot run: {}", problems.join("; ")))
         }
         ChangeError::Port(error) => Fault::new(FaultKind::Unavailable, error.to_string()),
     }
@@ -664,7 +676,9 @@ fn container_mixin(settings: &Settings) -> ProviderMixin {
     let about = "the control endpoint of the probe: http://HOST:12312/collectors";
     let ways = Attribute::one_of(&["tcp", "websocket", "pull"]);
     let [url, channel] = ["url", "channel"].map(|name| settings.names.attribute(id.term(), name));
-    provider.with(&url, Attribute::text().about(about), Role::Control).with(
+    let url_of =
+        Attribute::text().pattern(serde_json::json!({ "pattern": "^http://[^/ ]+(/.*)?$" })).about(about);
+    provider.with(&url, url_of, Role::Control).with(
         &channel,
         ways.about(
             "how values come from it: over TCP, when absent, over a WebSocket, or when they are asked for",

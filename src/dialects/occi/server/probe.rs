@@ -11,12 +11,13 @@
 //! it is asked for.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
 use axum::{Json, Router};
@@ -30,6 +31,7 @@ use super::super::monitoring::translate::measuring;
 use super::super::monitoring::{Provider, Providers, Settings};
 use super::super::registry::{Extension, Registry};
 use super::plugins;
+use crate::dialects::access::permitted;
 use crate::model::ports::Metrics;
 use crate::model::{Reading, Timestamp};
 use crate::service::control::ChangeError;
@@ -298,13 +300,23 @@ fn unknown(name: &str) -> Fault {
     Fault::not_found(format!("no collector `{}` runs here", super::super::fault::shown(name)))
 }
 
-/// The control interface.
-pub fn router(probe: Arc<Probe>) -> Router {
+/// The control interface, where it listens at `address`.
+pub fn router(probe: Arc<Probe>, address: IpAddr) -> Router {
     Router::new()
         .route("/collectors", get(list).post(run))
         .route("/collectors/{name}", delete(end))
         .route("/collectors/{name}/value", get(value))
         .with_state(probe)
+        .layer(axum::middleware::from_fn_with_state(address.to_canonical().is_loopback(), guarded))
+}
+
+/// No page of others gives orders through a browser.
+async fn guarded(State(local): State<bool>, request: Request, next: Next) -> Response {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    match permitted(local, changes, request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(why) => refused(&Fault::new(FaultKind::Forbidden, why)),
+    }
 }
 
 fn refused(fault: &Fault) -> Response {

@@ -19,8 +19,9 @@ use super::super::rendering::{Input, Output, absolute, called};
 use super::super::users::Who;
 use super::super::validate;
 use super::estate::{Estate, absent};
-use super::{MAX_BODY, Occi, scope, shown};
+use super::{MAX_BODY, Occi, scope, shown, sla};
 use crate::dialects::access::permitted;
+use crate::model::Timestamp;
 
 /// The query interface, and its other name.
 const QUERY: [&str; 2] = ["/-/", "/.well-known/org/ogf/occi/-/"];
@@ -76,6 +77,9 @@ fn refused(fault: &Fault) -> Response {
     let status = StatusCode::from_u16(fault.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     let mut response = (status, kind, format!("{}\n", fault.text)).into_response();
+    if let Some(allowed) = fault.allowed {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    }
     if fault.kind == FaultKind::Unauthorized {
         for scheme in ["Bearer realm=\"homeostat\"", "Basic realm=\"homeostat\", charset=\"UTF-8\""] {
             response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
@@ -143,10 +147,14 @@ fn query(uri: &Uri) -> Vec<(String, String)> {
     url::form_urlencoded::parse(text.as_bytes()).into_owned().collect()
 }
 
-fn not_allowed(method: &Method, what: &str, allowed: &str) -> Fault {
-    let text = format!("{method} is not defined for {what}; expected {allowed}");
-    Fault::new(FaultKind::MethodNotAllowed, text)
-}
+/// The methods of an entity.
+const OF_ENTITY: &str = "GET, HEAD, POST, PUT, DELETE";
+/// The methods of the query interface, of the collection of a kind, and of all places below another.
+const OF_MANY: &str = "GET, HEAD, POST, DELETE";
+/// The methods of the collection of a mixin.
+const OF_MIXIN: &str = "GET, HEAD, POST, PUT, DELETE";
+/// The methods of a place below which something is, and that is nothing itself.
+const OF_PART: &str = "GET, HEAD, DELETE";
 
 impl Asked<'_> {
     fn input(&self) -> Input<'_> {
@@ -190,10 +198,20 @@ impl Asked<'_> {
                 _ if looks => self.categories(),
                 Method::POST => self.add_mixins().await,
                 Method::DELETE => self.remove_mixins().await,
-                _ => Err(not_allowed(method, "the query interface", "GET, POST or DELETE")),
+                _ => Err(Fault::not_allowed(method.as_str(), "the query interface", OF_MANY)),
             };
         }
+        if !looks {
+            // Before anything is done that could not be answered then.
+            self.accept(Shape::Single).or_else(|_| self.accept(Shape::Collection))?;
+        }
         let bare = self.path.trim_end_matches('/');
+        if !looks && !self.is_there(bare) && self.tags(&header::IF_MATCH).iter().any(|tag| *tag != "*") {
+            return Err(Fault::new(
+                FaultKind::PreconditionFailed,
+                "`If-Match` holds for one entity, where it is; leave it out, or change entities one by one",
+            ));
+        }
         let collection = {
             let estate = self.occi.estate();
             let found = estate.registry.by_location(&slashed);
@@ -211,7 +229,7 @@ impl Asked<'_> {
                 Method::POST => self.update(bare, false).await,
                 Method::PUT => self.update(bare, true).await,
                 Method::DELETE => self.delete(vec![bare.to_string()], true).await,
-                _ => Err(not_allowed(method, "an entity", "GET, POST, PUT or DELETE")),
+                _ => Err(Fault::not_allowed(method.as_str(), "an entity", OF_ENTITY)),
             };
         }
         let below = if bare.is_empty() { "/" } else { slashed.as_str() };
@@ -221,7 +239,7 @@ impl Asked<'_> {
         };
         match *method {
             _ if looks && (some || bare.is_empty()) => self.list(|entity| entity.location.starts_with(below)),
-            Method::PUT => self.put_new(bare).await,
+            Method::PUT if !bare.is_empty() => self.put_new(bare).await,
             Method::POST if bare.is_empty() => self.create(None).await,
             Method::DELETE if some || bare.is_empty() => {
                 let all: Vec<String> = {
@@ -231,6 +249,10 @@ impl Asked<'_> {
                 };
                 self.delete(all, false).await
             }
+            _ if bare.is_empty() => {
+                Err(Fault::not_allowed(method.as_str(), "the place of everything", OF_MANY))
+            }
+            _ if some => Err(Fault::not_allowed(method.as_str(), "what only has others below it", OF_PART)),
             _ => Err(absent(&self.path)),
         }
     }
@@ -245,10 +267,7 @@ impl Asked<'_> {
             }
             Method::POST if kind => self.create(Some(id)).await,
             Method::POST => self.associate(id, false).await,
-            Method::PUT if kind => {
-                Err(not_allowed(method, "the collection of a kind", "GET, POST or DELETE"))
-            }
-            Method::PUT => self.associate(id, true).await,
+            Method::PUT if !kind => self.associate(id, true).await,
             Method::DELETE if kind => {
                 let filter = self.filter()?;
                 let all: Vec<String> = {
@@ -263,7 +282,8 @@ impl Asked<'_> {
                 self.delete(all, false).await
             }
             Method::DELETE => self.disassociate(id).await,
-            _ => Err(not_allowed(method, "a collection", "GET, POST, PUT or DELETE")),
+            _ if kind => Err(Fault::not_allowed(method.as_str(), "the collection of a kind", OF_MANY)),
+            _ => Err(Fault::not_allowed(method.as_str(), "the collection of a mixin", OF_MIXIN)),
         }
     }
 
@@ -408,8 +428,13 @@ impl Asked<'_> {
             }
         };
         let mut drafts: Vec<Draft> = document.resources.into_iter().chain(document.links).collect();
-        let names = &self.occi.settings.names;
-        let watching = drafts.iter_mut().map(|draft| template::watching(names, draft, None));
+        if kind.is_none() {
+            // What this server printed is read again.
+            let estate = self.occi.estate();
+            drafts.iter_mut().for_each(|draft| shown::begin_anew(&estate.registry, draft));
+        }
+        let settings = &self.occi.settings;
+        let watching = drafts.iter_mut().map(|draft| template::watching(settings, draft, None));
         let watching: Vec<Draft> = watching.filter_map(Result::transpose).collect::<Result<_, _>>()?;
         let drafts = drafts.into_iter().map(|draft| self.spelled_out(draft));
         let drafts: Vec<Draft> = drafts.collect::<Result<_, _>>()?;
@@ -519,7 +544,7 @@ impl Asked<'_> {
             (self.input().entity(&estate.registry)?, kind.id.clone())
         };
         let mut draft = draft;
-        let watching = template::watching(&self.occi.settings.names, &mut draft, Some(place))?;
+        let watching = template::watching(&self.occi.settings, &mut draft, Some(place))?;
         let draft = self.spelled_out(draft)?;
         self.change(|change| {
             self.precondition(change, place)?;
@@ -535,6 +560,9 @@ impl Asked<'_> {
         self.change(|change| {
             if let Some(place) = places.first().filter(|_| one) {
                 self.precondition(change, place)?;
+                if change.get(place).is_none() {
+                    return Err(absent(place));
+                }
             }
             places.iter().for_each(|place| change.remove(place));
             Ok(())
@@ -706,7 +734,7 @@ impl Asked<'_> {
                     called_on(&estate, &entity, &term, said.clone())?
                 };
                 let mut entity = Entity::clone(&entity);
-                act_on(&mut entity, &call)?;
+                act_on(&mut entity, &call, self.occi.now())?;
                 change.put(entity);
             }
             Ok(())
@@ -836,7 +864,7 @@ fn called_on(
 }
 
 /// What an action does to what stands in the model: states of infrastructure (GFD.224) and agreements (GFD.228).
-fn act_on(entity: &mut Entity, call: &Invocation) -> Result<(), Fault> {
+fn act_on(entity: &mut Entity, call: &Invocation, now: Timestamp) -> Result<(), Fault> {
     let scheme = call.action.scheme();
     let of =
         |name: &str| scheme.ends_with(&format!("{name}/action#")) || scheme.ends_with(&format!("{name}#"));
@@ -850,16 +878,15 @@ fn act_on(entity: &mut Entity, call: &Invocation) -> Result<(), Fault> {
         }
         "online" => ("occi.storage.state", "online"),
         "offline" => ("occi.storage.state", "offline"),
-        "accept" if of("sla") => ("occi.agreement.state", "Accepted"),
-        "reject" if of("sla") => ("occi.agreement.state", "Rejected"),
-        "suspend" if of("sla") => ("occi.agreement.state", "Suspended"),
-        "resume" if of("sla") => ("occi.agreement.state", "Accepted"),
-        "terminate" if of("sla") => ("occi.agreement.state", "Terminated"),
+        verb if of("sla") => (sla::STATE, sla::after(entity, verb)?),
         _ => {
             let text = format!("the action `{}` is not carried out here", call.action);
             return Err(Fault::new(FaultKind::NotImplemented, text));
         }
     };
+    if call.action.term() == "accept" {
+        entity.attributes.insert(sla::AGREED.into(), now.to_string().into());
+    }
     entity.attributes.insert(attribute.into(), state.into());
     Ok(())
 }

@@ -244,7 +244,12 @@ fn allowed(change: &Change<'_>, who: &Who, settings: &Settings) -> Result<(), Fa
         {
             return Err(forbidden(format!("values of `{place}` are not for you")));
         }
-        taps(change, who, registry, settings, entity)?;
+        if let What::Link { target, .. } = &entity.what
+            && let Some(label) = denied_labels(change, who, settings, entity).first()
+        {
+            let (label, place) = (excerpt(label), &target.location);
+            return Err(forbidden(format!("the label `{label}` of `{place}` is not for you")));
+        }
     }
     for place in sensors {
         let Some(sensor) = change.get(place).filter(|e| registry.is_a(&e.kind, &monitoring::sensor())) else {
@@ -260,17 +265,19 @@ fn allowed(change: &Change<'_>, who: &Who, settings: &Settings) -> Result<(), Fa
     Ok(())
 }
 
-/// A collector must not take a label of another sensor that is fed by what is not for somebody.
-fn taps(
+/// The labels of another sensor that a collector takes and that are fed by what is not for somebody.
+pub(super) fn denied_labels(
     change: &Change<'_>,
     who: &Who,
-    registry: &Registry,
     settings: &Settings,
     link: &Entity,
-) -> Result<(), Fault> {
-    let What::Link { target, .. } = &link.what else { return Ok(()) };
+) -> BTreeSet<String> {
+    let What::Link { target, .. } = &link.what else { return BTreeSet::new() };
+    let registry = change.registry();
     let wanted = labels(link.attributes.get(&settings.names.attribute("Label", "label")));
-    for part in change.links_from(&target.location).iter().chain(change.get(&target.location)) {
+    let parts = change.links_from(&target.location);
+    let mut found = BTreeSet::new();
+    for part in parts.iter().chain(change.get(&target.location)) {
         for mixin in part.mixins.iter().filter(|mixin| who.is_denied(registry, mixin)) {
             let parts = registry.dependencies(mixin);
             let outputs = parts
@@ -278,15 +285,9 @@ fn taps(
                 .filter_map(|mixin| registry.provider(&mixin.id))
                 .flat_map(|provider| &provider.roles);
             let outputs = outputs.filter(|(_, role)| **role == Role::Out);
-            let mut fed = outputs.flat_map(|(name, _)| labels(part.attributes.get(name)));
-            if let Some(label) = fed.find(|label| wanted.contains(label)) {
-                return Err(forbidden(format!(
-                    "the label `{}` of `{}` is not for you",
-                    excerpt(&label),
-                    target.location
-                )));
-            }
+            let fed = outputs.flat_map(|(name, _)| labels(part.attributes.get(name)));
+            found.extend(fed.filter(|label| wanted.contains(label)));
         }
     }
-    Ok(())
+    found
 }

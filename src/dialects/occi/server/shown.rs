@@ -8,6 +8,7 @@ use super::super::draft::{Draft, DraftLink};
 use super::super::extensions::monitoring;
 use super::super::model::{Entity, What};
 use super::super::monitoring::{Names, Settings, timing};
+use super::super::registry::Registry;
 use super::estate::Estate;
 use super::sla;
 use crate::model::Timestamp;
@@ -51,7 +52,24 @@ fn plain(estate: &Estate, settings: &Settings, now: Timestamp, entity: &Entity) 
     shown
 }
 
-/// Takes what only the server says out of what a client sends back.
+/// Takes the states out of what was exported: what is made of it begins anew.
+pub(super) fn begin_anew(registry: &Registry, draft: &mut Draft) {
+    if let Some(kind) = &draft.kind {
+        let described = registry.attributes(kind, &[]);
+        let state = |name: &str| {
+            [".state", ".state.message", ".agreedAt"].iter().any(|end| name.ends_with(end))
+                && described.get(name).is_some_and(|attribute| !attribute.mutable)
+        };
+        draft.attributes.retain(|name, _| !state(name));
+    }
+    for link in &mut draft.links {
+        if let DraftLink::Whole(link) = link {
+            begin_anew(registry, link);
+        }
+    }
+}
+
+/// Takes out of what a client sent what the server shows of what a sensor does, and of agreements.
 pub(super) fn strip(names: &Names, draft: &mut Draft) {
     let status = names.status();
     draft.mixins.retain(|id| *id != status);

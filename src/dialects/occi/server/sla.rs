@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::super::extensions::{monitoring, sla};
+use super::super::fault::Fault;
 use super::super::model::{Attribute, Entity, What};
 use super::super::monitoring::provider::named;
 use super::super::monitoring::translate::{Term, service_name};
@@ -74,8 +75,40 @@ fn slo(agreement: &Entity) -> String {
     format!("agreement_{}", &blake3::hash(agreement.id.as_bytes()).to_hex()[..12])
 }
 
+/// Where an agreement stands.
+pub(super) const STATE: &str = "occi.agreement.state";
+/// When it was accepted.
+pub(super) const AGREED: &str = "occi.agreement.agreedAt";
+
+fn state(agreement: &Entity) -> &str {
+    agreement.attributes.get(STATE).and_then(Json::as_str).unwrap_or("Pending")
+}
+
 fn is_accepted(agreement: &Entity) -> bool {
-    agreement.attributes.get("occi.agreement.state").and_then(Json::as_str) == Some("Accepted")
+    state(agreement) == "Accepted"
+}
+
+/// Where an agreement stands after an action (GFD.228).
+///
+/// # Errors
+/// 409 for an action that its state does not allow.
+pub(super) fn after(agreement: &Entity, verb: &str) -> Result<&'static str, Fault> {
+    let (from, to): (&[&str], _) = match verb {
+        "accept" => (&["Pending"], "Accepted"),
+        "reject" => (&["Pending"], "Rejected"),
+        "suspend" => (&["Accepted"], "Suspended"),
+        "resume" => (&["Suspended"], "Accepted"),
+        _ => (&["Pending", "Accepted", "Suspended"], "Terminated"),
+    };
+    let now = state(agreement);
+    match from.contains(&now) {
+        true => Ok(to),
+        false => Err(Fault::conflict(format!(
+            "`{}` is {now}; `{verb}` is for agreements that are {}",
+            agreement.location,
+            from.join(" or ")
+        ))),
+    }
 }
 
 /// What accepted agreements ask of a sensor. Those of others than who has the sensor ask nothing.

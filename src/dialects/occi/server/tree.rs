@@ -9,8 +9,9 @@ use super::super::fault::Fault;
 use super::super::model::{Entity, What};
 use super::super::monitoring::provider::Lower;
 use super::super::monitoring::translate::{service_name, takes_labels};
-use super::Occi;
+use super::super::users::Who;
 use super::estate::{Change, Status};
+use super::{Occi, scope};
 
 /// How many sensors of a circle are told.
 const TOLD: usize = 8;
@@ -44,16 +45,19 @@ pub(super) fn above(occi: &Occi, change: &Change<'_>, place: &str) -> Vec<Arc<st
         .collect()
 }
 
-/// The sensors that these collectors lead to and that run, by place.
+/// The sensors that these collectors of a sensor lead to and that run, by place; of their labels those that are for whose the sensor is.
 pub(super) fn lower(
     occi: &Occi,
     change: &Change<'_>,
+    place: &str,
     collectors: &[(Entity, f64)],
     statuses: &BTreeMap<Arc<str>, Status>,
 ) -> BTreeMap<String, Lower> {
     let (estate, providers) = (occi.estate(), occi.providers());
     let sensor = monitoring::sensor();
-    let mut all = BTreeMap::new();
+    let mut all: BTreeMap<String, Lower> = BTreeMap::new();
+    let owner = occi.settings.users.as_ref().and_then(|users| users.named(change.owner(place)?));
+    let limited = owner.filter(Who::lacks_categories);
     for (link, _) in collectors.iter().filter(|(link, _)| takes_labels(&estate.registry, &providers, link)) {
         let Some(place) = target(link) else { continue };
         let Some(entity) = change.get(place).filter(|e| estate.registry.is_a(&e.kind, &sensor)) else {
@@ -61,8 +65,16 @@ pub(super) fn lower(
         };
         let status = statuses.get(place).or_else(|| change.status(place));
         if let Some(status) = status.filter(|status| status.runs) {
-            let lower = Lower { service: service_name(&entity.id), labels: status.labels.clone() };
-            all.insert(place.to_string(), lower);
+            let lower = all.entry(place.to_string()).or_insert_with(|| Lower {
+                service: service_name(&entity.id),
+                labels: status.labels.clone(),
+            });
+            // What feeds a label may have become what is not for them since they made the collector.
+            if let Some(who) = &limited {
+                for label in scope::denied_labels(change, who, &occi.settings, link) {
+                    lower.labels.remove(&label);
+                }
+            }
         }
     }
     all
