@@ -193,6 +193,9 @@ fn replay_file(path: &Path, output: &mut Output) -> Result<Exit, Failure> {
 /// The daemon, from the first look at its policies to its orderly end.
 async fn run(options: RunOptions, common: &Common, output: &mut Output) -> Result<(), Failure> {
     let access = options.access().map_err(|why| Failure::new(Exit::Usage, why))?;
+    if options.occi.is_some() {
+        options.occi_means.prepare()?;
+    }
     let screen = !options.log && !common.json && std::io::stdout().is_terminal();
     start_log(screen, common, options.data_dir.as_deref());
     let modules = super::modules::only(options.modules.as_deref())?;

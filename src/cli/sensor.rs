@@ -25,6 +25,7 @@ use crate::dialects::occi::monitoring::{Names, Settings};
 use crate::dialects::occi::server::documents::Library;
 use crate::dialects::occi::server::follow::Follower;
 use crate::dialects::occi::server::{Occi, documents, follow};
+use crate::model::connector::EffectorSpec;
 use crate::model::error::chain;
 use crate::policy::load::Sources;
 use crate::service::control::Control;
@@ -88,6 +89,35 @@ impl Means {
     pub(super) fn absolute(self) -> std::io::Result<Self> {
         let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
         Ok(Self { occi_data: absolute(self.occi_data)?, occi_plugins: absolute(self.occi_plugins)?, ..self })
+    }
+
+    /// Refuses what no sensor could publish with, before one has something to say.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let mail =
+            json!({ "mail": { "server": self.occi_mail, "from": self.occi_from, "to": [self.occi_from] } });
+        let mail: EffectorSpec =
+            serde_json::from_value(mail).map_err(|why| Failure::new(Exit::Usage, why.to_string()))?;
+        if let Some(why) = mail.problem() {
+            return Err(Failure::new(Exit::Usage, format!("--occi-mail and --occi-from: {why}")));
+        }
+        match &self.occi_data {
+            Some(directory) if directory.exists() && !directory.is_dir() => {
+                let text = format!("--occi-data: {} is no directory", directory.display());
+                Err(Failure::new(Exit::Usage, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Means::check`], and makes what is written into.
+    pub(super) fn prepare(&self) -> Result<(), Failure> {
+        self.check()?;
+        match &self.occi_data {
+            None => Ok(()),
+            Some(directory) => std::fs::create_dir_all(directory).map_err(|why| {
+                Failure::new(Exit::Failed, format!("--occi-data: {}: {why}", directory.display()))
+            }),
+        }
     }
 
     /// As the options that say so.
@@ -214,6 +244,7 @@ async fn sensor(options: SensorOptions, common: &Common, output: &mut Output) ->
         let text = format!("--documents is `{}`; expected http://HOST:PORT/", options.documents);
         Failure::new(Exit::Usage, text)
     })?;
+    options.means.prepare()?;
     start_log(false, common, None);
     many_descriptors();
     let listener = bind(options.listen).await?;

@@ -697,7 +697,7 @@ impl Store {
         self.write(Ok(String::new()), move |c, _| entries.write(c))
     }
 
-    /// What the record knows of a few services; of all, [`Store::last_decision_ids`] and the others answer sooner.
+    /// What the record knows of these services.
     pub fn of_services(&self, services: Vec<String>, last: u64) -> Pending<Vec<(String, OfService)>> {
         self.read(move |c, path| {
             services

@@ -120,7 +120,12 @@ impl Sensing {
     ) -> Option<Running> {
         let regular = Arc::new(AtomicBool::new(sensor.regular));
         let now = Arc::new(Notify::new());
-        let post = Post { service: service.clone(), metric: sensor.metric.clone(), deliver: deliver.clone() };
+        let post = Post {
+            service: service.clone(),
+            metric: sensor.metric.clone(),
+            deliver: deliver.clone(),
+            failing: Arc::default(),
+        };
         let task = match connectors.sensor(service, &sensor.metric, &sensor.spec) {
             Ok(BuiltSensor::Passive) => None,
             Ok(BuiltSensor::Polled(built)) => {
@@ -151,6 +156,8 @@ struct Post {
     service: Arc<str>,
     metric: Arc<str>,
     deliver: Deliver,
+    /// Whether it could not measure when it was last heard of.
+    failing: Arc<AtomicBool>,
 }
 
 impl Post {
@@ -166,11 +173,22 @@ impl Post {
             let why = "the sensor delivered no finite number".to_string();
             (self.deliver)(&self.service, failed(&self.metric, why));
         } else {
+            if !nothing_new && self.failing.swap(false, Ordering::Relaxed) {
+                tracing::info!(service = &*self.service, metric = &*self.metric, "the sensor measures again");
+            }
             (self.deliver)(&self.service, Letter::Measured { metric: self.metric.clone(), values });
         }
     }
 
     fn fail(&self, error: &ConnectorError) {
+        // The first of a row says it all.
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(service = &*self.service, metric = &*self.metric, %error, "a sensor failed");
+        }
+        self.tell(error);
+    }
+
+    fn tell(&self, error: &ConnectorError) {
         (self.deliver)(&self.service, failed(&self.metric, error.to_string()));
     }
 }
@@ -240,7 +258,6 @@ impl Pace {
 impl Poll {
     async fn run(mut self, post: Post) {
         let mut pace = Pace::new(self.schedule, self.clock, self.every);
-        let mut broken = false;
         loop {
             let asked = if self.regular.load(Ordering::SeqCst) {
                 tokio::select! {
@@ -252,7 +269,7 @@ impl Poll {
                 true
             };
             if asked && !self.schedule.includes(self.clock.now()) {
-                post.fail(&ConnectorError::Config("the schedule of the monitor says not now".into()));
+                post.tell(&ConnectorError::Config("the schedule of the monitor says not now".into()));
                 continue;
             }
             let limit = self.spec.timeout();
@@ -263,22 +280,8 @@ impl Poll {
                 Err(_) => Err(ConnectorError::Timeout(limit)),
             };
             match read {
-                Ok(measurements) => {
-                    if std::mem::take(&mut broken) {
-                        tracing::info!(
-                            service = &*post.service,
-                            metric = &*post.metric,
-                            "the sensor measures again"
-                        );
-                    }
-                    post.measured(measurements);
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut broken, true) {
-                        tracing::warn!(service = &*post.service, metric = &*post.metric, %error, "a sensor failed");
-                    }
-                    post.fail(&error);
-                }
+                Ok(measurements) => post.measured(measurements),
+                Err(error) => post.fail(&error),
             }
         }
     }
@@ -289,17 +292,12 @@ fn panicked() -> ConnectorError {
 }
 
 async fn listen(mut listener: Box<dyn Listener>, post: Post) {
-    let mut broken = false;
     loop {
         let listening = AssertUnwindSafe(listener.listen(Arc::new(post.clone()))).catch_unwind();
         let ended = listening.await.unwrap_or_else(|_| Err(panicked()));
         if let Err(error) = &ended {
-            if !broken {
-                tracing::warn!(service = &*post.service, metric = &*post.metric, %error, "a sensor cannot listen");
-            }
             post.fail(error);
         }
-        broken = ended.is_err();
         tokio::time::sleep(LISTEN_AGAIN).await;
     }
 }

@@ -516,6 +516,9 @@ fn what_means_nothing_with_a_target_is_refused_and_json_is_json() {
         (&["--target", "kubernetes", "--host", "127.0.0.1"], "--host means nothing with --target kubernetes"),
         (&["--output", "x.yaml", "--dry-run"], "--output means nothing with --target processes"),
         (&["--ports", "0"], "--ports"),
+        (&["--occi-mail", "ftp://x"], "is no mail server"),
+        (&["--occi-from", "not an address"], "is no mail address"),
+        (&["--occi-data", "/dev/null"], "is no directory"),
     ] {
         let told = homeostat(&[&["deploy", &documents, "--state", &place.state()], words].concat(), None);
         assert!(told.code == 2 && told.err.contains(said), "{words:?}: {} {}", told.code, told.err);

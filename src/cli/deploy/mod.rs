@@ -199,33 +199,19 @@ async fn checked(paths: &[PathBuf], registry: &Registry, means: &Means) -> Resul
 async fn deploy(options: DeployOptions, common: Common, output: &mut Output) -> Result<Exit, Failure> {
     let registry = vocabulary().map_err(|fault| refused(&fault))?;
     let means = options.means.clone().absolute()?;
+    means.check()?;
     if options.listen.port() == 0 {
         let text = format!("--listen is {}; expected a port, since others are told of it", options.listen);
         return Err(Failure::new(Exit::Usage, text));
     }
-    let documents = checked(&options.documents, &registry, &means).await?;
     refuse_idle(&options)?;
+    let documents = checked(&options.documents, &registry, &means).await?;
     if options.target != Target::Processes {
         let mut place = Apart { port: options.listen.port(), dashboards: !options.without_dashboards, means };
         let deployment = plan(documents, &registry, &mut place).map_err(|fault| refused(&fault))?;
         return written_down(&options, &deployment, output);
     }
-    let directory = std::path::absolute(&options.state)?;
-    if directory.to_str().is_none() {
-        let text = format!("--state is `{}`; expected a path in UTF-8", directory.display());
-        return Err(Failure::new(Exit::Usage, text));
-    }
-    for path in &options.documents {
-        let inside = directory.strip_prefix(std::path::absolute(path)?).ok();
-        let first = inside.and_then(|rest| rest.components().next());
-        if first.is_some_and(|name| !name.as_os_str().to_string_lossy().starts_with('.')) {
-            let text = format!(
-                "--state is `{}`, which is among the documents and would be read as some; expected another place, or a name that begins with a dot",
-                options.state.display()
-            );
-            return Err(Failure::new(Exit::Usage, text));
-        }
-    }
+    let directory = state_directory(&options)?;
     let lock = if options.dry_run { None } else { Some(alone(&directory)?) };
     let known = load(&directory)?;
     let running = known.as_ref().is_some_and(alive);
@@ -268,6 +254,28 @@ async fn deploy(options: DeployOptions, common: Common, output: &mut Output) -> 
     // Who does not read it any more has not ended it.
     let told = move |units: &[Settled]| drop(tell_begun(&mut seen, units, &notes));
     begin(&directory, state, (deployment, registry), lock, options.detach, common, told).await
+}
+
+/// Where it is written down what runs: a path that policies can name, and not among the documents, as one of which it would be read.
+fn state_directory(options: &DeployOptions) -> Result<PathBuf, Failure> {
+    let directory = std::path::absolute(&options.state)?;
+    let wrong = |why: &str| {
+        let text = format!("--state is `{}`, {why}", options.state.display());
+        Err(Failure::new(Exit::Usage, text))
+    };
+    if directory.to_str().is_none() {
+        return wrong("which is not UTF-8; expected another name");
+    }
+    for path in &options.documents {
+        let inside = directory.strip_prefix(std::path::absolute(path)?).ok();
+        let first = inside.and_then(|rest| rest.components().next());
+        if first.is_some_and(|name| !name.as_os_str().to_string_lossy().starts_with('.')) {
+            return wrong(
+                "which is among the documents; expected another place, or a name that begins with a dot",
+            );
+        }
+    }
+    Ok(directory)
 }
 
 /// Refuses options that mean nothing with the target.

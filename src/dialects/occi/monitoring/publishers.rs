@@ -38,10 +38,12 @@ fn email_alarm(names: &Names) -> Provider {
         }
         let (objective, threshold) = over(at, work)?;
         let about = work.said(at, &at.labels("input")).to_string();
+        // What is said of a value alone may say little: what is over 0.5 may be silence.
+        let title = at.entity.title.as_deref().map(|title| format!("{}: ", plain(title))).unwrap_or_default();
         let mail = json!({ "mail": {
             "server": server, "from": at.settings.from, "to": to,
-            "subject": format!("{} is over {threshold}", plain(&about)),
-            "text": format!("{} is over {threshold} ({}).\n", plain(&about), at.labels("input").join(", ")),
+            "subject": format!("{title}{} is over {threshold}", plain(&about)),
+            "text": format!("{title}{} is over {threshold} ({}).\n", plain(&about), at.labels("input").join(", ")),
         }});
         work.alarm(at, objective, mail)
     };
