@@ -117,11 +117,10 @@ fn has(headers: &Headers, name: &str) -> bool {
 
 /// Whether it may be otherwise later: when whoever answers is overloaded or stands in for one that is not there; perhaps, when it failed; no, when it
 /// refused (RFC 9110, RFC 6585, RFC 8470).
-fn refused(status: StatusCode) -> fn(String) -> ConnectorError {
+fn not_done(status: StatusCode) -> fn(String) -> ConnectorError {
     match status.as_u16() {
         408 | 425 | 429 | 502..=504 => ConnectorError::Unreachable,
-        501 | 505 => ConnectorError::Answer,
-        500.. => ConnectorError::Failed,
+        500 | 506.. => ConnectorError::Failed,
         _ => ConnectorError::Answer,
     }
 }
@@ -147,7 +146,7 @@ impl Effector for HttpCaller {
         match answer.status.is_success() {
             true => Ok(format!("{}{}", answer.status, answer.excerpt())),
             false => {
-                Err(refused(answer.status)(format!("{what} answered {}{}", answer.status, answer.excerpt())))
+                Err(not_done(answer.status)(format!("{what} answered {}{}", answer.status, answer.excerpt())))
             }
         }
     }

@@ -76,7 +76,10 @@ pub const DANGLING: &[&str] = &[
     "no-route",
 ];
 
-/// Compiles a document that was changed by hand, or that a record contains: what dangles is no error but a warning.
+/// The code of a sensor or effector that can never work, as its text alone shows.
+const UNUSABLE: &str = "unusable";
+
+/// Compiles a document that was changed by hand: what dangles is no error but a warning.
 ///
 /// # Errors
 /// Every other mistake.
@@ -86,6 +89,20 @@ pub fn compile_by_hand(
 ) -> Result<(ServicePolicy, Vec<Problem>), Vec<Problem>> {
     let (policy, problems) = build(document, scripts);
     if problems.iter().all(|p| DANGLING.contains(&p.code)) { Ok((policy, problems)) } else { Err(problems) }
+}
+
+/// Compiles a document that was accepted once, by another version perhaps: what cannot be used is no error either. It fails when it is used, as it
+/// did then.
+///
+/// # Errors
+/// Every other mistake.
+pub fn compile_kept(
+    document: ServiceDocument,
+    scripts: &dyn Fn(&str) -> Option<Arc<Script>>,
+) -> Result<ServicePolicy, Vec<Problem>> {
+    let (policy, problems) = build(document, scripts);
+    let harmless = |p: &Problem| p.code == UNUSABLE || DANGLING.contains(&p.code);
+    if problems.iter().all(harmless) { Ok(policy) } else { Err(problems) }
 }
 
 /// What can be made of a document, and every mistake in it.
@@ -673,7 +690,7 @@ impl Compiler<'_> {
             self.name(place.clone().at_key(), name, identifier_problem);
             let stale_after = spec.stale_after().map(|age| age.0);
             if let Some(why) = spec.problem() {
-                self.error(Problem::error("invalid-value", place.clone(), why));
+                self.error(Problem::error(UNUSABLE, place.clone(), why));
             }
             metrics.push(MetricPolicy {
                 name: name.as_str().into(),
@@ -1348,7 +1365,7 @@ impl Compiler<'_> {
                 ));
             }
             if let Some(why) = spec.problem() {
-                self.error(Problem::error("invalid-value", place, why));
+                self.error(Problem::error(UNUSABLE, place, why));
             }
             compiled.insert(name.as_str().into(), Arc::new(spec.clone()));
         }

@@ -15,7 +15,7 @@ use crate::knowledge::record::{Entry, Reader, RecordError, Recorder};
 use crate::model::metric::Sample;
 use crate::model::{Datum, Decision, MetricId, ModelChange, Timestamp};
 use crate::plan::strategy::{Deadline, RunLimits, STACK_SIZE};
-use crate::policy::compile::compile_by_hand;
+use crate::policy::compile::compile_kept;
 use crate::policy::document::ServiceDocument;
 use crate::policy::script::Script;
 
@@ -118,7 +118,7 @@ impl Line {
                     Script::compile(name, source).ok().map(Arc::new)
                 };
                 let id = names.service(&document.service);
-                let (policy, _) = compile_by_hand(*document, &find)
+                let policy = compile_kept(*document, &find)
                     .map_err(|p| p.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
                 Message::Apply(Box::new(Apply { id, policy, restored }))
             }

@@ -22,7 +22,7 @@ use crate::model::connector::SensorSpec;
 use crate::model::module::Module;
 use crate::model::ports::PortError;
 use crate::model::{MetricId, ModelChange, Resource, Schedule, ServiceId, Timestamp};
-use crate::policy::compile::compile_by_hand;
+use crate::policy::compile::{compile_by_hand, compile_kept};
 use crate::policy::diagnostics::Problem;
 use crate::policy::diff::{Change, diff};
 use crate::policy::document::ServiceDocument;
@@ -228,9 +228,10 @@ impl Supervisor {
         let mut state = self.state.lock().await;
         for change in self.shell.store().all_hand_made().await? {
             let HandMade { service, document, base_hash, .. } = change;
-            let policy = match document.map(|d| compile_json(&d, &|name| inline(name))) {
+            let kept = |document| compile_kept(service_from_json(&document)?, &inline);
+            let policy = match document.map(kept) {
                 None => None,
-                Some(Ok((policy, _))) => Some(policy),
+                Some(Ok(policy)) => Some(policy),
                 Some(Err(problems)) => {
                     tracing::warn!(service, problems = %join(&problems), "a change by hand is not understood any more");
                     continue;
@@ -844,9 +845,9 @@ impl Supervisor {
             self.pushable.get(service).ok_or_else(|| PortError::NoSuchService(service.to_string()))?;
         let Pushable { service: id, shard, schedule, metrics } = entry.value();
         match metrics.binary_search_by(|(name, _)| (**name).cmp(metric)) {
-            Ok(_) if !schedule.includes(self.now()) => {
-                Err(PortError::Conflict(format!("the schedule of the monitor of `{service}` says not now")))
-            }
+            Ok(_) if !schedule.includes(self.now()) => Err(PortError::Conflict(format!(
+                "`{service}` takes no values now: its monitor has a schedule"
+            ))),
             Ok(found) => Ok((*id, metrics[found].1, *shard)),
             Err(_) => Err(PortError::NotPushed(metric.to_string())),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use homeostat::dialects::occi::deploy::{Deployment, Place, Role, compose, kubernetes, plan};
@@ -361,6 +361,10 @@ impl Served {
         std::fs::write(directory.path().join("README.md"), "about").unwrap();
         std::fs::write(directory.path().join(".hidden"), "{").unwrap();
         std::fs::write(directory.path().join(".git/index"), "{").unwrap();
+        // As editors lock what is edited; and what leads to nothing, or back.
+        for (link, to) in [(".#compute.json", "me@here.1"), ("gone.json", "nowhere.json"), ("self", ".")] {
+            std::os::unix::fs::symlink(to, directory.path().join(link)).unwrap();
+        }
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let library = Library::open(vec![PathBuf::from(directory.path())], address, at_noon).unwrap();
@@ -461,6 +465,54 @@ async fn who_waits_for_other_documents_is_told_at_once() {
     let now: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(now["version"], after["version"]);
     assert!(now["problem"].as_str().unwrap().contains("no JSON"), "{now}");
+}
+
+/// As who copies a new state beside the old one and swaps them; and what is behind a link.
+#[tokio::test]
+async fn a_directory_that_took_the_place_of_another_and_a_file_behind_a_link_are_seen() {
+    let above = tempfile::tempdir().unwrap();
+    let path = |name: &str| above.path().join(name);
+    for name in ["now", "next"] {
+        std::fs::create_dir(path(name)).unwrap();
+        for (text, file) in prototype().iter().zip(["sensor.json", "compute.json", "collector.json"]) {
+            std::fs::write(path(name).join(file), text).unwrap();
+        }
+    }
+    let change = |file: &Path, from: &str, to: &str| {
+        let text = std::fs::read_to_string(file).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(file, text.replace(from, to)).unwrap();
+    };
+    change(&path("next").join("collector.json"), "\"period\":3", "\"period\":44");
+    let library = Library::open(vec![path("now")], "127.0.0.1:1".parse().unwrap(), at_noon).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let served = Served {
+        directory: tempfile::tempdir().unwrap(),
+        address: listener.local_addr().unwrap(),
+        client: reqwest::Client::new(),
+    };
+    tokio::spawn(async move { axum::serve(listener, router(library, at_noon)).await });
+    let tag =
+        |text: String| serde_json::from_str::<Value>(&text).unwrap()["version"].as_str().unwrap().to_string();
+    let first = tag(served.get(INDEX, &[]).await.2);
+    let other = async |known: &str| {
+        let known = format!("\"{known}\"");
+        let (status, _, text) = served.get(INDEX, &[("if-none-match", &known), ("prefer", "wait=30")]).await;
+        assert_eq!(status, 200, "it is seen in time");
+        tag(text)
+    };
+    std::fs::rename(path("now"), path("before")).unwrap();
+    std::fs::rename(path("next"), path("now")).unwrap();
+    let second = other(&first).await;
+    std::fs::rename(path("now").join("collector.json"), path("elsewhere.json")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere.json", path("now").join("collector.json")).unwrap();
+    // Whatever of that is seen first.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    change(&path("elsewhere.json"), "\"period\":44", "\"period\":555");
+    let mut last = other(&second).await;
+    while !served.get("/urn:uuid:2345", &[]).await.2.contains("555") {
+        last = other(&last).await;
+    }
 }
 
 fn leaf() -> impl Strategy<Value = Value> {

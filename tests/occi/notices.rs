@@ -138,6 +138,7 @@ fn a_webhook_that_fails_gets_a_value_again_and_one_that_refuses_does_not() {
     }
     let second = next();
     assert!(second.0 != first.0 && second.1["time"] != first.1["time"], "refused, it does not: {second:?}");
-    // The key is no other value's, also after a restart, when counting begins anew.
-    assert!(second.0.split('/').count() == 4, "{second:?}");
+    // The time of the value is in the key: counting begins anew with every start, and it is no other value's then either.
+    let time = |key: &str| key.split('/').nth(2).unwrap().parse::<i64>().unwrap();
+    assert!(time(&second.0) > time(&first.0), "{first:?} {second:?}");
 }

@@ -122,7 +122,7 @@ fn nothing_is_pushed_into_a_sensor_that_does_not_measure_now() {
         occi.runtime.block_on(handle.push("a_pushed", vec![(7.0, None)]))
     };
     let refused = push().unwrap_err().to_string();
-    assert!(refused.contains("the schedule of the monitor of `sensor-still` says not now"), "{refused}");
+    assert!(refused.contains("`sensor-still` takes no values now"), "{refused}");
     let now = json!({ "attributes": { "occi.sensor.timebase": super::now(), "occi.sensor.timestart": 0 } });
     occi.expect(200, "POST", "/sensor/still", now);
     push().unwrap();

@@ -109,7 +109,7 @@ pub struct UndeployOptions {
 }
 
 /// Whether a path is one of OCCI documents, and not of policies: what was deployed from, or a file that is no policy, or a directory that has no policy
-/// in it; where something is deployed, also one that has both.
+/// in it, and some file, or something is deployed.
 pub(super) fn is_documents(path: &Path, state: &Path) -> bool {
     let ends = |path: &Path, endings: &[&str]| {
         path.extension().is_some_and(|e| endings.iter().any(|known| e == *known))
@@ -124,11 +124,7 @@ pub(super) fn is_documents(path: &Path, state: &Path) -> bool {
     }
     let Ok(files) = files_below(path) else { return false };
     let policies = files.iter().any(|file| ends(file, &["yaml", "yml", "rhai"]));
-    let documents = files.iter().any(|file| ends(file, &["json", "xml", "html", "htm"]));
-    match deployed.is_some() {
-        true => documents || !policies,
-        false => !policies && !files.is_empty(),
-    }
+    !policies && (!files.is_empty() || deployed.is_some())
 }
 
 pub(super) fn deploy_boxed(options: DeployOptions, common: Common) -> BoxFuture<'static, Exit> {

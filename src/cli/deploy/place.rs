@@ -21,9 +21,18 @@ struct Here<'a> {
     notes: Vec<String>,
 }
 
-/// The addresses of a name, and whether one of them is this machine's.
+/// The first address of a name.
 pub(super) fn resolved(address: &str) -> Option<SocketAddr> {
     address.to_socket_addrs().ok()?.next()
+}
+
+/// An address as all programs say it: those of loopback in digits, since what listens there is asked for by no other name (a page of somebody else
+/// could have one).
+fn spelled(address: &str) -> String {
+    match resolved(address) {
+        Some(at) if at.ip().is_loopback() => at.to_string(),
+        _ => address.to_string(),
+    }
 }
 
 impl Here<'_> {
@@ -45,7 +54,8 @@ impl Place for Here<'_> {
     }
 
     fn known(&self, role: &str, address: &str) -> Option<String> {
-        let mut known = self.state.addresses.iter().filter(|(_, at)| *at == address);
+        let address = spelled(address);
+        let mut known = self.state.addresses.iter().filter(|(_, at)| **at == address);
         known.find_map(|(name, _)| name.starts_with(&format!("{role}-")).then(|| name.clone()))
     }
 
@@ -61,12 +71,13 @@ impl Place for Here<'_> {
         if !self.is_here(at.ip()) || (role == Role::Dashboard && !self.state.dashboards) {
             return None;
         }
-        let ours = self.state.addresses.values().any(|known| known == address);
+        let here = spelled(address);
+        let ours = self.state.addresses.values().any(|known| *known == here);
         if role == Role::Dashboard && !ours && UdpSocket::bind(at).is_err() {
             self.notes.push(format!("somebody receives at {address} already; no dashboard is started there"));
             return None;
         }
-        Some(address.to_string())
+        Some(here)
     }
 
     fn reached(&mut self, name: &str, _role: Role) -> Result<String, Fault> {

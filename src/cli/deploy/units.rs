@@ -136,6 +136,7 @@ async fn begin_apart(
     let path = directory.join("log");
     let log = std::fs::File::create(&path)
         .map_err(|why| Failure::new(Exit::Failed, format!("{}: {why}", path.display())))?;
+    let stays = ignores_hang_up();
     // From before anything runs that would be left behind.
     let [mut interrupt, mut end, mut hang_up] =
         [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
@@ -143,7 +144,7 @@ async fn begin_apart(
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = end.recv() => {}
-            _ = hang_up.recv() => {}
+            _ = hang_up.recv(), if !stays => {}
         }
     };
     let mut child = std::process::Command::new(std::env::current_exe()?)
@@ -155,7 +156,7 @@ async fn begin_apart(
         .spawn()?;
     state.pid = child.id();
     state.began = began(state.pid).unwrap_or_default();
-    save(directory, &state)?;
+    let written = save(directory, &state);
     let ended = async {
         loop {
             if let Ok(Some(status)) = child.try_wait() {
@@ -164,8 +165,12 @@ async fn begin_apart(
             tokio::time::sleep(LOOK).await;
         }
     };
+    let begun = async {
+        written?;
+        settled(&state, deployment, registry).await
+    };
     let outcome = tokio::select! {
-        outcome = settled(&state, deployment, registry) => outcome,
+        outcome = begun => outcome,
         // It is not what was wanted any more.
         () = interrupted => Err(Failure::new(Exit::Failed, "interrupted; nothing is deployed")),
         status = ended => {
@@ -177,7 +182,14 @@ async fn begin_apart(
     };
     if outcome.is_err() {
         terminate(state.pid);
-        let _ = child.wait();
+        let begun = moment();
+        while !matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            if begun.elapsed() > FAREWELL {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
         let _ = std::fs::remove_file(directory.join(STATE));
     }
     outcome

@@ -131,7 +131,7 @@ fn is_reachable(names: &Names) -> Provider {
     };
     metric(names, "IsReachable", "Whether something answers at an address: 1 or 0", build)
         .control("hostname", Attribute::text().required().about("HOST:PORT"))
-        .control("maxdelay", Attribute::at_least(0.0).about("how long it may take, in milliseconds"))
+        .control("maxdelay", Attribute::at_least(1.0).about("how long it may take, in milliseconds"))
 }
 
 /// R1-21.
@@ -152,8 +152,8 @@ fn ping(names: &Names) -> Provider {
     };
     metric(names, "Ping", "How long an echo over UDP takes, milliseconds", build)
         .control("target", Attribute::text().required().about("HOST:PORT"))
-        .control("size", Attribute::at_least(0.0).about("the length of the packet, bytes: 8 to 65507"))
-        .control("maxdelay", Attribute::at_least(0.0).about("how long it may take, in milliseconds"))
+        .control("size", Attribute::at_least(8.0).about("the length of the packet, bytes: 8 to 65507"))
+        .control("maxdelay", Attribute::at_least(1.0).about("how long it may take, in milliseconds"))
 }
 
 fn http_probe(names: &Names) -> Provider {

@@ -126,12 +126,15 @@ pub fn provider(names: &Names, name: &str, found: &Found) -> Result<Provider, St
 }
 
 /// A program without a description: by its name a plug-in of Nagios (`check_…`), or one that prints a number or JSON.
+const ARGUMENTS: &str = "args";
+
+/// As what a program without a description is described.
 fn conventional(name: &str) -> Description {
     let described =
         |kind: Type, about: &str| Described { kind, about: Some(about.into()), ..Default::default() };
     let mut attributes = BTreeMap::from([
         (
-            "args".to_string(),
+            ARGUMENTS.to_string(),
             described(Type::List, "its arguments: a list, or words with spaces between them"),
         ),
         (
@@ -349,7 +352,10 @@ fn alone(name: &str, value: Json, words: bool) -> Result<Json, String> {
     match value {
         Json::Array(list) => {
             let words: Vec<String> = list.iter().map(word).collect();
-            words.iter().try_for_each(|word| no_option(name, word))?;
+            // What is called so are the arguments of a program, with its options.
+            if name != ARGUMENTS {
+                words.iter().try_for_each(|word| no_option(name, word))?;
+            }
             Ok(words.into_iter().map(Json::String).collect())
         }
         Json::String(text) if words => no_option(name, &text).map(|()| text.into()),
@@ -416,6 +422,9 @@ mod tests {
         assert!(wrong.unwrap_err().contains("`path` begins with `-`"));
         let wrong = filled(&command, &json!({ "plugin": "p", "path": ["one", "--delete"] }));
         assert!(wrong.unwrap_err().contains("`path` begins with `-`"));
+        // But for what is called the arguments.
+        let arguments = filled(&json!(["{args}"]), &json!({ "args": ["-w", "10%"] }));
+        assert_eq!(arguments.unwrap(), json!(["-w", "10%"]));
         let url = json!({ "url": "http://127.0.0.1:1/{path}?q=1" });
         let inside = filled(&url, &json!({ "path": "a/../b?c#d e" })).unwrap();
         assert_eq!(inside["url"], "http://127.0.0.1:1/a%2F..%2Fb%3Fc%23d%20e?q=1");

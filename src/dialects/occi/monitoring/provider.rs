@@ -197,7 +197,11 @@ impl Provider {
     pub fn lacks<'a>(&'a self, entity: &'a Entity) -> impl Iterator<Item = &'a String> {
         let has = |name: &String| match entity.attributes.get(name) {
             None | Some(Json::Null) => false,
-            Some(list @ (Json::String(_) | Json::Array(_))) => !labels(Some(list)).is_empty(),
+            value if self.mixin.roles.get(name).is_some_and(|role| *role != Role::Control) => {
+                !labels(value).is_empty()
+            }
+            Some(Json::String(text)) => !text.trim().is_empty(),
+            Some(Json::Array(list)) => !list.is_empty(),
             Some(_) => true,
         };
         self.needed.iter().filter(move |name| !has(name))

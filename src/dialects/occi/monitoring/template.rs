@@ -318,7 +318,7 @@ pub fn watching(settings: &Settings, draft: &mut Draft, at: Option<&str>) -> Res
     let collector = collector_of("Collector", metrics, attributes, id.clone());
     let mut sensor: Values = [("occi.sensor.period".to_string(), period)].into();
     if settings.strict {
-        // As in the paper, it is said when it begins and ends: now, and not soon.
+        // As in the paper, it is said when it begins and ends: now, and in a hundred years.
         sensor.insert("occi.sensor.timestart".into(), 0.into());
         sensor.insert("occi.sensor.timestop".into(), FAR.into());
     }

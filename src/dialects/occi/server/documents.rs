@@ -97,16 +97,22 @@ pub fn read(paths: &[PathBuf], registry: &Registry, now: f64) -> Result<Document
 /// # Errors
 /// What cannot be read, and why.
 pub fn files_below(directory: &Path) -> Result<Vec<PathBuf>, walkdir::Error> {
-    let passed_over = |entry: &walkdir::DirEntry| {
-        let name = entry.file_name().to_string_lossy();
-        entry.depth() > 0 && (name.starts_with('.') || name.ends_with('~'))
+    let odd = |path: &Path| {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        name.starts_with('.') || name.ends_with('~')
+    };
+    // A link to nothing is nothing: editors leave such beside what is edited.
+    let gone = |why: &walkdir::Error| {
+        why.depth() > 0
+            && (why.loop_ancestor().is_some()
+                || why.io_error().is_some_and(|why| why.kind() == std::io::ErrorKind::NotFound))
     };
     let walk = walkdir::WalkDir::new(directory).follow_links(true).max_depth(DEEPEST).sort_by_file_name();
     walk.into_iter()
-        .filter_entry(|entry| !passed_over(entry))
-        .filter(|entry| {
-            entry.as_ref().is_ok_and(|e| e.file_type().is_file())
-                || entry.as_ref().is_err_and(|why| why.loop_ancestor().is_none())
+        .filter_entry(|entry| entry.depth() == 0 || !odd(entry.path()))
+        .filter(|entry| match entry {
+            Ok(entry) => entry.file_type().is_file(),
+            Err(why) => !gone(why),
         })
         .map(|entry| Ok(entry?.into_path()))
         .collect()

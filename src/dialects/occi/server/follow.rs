@@ -220,7 +220,8 @@ impl Follower {
             if !patient {
                 tracing::info!(sensor = self.sensor, "the document server is reached again");
                 self.say(|f| f.problem = None);
-                return Box::pin(self.news(known)).await;
+                // What it said before it was away may have been refused, and is looked at again.
+                return Box::pin(self.news(None)).await;
             }
             let listed: Option<Listed> = match answer.status() {
                 StatusCode::NOT_MODIFIED => None,

@@ -38,7 +38,7 @@ use crate::model::{PortError, Timestamp};
 use crate::policy::document::{PackedDocument, ServiceDocument};
 use crate::policy::set::PolicySet;
 use crate::policy::value::ServicePolicy;
-use crate::service::control::ChangeError;
+use crate::service::control::{ChangeError, Refusal};
 use crate::service::supervisor::{Compiled, Supervisor};
 
 use estate::{Change, Estate, Overlay, Status};
@@ -238,12 +238,13 @@ impl Occi {
             match document.map(Compiled::new).transpose() {
                 Ok(compiled) => drop(services.insert(name, compiled)),
                 Err(why) => {
+                    let missing: Vec<String> = why.problems.iter().map(|why| of_mixin(why)).collect();
                     tracing::warn!(
                         service = name,
-                        why = why.problems.join("; "),
+                        why = missing.join("; "),
                         "a sensor that was kept cannot run"
                     );
-                    let faulty = Status { state: "faulty", missing: why.problems, ..Status::default() };
+                    let faulty = Status { state: "faulty", missing, ..Status::default() };
                     statuses.extend(place.map(|place| (Arc::from(place), faulty)));
                 }
             }
@@ -638,12 +639,14 @@ impl Occi {
 /// A change of policies that was refused, for clients.
 fn refused(error: &ChangeError) -> Fault {
     match error {
-        ChangeError::Refused(refusal) => {
-            let problems: Vec<String> = refusal.problems.iter().map(|problem| of_mixin(problem)).collect();
-            Fault::bad(format!("the sensor cannot run: {}", problems.join("; ")))
-        }
+        ChangeError::Refused(refusal) => Fault::bad(format!("the sensor cannot run: {}", why(refusal))),
         ChangeError::Port(error) => Fault::new(FaultKind::Unavailable, error.to_string()),
     }
+}
+
+/// Why a policy was refused, in the words of clients.
+fn why(refusal: &Refusal) -> String {
+    refusal.problems.iter().map(|problem| of_mixin(problem)).collect::<Vec<_>>().join("; ")
 }
 
 /// The mixin that says what a sensor does; every sensor has it, and no client sets it.

@@ -30,7 +30,7 @@ use super::super::monitoring::provider::named;
 use super::super::monitoring::translate::measuring;
 use super::super::monitoring::{Provider, Providers, Settings};
 use super::super::registry::{Extension, Registry};
-use super::plugins;
+use super::{plugins, why};
 use crate::dialects::access::permitted;
 use crate::model::ports::Metrics;
 use crate::model::{Reading, Timestamp};
@@ -204,7 +204,7 @@ impl Probe {
             &order.output,
             order.sensor.as_deref(),
         )?;
-        let compiled = Compiled::new(document).map_err(|refusal| Fault::bad(refusal.problems.join("; ")))?;
+        let compiled = Compiled::new(document).map_err(|refusal| Fault::bad(why(&refusal)))?;
         let (output, sensor) = (order.output.clone(), order.sensor.clone());
         let change = {
             let mut running = self.running();
@@ -291,7 +291,7 @@ impl Probe {
 
 fn refusal(error: ChangeError) -> Fault {
     match error {
-        ChangeError::Refused(refusal) => Fault::bad(refusal.problems.join("; ")),
+        ChangeError::Refused(refusal) => Fault::bad(why(&refusal)),
         ChangeError::Port(error) => Fault::new(FaultKind::Unavailable, error.to_string()),
     }
 }

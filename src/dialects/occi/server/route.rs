@@ -147,14 +147,12 @@ fn query(uri: &Uri) -> Vec<(String, String)> {
     url::form_urlencoded::parse(text.as_bytes()).into_owned().collect()
 }
 
-/// The methods of an entity.
-const OF_ENTITY: &str = "GET, HEAD, POST, PUT, DELETE";
-/// The methods of the query interface, of the collection of a kind, and of all places below another.
+/// The methods of an entity, and of the collection of a mixin.
+const ALL: &str = "GET, HEAD, POST, PUT, DELETE";
+/// The methods of the query interface, of the collection of a kind, and of the place of everything.
 const OF_MANY: &str = "GET, HEAD, POST, DELETE";
-/// The methods of the collection of a mixin.
-const OF_MIXIN: &str = "GET, HEAD, POST, PUT, DELETE";
 /// The methods of a place below which something is, and that is nothing itself.
-const OF_PART: &str = "GET, HEAD, DELETE";
+const OF_PART: &str = "GET, HEAD, PUT, DELETE";
 
 impl Asked<'_> {
     fn input(&self) -> Input<'_> {
@@ -229,7 +227,7 @@ impl Asked<'_> {
                 Method::POST => self.update(bare, false).await,
                 Method::PUT => self.update(bare, true).await,
                 Method::DELETE => self.delete(vec![bare.to_string()], true).await,
-                _ => Err(Fault::not_allowed(method.as_str(), "an entity", OF_ENTITY)),
+                _ => Err(Fault::not_allowed(method.as_str(), "an entity", ALL)),
             };
         }
         let below = if bare.is_empty() { "/" } else { slashed.as_str() };
@@ -283,7 +281,7 @@ impl Asked<'_> {
             }
             Method::DELETE => self.disassociate(id).await,
             _ if kind => Err(Fault::not_allowed(method.as_str(), "the collection of a kind", OF_MANY)),
-            _ => Err(Fault::not_allowed(method.as_str(), "the collection of a mixin", OF_MIXIN)),
+            _ => Err(Fault::not_allowed(method.as_str(), "the collection of a mixin", ALL)),
         }
     }
 
