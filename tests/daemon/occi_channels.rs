@@ -25,9 +25,10 @@ fn pipeline(service: &Server, dashboard: &Dashboard) -> Documents {
         .shown("b", dashboard)
 }
 
-/// What every channel must do: nothing is lost, doubled or out of order. `meanwhile`: what is looked at while it works.
+/// What every channel must do: nothing is lost, doubled or out of order. `meanwhile`: what is looked at while it works. Answers the server: what it tells
+/// others after it has answered, it must live to tell.
 #[track_caller]
-fn pipes(document: &Documents, dashboard: &Dashboard, meanwhile: impl FnOnce()) {
+fn pipes(document: &Documents, dashboard: &Dashboard, meanwhile: impl FnOnce()) -> Occi {
     let occi = Occi::start(&[]);
     occi.create(document);
     let first = dashboard.next();
@@ -39,6 +40,7 @@ fn pipes(document: &Documents, dashboard: &Dashboard, meanwhile: impl FnOnce()) 
     // A collector that is deleted measures no more.
     occi.expect(200, "DELETE", "/collector/c", &Value::Null);
     assert_eq!(occi.state("/sensor/s"), "incomplete");
+    occi
 }
 
 /// What a probe runs.
@@ -63,7 +65,7 @@ fn the_pipeline_works_within_one_process() {
 #[test]
 fn the_same_pipeline_works_over_tcp() {
     let (service, dashboard, (_probe, at)) = (counting(), Dashboard::new(), probe(None));
-    pipes(&pipeline(&service, &dashboard).probe("urn:machine", &at, "tcp"), &dashboard, || {});
+    let _occi = pipes(&pipeline(&service, &dashboard).probe("urn:machine", &at, "tcp"), &dashboard, || {});
     ends(&at);
 }
 
@@ -71,10 +73,11 @@ fn the_same_pipeline_works_over_tcp() {
 #[test]
 fn the_same_pipeline_works_over_a_websocket() {
     let (service, dashboard, (_probe, at)) = (counting(), Dashboard::new(), probe(None));
-    pipes(&pipeline(&service, &dashboard).probe("urn:machine", &at, "websocket"), &dashboard, || {
-        let running = running(&at);
-        assert!(running.contains("\"ws://127.0.0.1:"), "{running}");
-    });
+    let _occi =
+        pipes(&pipeline(&service, &dashboard).probe("urn:machine", &at, "websocket"), &dashboard, || {
+            let running = running(&at);
+            assert!(running.contains("\"ws://127.0.0.1:"), "{running}");
+        });
     ends(&at);
 }
 
