@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use super::local::start_failure;
 use super::log::start_log;
 use super::{Common, Exit, Failure, Output, WrapOptions};
-use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options};
 use crate::membrane::{LiveError, Running};
 use crate::model::name::service_name_problem;
@@ -93,18 +92,10 @@ pub(super) async fn wrap(options: WrapOptions, common: &Common, output: &mut Out
     let address = manage.local_addr()?;
     let (leave, left) = mpsc::channel(1);
     let mut causes = Causes::new(&[], left);
-    let daemon = Daemon::start_from(
-        Options {
-            dirs: Vec::new(),
-            data_dir: options.data_dir.clone(),
-            record: None,
-            shards: Some(1),
-            connectors: Connectors::new(),
-        },
-        policy(&name, &options, &running),
-    )
-    .await
-    .map_err(|error| start_failure(error, output))?;
+    let daemon =
+        Daemon::start_from(Options::small(options.data_dir.clone()), policy(&name, &options, &running))
+            .await
+            .map_err(|error| start_failure(error, output))?;
     let control: Arc<dyn Control> = daemon.clone();
     let stop = CancellationToken::new();
     let membrane = daemon.supervisor().shell().membrane().clone();

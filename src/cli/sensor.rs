@@ -18,7 +18,6 @@ use super::local::start_failure;
 use super::log::start_log;
 use super::{Common, Exit, Failure, Output};
 use crate::api::Access;
-use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options};
 use crate::dialects::occi::Extension;
 use crate::dialects::occi::monitoring::{Names, Settings};
@@ -261,16 +260,7 @@ async fn sensor(options: SensorOptions, common: &Common, output: &mut Output) ->
     };
     let (_leave, left) = mpsc::channel(1);
     let mut causes = Causes::new(&[], left);
-    let starting = Daemon::start_from(
-        Options {
-            dirs: Vec::new(),
-            data_dir: options.data_dir.clone(),
-            record: None,
-            shards: Some(1),
-            connectors: Connectors::new(),
-        },
-        Sources::default(),
-    );
+    let starting = Daemon::start_from(Options::small(options.data_dir.clone()), Sources::default());
     let daemon = starting.await.map_err(|error| start_failure(error, output))?;
     let supervisor = daemon.supervisor().clone();
     let occi = Occi::start(supervisor, address, &Extension::ALL, options.means.settings()).await;

@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use super::local::start_failure;
 use super::log::start_log;
 use super::{Common, Exit, Failure, Output, WrapOptions};
-use crate::connectors::Connectors;
 use crate::daemon::{Causes, Daemon, Options, STOP_TIME};
 use crate::model::error::chain;
 use crate::model::name::service_name_problem;
@@ -149,18 +148,9 @@ async fn wrap(options: WrapOptions, common: &Common, output: &mut Output) -> Res
     }
     let (leave, left) = mpsc::channel(1);
     let mut causes = Causes::new(&[], left);
-    let daemon = Daemon::start_from(
-        Options {
-            dirs: Vec::new(),
-            data_dir: options.data_dir.clone(),
-            record: None,
-            shards: Some(1),
-            connectors: Connectors::new(),
-        },
-        policy(&name, &options, false),
-    )
-    .await
-    .map_err(|error| start_failure(error, output))?;
+    let daemon = Daemon::start_from(Options::small(options.data_dir.clone()), policy(&name, &options, false))
+        .await
+        .map_err(|error| start_failure(error, output))?;
     let Some(mut program) = daemon.supervisor().shell().processes().watch(&name) else {
         return Err(Failure::new(Exit::Failed, format!("`{name}` is detached in {:?}", options.data_dir)));
     };

@@ -51,6 +51,14 @@ pub struct Options {
     pub connectors: Connectors,
 }
 
+impl Options {
+    /// Of few services whose policies are in no directory.
+    pub fn small(data_dir: Option<PathBuf>) -> Self {
+        let connectors = Connectors::new();
+        Self { dirs: Vec::new(), data_dir, record: None, shards: Some(1), connectors }
+    }
+}
+
 /// Why a daemon does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

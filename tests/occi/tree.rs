@@ -79,8 +79,8 @@ fn a_sensor_waits_for_a_label_below_it_and_runs_as_soon_as_it_is_there() {
 #[test]
 fn sensors_that_take_labels_of_each_other_in_a_circle_are_refused() {
     let occi = Occi::start();
-    let sensors: Vec<String> = (0..3).map(|_| occi.sensor(1.0)).collect();
-    let [a, b, c] = sensors.as_slice() else { unreachable!() };
+    let sensors = [(); 3].map(|()| occi.sensor(1.0));
+    let [a, b, c] = &sensors;
     takes(&occi, a, b, "x", "x");
     takes(&occi, b, c, "x", "x");
     let refused = occi.expect(400, "POST", "/collector/", link(c, a, "x", "x"));

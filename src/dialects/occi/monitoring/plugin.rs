@@ -125,10 +125,10 @@ pub fn provider(names: &Names, name: &str, found: &Found) -> Result<Provider, St
         .fold(provider, |provider, (name, attribute)| provider.control(&name, attribute)))
 }
 
-/// A program without a description: by its name a plug-in of Nagios (`check_…`), or one that prints a number or JSON.
+/// The attribute that is the arguments of a program.
 const ARGUMENTS: &str = "args";
 
-/// As what a program without a description is described.
+/// A program without a description: by its name a plug-in of Nagios (`check_…`), or one that prints a number or JSON.
 fn conventional(name: &str) -> Description {
     let described =
         |kind: Type, about: &str| Described { kind, about: Some(about.into()), ..Default::default() };
